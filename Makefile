@@ -1,0 +1,45 @@
+# Two commands matter: `make quickstart` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: quickstart test test-all browser lint lab tiny clean
+
+quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no account, no download of weights
+	@mkdir -p results/quickstart
+	$(BIN)/papermill --log-level WARNING --no-progress-bar notebooks/01_quickstart.ipynb results/quickstart/01_quickstart.ipynb \
+	  -p variant tiny -p results results/quickstart
+	@echo
+	@echo "The executed notebook: results/quickstart/01_quickstart.ipynb"
+	@echo "The video:             results/quickstart/clip.mp4"
+
+test: $(INSTALLED)  ## everything that needs neither a GPU nor a browser, in minutes
+	$(BIN)/python -m pytest
+
+test-all: $(INSTALLED)  ## and what takes minutes more, with a browser where Chromium is installed
+	$(BIN)/python -m pytest -m "not gpu"
+
+browser: $(INSTALLED)  ## JupyterLab in headless Chromium
+	$(BIN)/python -m pytest -m browser
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf build/notebooks && mkdir -p build/notebooks
+	$(BIN)/jupyter nbconvert --log-level ERROR --to python --output-dir build/notebooks notebooks/*.ipynb
+	$(BIN)/pyright
+
+lab: $(INSTALLED)  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+tiny: $(INSTALLED)  ## train the bundled model further, from its own checkpoints, and rewrite its table
+	$(BIN)/python -m svdlab.tiny.train
+	$(BIN)/python -m svdlab.tiny.evaluate
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[notebooks,dev]"
+	@touch $(INSTALLED)
+
+clean:
+	rm -rf .venv build dist results/quickstart

@@ -1,0 +1,60 @@
+"""svdlab: a laboratory for Stable Video Diffusion.
+
+Ask for a clip (`Request`), say how the model should run (`Setup`), get frames (`Clip`):
+
+>>> from svdlab import Setup, generate, load, show
+>>> pipeline = load(Setup("tiny"))
+>>> clip = generate(pipeline, Request.for_variant("tiny", image="rocket", seed=11))
+>>> clip.save("rocket.mp4")
+
+Importing this package loads no torch: every name below is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Variant": "variants",
+    "VARIANTS": "variants",
+    "Request": "request",
+    "Machine": "machine",
+    "Setup": "setup",
+    "load": "setup",
+    "Clip": "clip",
+    "generate": "clip",
+    "read": "clip",
+    "conditioning": "clip",
+    "chain": "chain",
+    "show": "display",
+}
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
+    from svdlab.chain import chain as chain
+    from svdlab.clip import Clip as Clip
+    from svdlab.clip import conditioning as conditioning
+    from svdlab.clip import generate as generate
+    from svdlab.clip import read as read
+    from svdlab.display import show as show
+    from svdlab.machine import Machine as Machine
+    from svdlab.request import Request as Request
+    from svdlab.setup import Setup as Setup
+    from svdlab.setup import load as load
+    from svdlab.variants import VARIANTS as VARIANTS
+    from svdlab.variants import Variant as Variant
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'svdlab' has no attribute {name!r}")
+    value = getattr(import_module(f"svdlab.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,3 @@
+from svdlab.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,44 @@
+"""Ways to run the same model in less memory or time: one idea a file, listed here."""
+
+from __future__ import annotations
+
+import difflib
+
+from svdlab.optimizations.compile import COMPILE_UNET, COMPILE_VAE
+from svdlab.optimizations.forward_chunking import FORWARD_CHUNKING
+from svdlab.optimizations.offload import MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD
+from svdlab.optimizations.registry import STAGES, Optimization
+
+OPTIMIZATIONS: dict[str, Optimization] = {
+    o.name: o for o in (MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD, FORWARD_CHUNKING, COMPILE_UNET, COMPILE_VAE)
+}
+
+
+def parse(text: str) -> tuple[Optimization, str | None]:
+    """`"forward-chunking=5"` as the optimisation and its value; `"model-offload"` has the value None."""
+    name, equals, value = text.partition("=")
+    if name not in OPTIMIZATIONS:
+        near = difflib.get_close_matches(name, OPTIMIZATIONS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"Unknown optimisation {name!r}: expected one of {', '.join(OPTIMIZATIONS)}{hint}")
+    optimization = OPTIMIZATIONS[name]
+    if equals and (not value or optimization.values is None):
+        raise ValueError(f"{text!r} is not understood: {name} takes {optimization.values or 'no value'}.")
+    return optimization, value or None
+
+
+def check(names: tuple[str, ...]) -> None:
+    """Raise a `ValueError` that says why these optimisations, in this order, cannot be had together."""
+    chosen = [parse(text)[0] for text in names]
+    for i, later in enumerate(chosen):
+        for earlier in chosen[:i]:
+            if earlier is later:
+                raise ValueError(f"{later.name!r} is named twice: name it once.")
+            reason = later.conflicts.get(earlier.name) or earlier.conflicts.get(later.name)
+            if reason:
+                raise ValueError(f"{earlier.name!r} and {later.name!r} cannot be had together: {reason}.")
+            if STAGES.index(earlier.stage) > STAGES.index(later.stage):
+                raise ValueError(
+                    f"{later.name!r} ({later.stage}) must come before {earlier.name!r} ({earlier.stage}): "
+                    f"the order is {', then '.join(STAGES)}."
+                )

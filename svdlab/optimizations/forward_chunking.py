@@ -1,0 +1,45 @@
+"""Run the UNet's feed-forward layers over a few frames at a time: less memory, the same frames.
+
+The guides' `pipe.unet.enable_forward_chunking()`. The temporal blocks chunk over frames, so a chunk must divide the
+number of frames: 1, 5 or 25 for svd-xt; 1, 2, 7 or 14 for svd. 5 and 7 save as much as 1 with far fewer launches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svdlab.optimizations.registry import Optimization
+
+if TYPE_CHECKING:
+    from diffusers import StableVideoDiffusionPipeline
+
+_SAME_SAVING = {25: 5, 14: 7}  # frames -> the largest chunk that saves what 1 saves, from fake-tensor traces
+
+
+def _apply(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
+    frames = pipeline.unet.config["num_frames"]
+    divisors = [n for n in range(1, frames + 1) if frames % n == 0]
+    size = _SAME_SAVING.get(frames, 1) if value is None else int(value) if value.isdecimal() else 0
+    if size not in divisors:
+        raise ValueError(
+            f"forward-chunking={value} does not divide the {frames} frames of this model: "
+            f"expected one of {', '.join(map(str, divisors))}."
+        )
+    pipeline.unet.enable_forward_chunking(chunk_size=size, dim=0)
+
+
+def chunk_sizes(pipeline: StableVideoDiffusionPipeline) -> set[int]:
+    """The chunk sizes in force over the transformer blocks; empty where they run whole."""
+    sizes = {getattr(module, "_chunk_size", None) for module in pipeline.unet.modules()}
+    return {size for size in sizes if size is not None}
+
+
+FORWARD_CHUNKING = Optimization(
+    "forward-chunking",
+    stage="graph",
+    exact=True,
+    what="the UNet's feed-forward layers over a few frames at a time; about a third off the denoising peak",
+    apply=_apply,
+    holds=lambda pipeline: len(chunk_sizes(pipeline)) == 1,
+    values="a divisor of the frames, as in forward-chunking=5",
+)

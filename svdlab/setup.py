@@ -1,0 +1,209 @@
+"""How the model runs: which weights, in which precision, with which optimisations. And the pipeline that comes of it.
+
+>>> pipeline = load(Setup("svd-xt", optimizations=("model-offload", "forward-chunking")))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svdlab import hub
+from svdlab.architecture import quiet_libraries, with_random_weights
+from svdlab.hub import WeightsError
+from svdlab.machine import best_device, free_bytes
+from svdlab.optimizations import check, parse
+from svdlab.request import Request
+from svdlab.tiny import WEIGHTS
+from svdlab.variants import variant
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableVideoDiffusionPipeline
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name -> torch's
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How clips are made, whatever is asked of them. Refuses, with the reason, what cannot be had together.
+
+    `weights` is "hub" (published ones, downloaded once), "bundled" (of the tiny model), "random" (full size, any
+    values: memory and speed do not depend on them) or a folder in the hub's layout.
+    `dtype` None becomes fp16 on an accelerator and fp32 on a processor when it is loaded.
+    `optimizations` are applied in the order given: weights, then placement, then graph.
+    """
+
+    variant: str
+    weights: str = ""  # "" becomes "bundled" where there are such, else "hub"
+    dtype: str | None = None  # "fp32", "fp16", "bf16"
+    optimizations: tuple[str, ...] = ()
+    revision: str | None = None  # of the hub's repository; a loaded setup names the commit
+    device: str | None = None  # "cuda", "cuda:1", "mps", "cpu"; None: the best one here
+
+    def __post_init__(self) -> None:
+        v = variant(self.variant)
+        names = (self.optimizations,) if isinstance(self.optimizations, str) else tuple(self.optimizations)
+        object.__setattr__(self, "optimizations", names)
+        object.__setattr__(self, "weights", str(self.weights) or ("hub" if v.repository else "bundled"))
+        if self.dtype is not None and self.dtype not in DTYPES:
+            expected = f"one of {', '.join(DTYPES)}, or None to let the device decide"
+            raise ValueError(f"Unknown dtype {self.dtype!r}: expected {expected}.")
+        if self.weights == "hub" and v.repository is None:
+            raise ValueError(f"{v.name!r} is not on the hub: leave weights out, its own are bundled.")
+        if self.weights == "bundled" and v.repository is not None:
+            raise ValueError(f"{v.name!r} is not bundled: use weights='hub', 'random' or a folder.")
+        if self.revision is not None and self.weights != "hub":
+            raise ValueError(f"revision={self.revision!r} goes with weights='hub' only, not with {self.weights!r}.")
+        if self.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device):
+            raise ValueError(f"Unknown device {self.device!r}: expected 'cuda', 'cuda:1', 'mps' or 'cpu'.")
+        check(names)
+
+    def request(self, **fields: Any) -> Request:
+        """`Request.for_variant` with this setup's variant."""
+        return Request.for_variant(self.variant, **fields)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | dict[str, Any]) -> Setup:
+        fields = json.loads(text) if isinstance(text, str) else dict(text)
+        unknown = set(fields) - {f.name for f in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"Unknown setup field {min(unknown)!r}, written by a newer svdlab: update this one.")
+        return cls(**fields)
+
+    @classmethod
+    def fitting(cls, memory_bytes: int | None = None) -> Setup:
+        """What is worth running on this machine, or on a card with `memory_bytes`: SVD-XT where it fits, else tiny.
+
+        The limits are the computed peaks of svd-xt at 576x1024 with decode chunk 5 (10.57 GiB plain; 7.27 GiB with
+        forward chunking and the other components off the card) and 0.6 GiB for the context and workspaces.
+        """
+        from svdlab.machine import Machine
+
+        here = Machine.here()
+        on_card = memory_bytes is not None or here.device == "cuda"
+        gib = (memory_bytes if memory_bytes is not None else here.memory_bytes or 0) / 2**30
+        if on_card and gib >= 14:  # all components stay: 10.57 + 1.36 (image encoder and VAE) + 0.6, with room to spare
+            return cls("svd-xt")
+        if on_card and gib >= 11.5:
+            return cls("svd-xt", optimizations=("model-offload",))
+        if on_card and gib >= 7.9:
+            return cls("svd-xt", optimizations=("model-offload", "forward-chunking"))
+        return cls("tiny")
+
+
+def load(setup: Setup) -> StableVideoDiffusionPipeline:
+    """A diffusers pipeline, on its device, with every optimisation applied and checked; ready for `generate`.
+
+    It remembers the setup with what was left open filled in (`setup_of`). Raises `WeightsError` where weights cannot
+    be had or read, `MemoryError` where they cannot fit, `RuntimeError` where an optimisation did not take hold.
+    """
+    _check_torch()
+    import torch
+
+    device = setup.device or best_device()
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(f"device={device!r} is asked for, but torch sees no CUDA card: leave it out, or use 'cpu'.")
+    for text in setup.optimizations:
+        if parse(text)[0].accelerator and device == "cpu":
+            raise RuntimeError(f"{text!r} needs a GPU to offload from, and this runs on the processor: leave it out.")
+    dtype_name = setup.dtype or ("fp32" if device == "cpu" else "fp16")
+    dtype: torch.dtype = getattr(torch, DTYPES[dtype_name])
+    setup = dataclasses.replace(setup, dtype=dtype_name)
+
+    placed = any(parse(text)[0].stage == "placement" for text in setup.optimizations)
+    if setup.weights == "random":
+        v, where = variant(setup.variant), "cpu" if placed else device
+        _check_memory(v.download_bytes * dtype.itemsize // 2, where, f"Random weights of {v.name}")
+        pipeline = with_random_weights(v, dtype, where)
+    else:
+        folder, setup = _folder(setup)
+        pipeline = _read(folder, dtype, "cpu" if placed else device)
+    if not placed:
+        pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)  # `generate` shows its own
+    for text in setup.optimizations:
+        optimization, value = parse(text)
+        optimization.apply(pipeline, value)
+    for text in setup.optimizations:  # all of them after all of them: a later one may undo an earlier one
+        if not parse(text)[0].holds(pipeline):
+            raise RuntimeError(f"{text!r} was applied and did not take hold on this pipeline: leave it out, report it.")
+    setattr(pipeline, "_svdlab_setup", setup)  # noqa: B010  (diffusers types its attributes)
+    return pipeline
+
+
+def setup_of(pipeline: StableVideoDiffusionPipeline) -> Setup | None:
+    """The setup that `load` made this pipeline from; None for one that somebody made with diffusers alone."""
+    return getattr(pipeline, "_svdlab_setup", None)
+
+
+def _folder(setup: Setup) -> tuple[Path, Setup]:
+    """Where the weights lie on disk, and the setup with the commit they are of."""
+    if setup.weights == "bundled":
+        return WEIGHTS, setup
+    if setup.weights == "hub":
+        folder = hub.fetch(variant(setup.variant), half=setup.dtype != "fp32", revision=setup.revision)
+        return folder, dataclasses.replace(setup, revision=folder.name)  # the cache names a snapshot by its commit
+    folder = Path(setup.weights).expanduser()
+    if not folder.is_dir():
+        raise WeightsError(f"weights={setup.weights!r} is neither 'hub', 'bundled', 'random' nor a folder that exists.")
+    return folder, setup
+
+
+def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusionPipeline:
+    import torch
+
+    with quiet_libraries():
+        from diffusers import StableVideoDiffusionPipeline
+
+    half = hub.check_folder(folder, half=dtype != torch.float32)
+    files = {component: hub.weight_files(folder / component, half=half) for component in hub.COMPONENTS}
+    stored = sum(file.stat().st_size for found in files.values() for file in found)
+    _check_memory(stored * dtype.itemsize // (2 if half else 4), device, f"The weights in {folder}")
+    try:
+        with quiet_libraries():
+            pipeline = StableVideoDiffusionPipeline.from_pretrained(
+                folder, dtype=dtype, variant="fp16" if half else None, use_safetensors=True, local_files_only=True
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise WeightsError(
+            f"The weights in {folder} cannot be read ({reason}): a file is missing, damaged or of another model; "
+            "fetch or save them again."
+        ) from error
+    for component, found in files.items():  # diffusers and transformers warn, and go on with made-up values
+        names = set().union(*(hub.tensor_names(file) for file in found))
+        missing = sorted(set(getattr(pipeline, component).state_dict()) - names)
+        if missing:
+            raise WeightsError(
+                f"{folder / component} lacks {len(missing)} of its tensors ({missing[0]} first): a file is missing or "
+                "of another model; fetch or save it again."
+            )
+    return pipeline
+
+
+def _check_memory(needed: int, device: str, what: str) -> None:
+    free = free_bytes(device)
+    if needed > free:
+        offload = "" if device == "cpu" else "optimizations=('model-offload',), "
+        raise MemoryError(
+            f"{what} take {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on {device}: "
+            f"use dtype='fp16', {offload}a smaller variant, or close other programs."
+        )
+
+
+def _check_torch() -> None:
+    import torch
+
+    if not hasattr(torch.nn.functional, "scaled_dot_product_attention"):
+        raise RuntimeError(
+            f"torch {torch.__version__} has no scaled_dot_product_attention, so attention alone would ask for 39 GiB: "
+            "install torch 2.6 or newer."
+        )

@@ -1,0 +1,232 @@
+"""What somebody sees who opens a notebook with `show(...)` in it: trusted, untrusted, exported, in light and dark."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+CELL = """\
+from types import SimpleNamespace
+from PIL import Image, ImageDraw
+from svdlab.display import show
+
+def ball(phase, count=14):
+    frames = []
+    for i in range(count):
+        frame = Image.new("RGB", (128, 72), (40 + 8 * i, 90, 160 - 8 * i))
+        x = 12 + (i * 8 + phase) % 104
+        ImageDraw.Draw(frame).ellipse([x - 9, 27, x + 9, 45], fill="white")
+        frames.append(frame)
+    return SimpleNamespace(frames=frames)
+"""
+SHOW = """show({"bucket 30": ball(0), "bucket 180": ball(50)}, title="How much moves")"""
+HOSTILE = """\
+labels = "<img src=x onerror=alert(1)>", "</figcaption><script>alert(2)</script>"
+show({labels[0]: ball(0), labels[1]: ball(9)}, title='"><script>alert(3)</script>')
+"""
+FPS, LAST = 7, 13
+STATE = "() => [...document.querySelectorAll('.svdlab-show video')].map(v => ({at: v.currentTime, paused: v.paused}))"
+PLAYS = """() => { const all = [...document.querySelectorAll('.svdlab-show video')]
+  return all.length && all.every(v => !v.paused && v.readyState >= 2 && v.videoWidth) }"""
+
+
+def playing_for_a_while(page, ticks: int = 8) -> list[list[float]]:
+    """The videos' times, asked for `ticks` times while they play."""
+    page.wait_for_function(PLAYS)
+    seen = []
+    for _ in range(ticks):
+        seen.append([video["at"] for video in page.evaluate(STATE)])
+        page.wait_for_timeout(150)
+    return seen
+
+
+def advanced(seen: list[list[float]]) -> bool:
+    """Every video was at four places or more: it moves, round the end of the loop too."""
+    return all(len({round(at, 3) for at in times}) >= 4 for times in zip(*seen, strict=True))
+
+
+def apart(times: list[float]) -> float:
+    """Seconds between the videos, round the end of the loop too."""
+    gap, length = max(times) - min(times), (LAST + 1) / FPS
+    return min(gap, length - gap)
+
+
+def frames(page) -> list[int]:
+    """The frame that each video stands on, all videos being paused and done with seeking."""
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.svdlab-show video')].every(v => v.paused && !v.seeking)"
+    )
+    return [int(video["at"] * FPS + 1e-6) for video in page.evaluate(STATE)]
+
+
+@pytest.fixture(scope="module")
+def executed(lab):
+    """A notebook run by nbconvert: its outputs are in the file, and no JupyterLab has ever signed it."""
+    path = lab.put("executed.ipynb", [CELL, SHOW])
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", str(path)]
+    subprocess.run(command, check=True, capture_output=True, env=lab.environment)
+    return path
+
+
+@pytest.fixture(scope="module")
+def live(lab, browser):
+    """A notebook opened and run in JupyterLab; the tests that share it leave the videos as they like."""
+    lab.put("live.ipynb", [CELL, SHOW])
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
+    lab.open(page, "live.ipynb")
+    lab.run_all(page)
+    page.wait_for_selector(".svdlab-bar")
+    yield page
+    page.close()
+
+
+def press(page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def rewound(page) -> None:
+    """Paused on the first frame, the focus on the slider."""
+    if page.get_by_role("button", name="Pause", exact=True).count():
+        press(page, "Pause")
+    page.get_by_role("slider", name="Frame").focus()
+    page.keyboard.press("Home")
+    assert frames(page) == [0, 0]
+
+
+def test_videos_play_in_step_under_one_set_of_controls(live, screenshot):
+    seen = playing_for_a_while(live, 16)  # longer than one loop
+    assert advanced(seen)
+    together = [apart(times) <= 1 / FPS for times in seen]
+    assert sum(together) >= len(seen) - 1  # one look may fall between two seeks at the end of the loop
+    assert live.evaluate("() => [...document.querySelectorAll('.svdlab-show video')].some(v => v.controls)") is False
+    assert live.locator(".svdlab-bar").count() == 1
+    screenshot(live, "trusted-light")
+
+
+def test_play_and_pause_move_all(live):
+    playing_for_a_while(live, 1)
+    press(live, "Pause")
+    first = frames(live)
+    assert first[0] == first[1]
+    live.wait_for_timeout(400)
+    assert frames(live) == first
+    press(live, "Play")
+    assert advanced(playing_for_a_while(live))
+
+
+def test_stepping_and_scrubbing_move_all_by_whole_frames(live):
+    rewound(live)
+    press(live, "Next frame")
+    press(live, "Next frame")
+    press(live, "Next frame")
+    assert frames(live) == [3, 3]
+    press(live, "Previous frame")
+    assert frames(live) == [2, 2]
+    live.get_by_role("slider", name="Frame").fill("9")
+    assert frames(live) == [9, 9]
+    assert live.locator(".svdlab-bar output").inner_text() == "10 / 14"
+    assert live.get_by_role("slider", name="Frame").get_attribute("aria-valuetext") == "frame 10 of 14"
+    press(live, "Play")
+
+
+def test_the_keyboard_does_all_and_jupyterlab_does_not_take_it(live):
+    rewound(live)
+    for key, expected in [
+        ("ArrowRight", 1),
+        ("ArrowRight", 2),
+        ("ArrowLeft", 1),
+        ("End", LAST),
+        ("ArrowRight", LAST),
+        ("Home", 0),
+    ]:
+        live.keyboard.press(key)
+        assert frames(live) == [expected, expected], key
+    live.keyboard.press("Space")
+    assert advanced(playing_for_a_while(live))
+    live.keyboard.press("k")
+    assert frames(live)[0] == frames(live)[1]
+    press(live, "Play")
+
+
+def test_without_loop_it_stops_at_the_end_and_starts_again(live):
+    rewound(live)
+    press(live, "Loop")
+    live.get_by_role("combobox", name="Speed").select_option("2")
+    press(live, "Play")
+    live.wait_for_selector("button[aria-label=Play]")
+    assert frames(live) == [LAST, LAST]
+    press(live, "Loop")
+    live.get_by_role("combobox", name="Speed").select_option("1")
+    press(live, "Play")
+    assert advanced(playing_for_a_while(live))
+
+
+def test_the_dark_theme_is_followed(live, screenshot):
+    colour = "() => getComputedStyle(document.querySelector('.svdlab-bar')).color"
+    light = live.evaluate(colour)
+    live.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    live.wait_for_function(f"light => ({colour})() !== light", arg=light)
+    live.wait_for_selector("#jupyterlab-splash", state="detached")
+    screenshot(live, "trusted-dark")
+    assert min(int(part) for part in re.findall(r"\d+", live.evaluate(colour))[:3]) > 150
+
+
+def test_an_untrusted_notebook_shows_and_plays(lab, page, executed, screenshot):
+    lab.open(page, executed.name)
+    page.wait_for_selector(".svdlab-show video")
+    assert page.locator(".svdlab-show script, .svdlab-bar").count() == 0  # JupyterLab does not trust it
+    assert advanced(playing_for_a_while(page))
+    boxes = [video.bounding_box() for video in page.locator(".svdlab-show video").all()]
+    assert boxes[0]["y"] == boxes[1]["y"]  # side by side
+    assert all(box["width"] > 250 for box in boxes)
+    assert page.locator(".svdlab-show").get_by_text("bucket 180").is_visible()
+    screenshot(page, "untrusted-light")
+
+
+def test_an_exported_page_works_from_a_file(lab, page, executed, screenshot):
+    subprocess.run(
+        [sys.executable, "-m", "nbconvert", "--to", "html", "--embed-images", str(executed)],
+        check=True,
+        capture_output=True,
+        env=lab.environment,
+    )
+    page.goto(executed.with_suffix(".html").as_uri(), wait_until="domcontentloaded")
+    page.wait_for_selector(".svdlab-bar")
+    page.locator(".svdlab-show").scroll_into_view_if_needed()
+    assert advanced(playing_for_a_while(page))
+    rewound(page)
+    press(page, "Next frame")
+    assert frames(page) == [1, 1]
+    screenshot(page, "exported")
+    # nbconvert's own template asks for require.js and MathJax; the display itself for nothing
+    page.complaints[:] = [c for c in page.complaints if "cdnjs.cloudflare.com" not in c]
+
+
+def test_two_shows_on_a_page_do_not_interfere(lab, page):
+    lab.put("two.ipynb", [CELL, SHOW, "show(ball(0, 25))"])
+    lab.open(page, "two.ipynb")
+    lab.run_all(page)
+    first, second = page.locator(".svdlab-show").all()
+    first.get_by_role("button", name="Pause").click()
+    second.scroll_into_view_if_needed()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.svdlab-show')][1].querySelector('video').currentTime > 0.3"
+    )
+    assert first.get_by_role("button", name="Play").count() == 1
+    assert second.get_by_role("button", name="Pause").count() == 1
+    assert second.locator("output").inner_text().endswith("/ 25")
+
+
+def test_hostile_labels_are_only_text(lab, page):
+    lab.put("hostile.ipynb", [CELL, HOSTILE])
+    lab.open(page, "hostile.ipynb")
+    lab.run_all(page)
+    assert page.get_by_text("<img src=x onerror=alert(1)>").last.is_visible()
+    assert page.locator(".svdlab-show img, .svdlab-show figure script").count() == 0
+    playing_for_a_while(page, 2)  # `page` fails the test if a dialog opened

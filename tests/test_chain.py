@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from svdlab import chain, generate, read
+from svdlab.chain import jump
+from svdlab.clip import Seam
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
+
+
+def test_each_segment_starts_from_the_last_frame(micro, ask, tmp_path):
+    request = ask()
+    long = chain(micro, request, 3, progress=False)
+    assert (len(long.frames), long.segments) == (6 + 5 + 5, 3)
+    assert [seam.frame for seam in long.seams] == [6, 11]
+    first = generate(micro, request, progress=False)
+    second = generate(micro, dataclasses.replace(request, image=first.frames[-1], seed=6), progress=False)
+    for made, expected in zip(long.frames, first.frames + second.frames[1:], strict=False):
+        assert np.array_equal(np.asarray(made), np.asarray(expected))
+    saved = read(long.save(tmp_path / "long.mp4"))
+    assert (saved.request, saved.seams) == (request, long.seams)
+
+
+def test_a_cut_shows_as_a_jump():
+    smooth = [Image.new("RGB", (8, 8), (i * 4, 0, 0)) for i in range(10)]
+    assert jump(smooth, 5) == pytest.approx(1)
+    cut = [*smooth[:5], Image.new("RGB", (8, 8), (200, 200, 200)), *smooth[6:]]
+    assert (jump(cut, 5) or 0) > 20
+    still = [smooth[0]] * 4
+    assert jump(still, 2) is None
+    assert Seam(2, None).jump is None
+
+
+def test_fewer_than_one_segment_is_refused(micro, ask):
+    with pytest.raises(ValueError, match="segments=0 is under 1"):
+        chain(micro, ask(), 0)

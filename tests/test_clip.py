@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from svdlab import Setup, generate, images, load, read
+from svdlab.clip import Clip, GenerationError, conditioning
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
+
+
+def plain(pipeline, request, **changes):
+    """The same clip by diffusers alone."""
+    arguments = {
+        name: getattr(request, name)
+        for name in (
+            *("height", "width", "num_frames", "num_inference_steps", "min_guidance_scale", "max_guidance_scale"),
+            *("fps", "motion_bucket_id", "noise_aug_strength", "decode_chunk_size"),
+        )
+    }
+    return pipeline(conditioning(request), generator=torch.manual_seed(request.seed), **arguments | changes).frames[0]
+
+
+def same(a: list[Image.Image], b: list[Image.Image]) -> bool:
+    return len(a) == len(b) and all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"max_guidance_scale": 1.0},
+        {"decode_chunk_size": 4, "motion_bucket_id": 200, "noise_aug_strength": 0.3, "fps": 20},
+    ],
+)
+def test_frames_are_plain_diffusers_bit_for_bit(checkpoint, ask, dtype, fields):
+    from diffusers import StableVideoDiffusionPipeline
+
+    setup = Setup("svd", weights=str(checkpoint), dtype=dtype)
+    reference = StableVideoDiffusionPipeline.from_pretrained(
+        checkpoint, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    )
+    request = ask(**fields)
+    clip = generate(load(setup), request, progress=False)
+    assert same(clip.frames, plain(reference, request))
+    assert clip.setup == setup
+    assert clip.request == request
+    assert clip.frames[0].size == (96, 64)
+    assert clip.latents is not None
+    assert clip.latents.shape == (6, 4, 32, 48)
+    assert set(clip.timings) == {"sample_seconds", "decode_seconds"}
+
+
+def test_own_sigmas_reach_the_pipeline(micro, ask):
+    sigmas = (700.0, 20.0, 0.5)
+    clip = generate(micro, ask(sigmas=sigmas, num_inference_steps=None), progress=False)
+    assert same(clip.frames, plain(micro, clip.request, sigmas=list(sigmas)))
+
+
+def test_several_seeds_in_one_call_are_the_same_clips_as_one_by_one(micro, ask):
+    clips = generate(micro, ask(), seeds=[7, 5], progress=False)
+    assert [clip.request.seed for clip in clips] == [7, 5]
+    for clip in clips:
+        assert same(clip.frames, generate(micro, clip.request, progress=False).frames)
+    assert not same(clips[0].frames, clips[1].frames)
+
+
+def test_a_pipeline_made_elsewhere_works_and_is_not_given_a_setup(micro, ask):
+    assert generate(micro, ask(), progress=False).setup is None
+    with pytest.raises(ValueError, match="leaves fields to the variant"):
+        generate(micro, dataclasses.replace(ask(), variant=None), progress=False)
+
+
+def test_progress_counts_the_steps_and_cancelling_leaves_the_pipeline_fit(micro, ask, capsys):
+    seen = []
+    generate(micro, ask(num_inference_steps=3), on_step=lambda done, total, latents: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert "3/3" in capsys.readouterr().err
+
+    class Cancelled(Exception):
+        pass
+
+    def stop(done, total, latents):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        generate(micro, ask(), on_step=stop, progress=False)
+    assert same(generate(micro, ask(), progress=False).frames, plain(micro, ask()))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp", ""])
+def test_a_saved_clip_can_be_made_again(checkpoint, ask, tmp_path, suffix):
+    clip = generate(load(Setup("svd", weights=str(checkpoint))), ask(seed=9, motion_bucket_id=42), progress=False)
+    saved = read(clip.save(tmp_path / f"clip{suffix}"))
+    assert saved.request == clip.request
+    assert saved.setup == clip.setup
+    assert len(saved.frames) == 6
+    again = generate(load(saved.setup), saved.request, progress=False)
+    assert same(again.frames, clip.frames)
+
+
+def test_the_picture_is_named_where_it_is_unchanged_and_carried_where_it_is_not(micro, ask, picture, tmp_path):
+    source = tmp_path / "input.png"
+    picture.save(source)
+    clip = generate(micro, ask(image=source), progress=False)
+    path = clip.save(tmp_path / "clip.mp4")
+    assert read(path).request == clip.request
+    assert read(path).request.image == str(source)
+    seen = images.digest(conditioning(clip.request))
+    for replacement in (
+        lambda: Image.new("RGB", (48, 32)).save(source),
+        lambda: source.write_text("no"),
+        source.unlink,
+    ):
+        replacement()
+        request = read(path).request
+        assert images.digest(conditioning(request)) == seen
+    assert same(generate(micro, read(path).request, progress=False).frames, clip.frames)
+
+
+def test_playback_speed_is_not_the_conditioning(micro, ask, tmp_path):
+    from svdlab import video
+
+    clip = generate(micro, ask(fps=6), progress=False)
+    assert video.read(clip.save(tmp_path / "own.mp4"))[1] == 6
+    assert video.read(clip.save(tmp_path / "fast.mp4", fps=12.5))[1] == 12.5
+    assert read(tmp_path / "fast.mp4").request.fps == 6
+
+
+def test_a_file_of_somebody_else_is_refused(tmp_path):
+    from svdlab import video
+
+    frames = [Image.new("RGB", (64, 64), (i * 40, 0, 0)) for i in range(4)]
+    newer = '{"svdlab": "9.0", "request": {"image": "rocket", "zoom": 2}, "setup": null}'
+    none = "holds no settings that svdlab can read"
+    for metadata, sentence in ((None, none), ("holiday", none), ("[1]", none), (newer, "written by a newer svdlab")):
+        path = video.write(tmp_path / "other.mp4", frames, 7, metadata=metadata)
+        with pytest.raises(ValueError, match=sentence):
+            read(path)
+
+
+def break_decoder(pipeline, only_in: torch.dtype | None):
+    """The pipeline with a VAE whose decoder overflows in one precision (in all, if None)."""
+    decode = pipeline.vae.decode
+
+    def broken(latents, **kwargs):
+        out = decode(latents, **kwargs)
+        if only_in in (None, latents.dtype):
+            out.sample[1] = float("nan")
+        return out
+
+    pipeline.vae.decode = broken
+    return pipeline
+
+
+def test_a_decode_that_overflows_in_half_precision_is_done_again_in_fp32(checkpoint, ask):
+    setup = Setup("svd", weights=str(checkpoint), dtype="bf16")
+    clip = generate(break_decoder(load(setup), torch.bfloat16), ask(), progress=False)
+    assert any("2 frames decoded to not-a-number in torch.bfloat16" in note for note in clip.notes)
+    good = generate(load(setup), ask(), progress=False)
+    assert not any("not-a-number" in note for note in good.notes)
+    difference = np.abs(np.asarray(clip.frames[1], float) - np.asarray(good.frames[1], float)).mean()
+    assert difference < 3  # of 255: bf16 against fp32 decoding
+
+
+def test_what_cannot_be_mended_is_an_error_and_not_a_picture(checkpoint, ask):
+    pipeline = break_decoder(load(Setup("svd", weights=str(checkpoint))), None)
+    with pytest.raises(GenerationError, match="2 of 6 frames decoded to not-a-number, in float32 too"):
+        generate(pipeline, ask(), progress=False)
+    pipeline = load(Setup("svd", weights=str(checkpoint)))
+    with torch.no_grad():
+        pipeline.unet.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(GenerationError, match="denoiser gave not-a-number at seed 5, 64x96"):
+        generate(pipeline, ask(), progress=False)
+
+
+def test_black_frames_are_reported(checkpoint, ask):
+    pipeline = load(Setup("svd", weights=str(checkpoint)))
+    with torch.no_grad():
+        pipeline.vae.decoder.time_conv_out.weight.zero_()
+        pipeline.vae.decoder.time_conv_out.bias.fill_(-5)
+    with pytest.warns(UserWarning, match=r"6 of 6 frames are black \(first: frame 0\)"):
+        clip = generate(pipeline, ask(), progress=False)
+    assert any("black" in note for note in clip.notes)
+
+
+def test_the_guides_own_lines(micro, picture, tmp_path):
+    """What `shared` guides show, said in ours: 8 frames a chunk, lively motion, saved at 7 a second and as a GIF."""
+    from svdlab import Request
+
+    request = Request.for_variant(
+        "svd", image=picture, height=64, width=96, num_frames=6, num_inference_steps=1, decode_chunk_size=2,
+        motion_bucket_id=180, noise_aug_strength=0.1, seed=42,
+    )  # fmt: skip
+    clip = generate(micro, request, progress=False)
+    with Image.open(clip.save(tmp_path / "a.gif", fps=7)) as gif:
+        assert gif.n_frames == 6  # pyright: ignore[reportAttributeAccessIssue]
+    assert json.loads(request.to_json())["motion_bucket_id"] == 180
+
+
+def test_bytes_and_arrays_are_pictures_too(micro, ask, picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    clips = [generate(micro, ask(image=image), progress=False) for image in (file.getvalue(), np.asarray(picture))]
+    assert same(clips[0].frames, clips[1].frames)
+
+
+def test_clips_compare_by_what_they_are(micro, ask):
+    clip = generate(micro, ask(), progress=False)
+    assert copy.copy(clip) == clip
+    assert isinstance(clip, Clip)
+    assert "<video" in clip._repr_html_()

@@ -1,0 +1,144 @@
+"""The page that `show` makes, without a browser; what a browser does with it is in `tests/browser`."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import sys
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from svdlab import video
+from svdlab.display import show, strip
+
+
+def clip(count: int = 4, size: tuple[int, int] = (128, 72)) -> SimpleNamespace:
+    shades = np.linspace(0, 200, count).astype(int)
+    return SimpleNamespace(frames=[Image.new("RGB", size, (int(shade), 80, 120)) for shade in shades])
+
+
+class Page(HTMLParser):
+    """The elements of a page: (tag, attributes), and its text outside scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.inside = "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_data(self, data):
+        self.text += "" if self.inside in ("script", "style") else data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def embedded(attributes: dict[str, str | None]) -> bytes:
+    return base64.b64decode((attributes["src"] or "").split(",", 1)[1])
+
+
+def test_a_video_plays_without_any_script(tmp_path):
+    page = Page(show(clip()).html)
+    (tag,) = page.all("video")
+    assert {"autoplay", "loop", "muted", "playsinline", "controls"} <= tag.keys()
+    assert (tag["src"] or "").startswith("data:video/mp4;base64,")
+    assert page.all("source") == []  # JupyterLab would strip its src
+    (tmp_path / "x.mp4").write_bytes(embedded(tag))
+    assert video.probe(tmp_path / "x.mp4")[2:] == (7.0, 4, "h264")
+    assert (tag["data-fps"], tag["data-frames"]) == ("7", "4")
+
+
+def test_small_clips_are_enlarged_and_large_ones_are_not_sent_whole(tmp_path):
+    def sent(size: tuple[int, int], **options) -> tuple[int, int]:
+        (tmp_path / "x.mp4").write_bytes(embedded(Page(show(clip(2, size), **options).html).all("video")[0]))
+        return video.probe(tmp_path / "x.mp4")[:2]
+
+    assert sent((128, 72)) == (640, 360)
+    assert sent((127, 71), width=100) == (128, 72)  # even sides, whatever comes
+    assert sent((1024, 576), width=300) == (600, 338)
+    assert sent((64, 128)) == (256, 512)  # upright: not taller than the screen
+
+
+def test_labels_and_title_are_only_text():
+    label, title = '<img src=x onerror="alert(1)">', '"><script>alert(2)</script>'
+    page = Page(show({label: clip(), "</figcaption>": clip()}, title=title).html)
+    assert page.all("img") == []
+    assert len(page.all("script")) == 1
+    assert label in page.text
+    assert title in page.text
+    assert page.all("div")[0]["aria-label"] == title
+    assert page.all("video")[0]["aria-label"] == label
+
+
+def test_everything_that_can_be_shown(tmp_path):
+    frames = clip().frames
+    mp4 = video.write(tmp_path / "a.mp4", frames, 12)
+    frames[0].save(tmp_path / "still.jpg")
+    things = [clip(), mp4, str(mp4), frames[0], tmp_path / "still.jpg"]
+    things += [video.write(tmp_path / name, frames, 5) for name in ("b.gif", "c.webp", "d")]
+    page = Page(show(things).html)
+    assert [tag["data-fps"] for tag in page.all("video")] == ["7", "12", "12", "5", "5", "5"]
+    assert len(page.all("img")) == 2
+    assert embedded(page.all("video")[1]) == mp4.read_bytes()
+    assert page.text.strip() == "a.mp4a.mp4still.jpgb.gifc.webpd"  # the captions of what has a name
+
+
+def test_fps_is_for_clips_and_columns_are_held():
+    page = Page(show([clip(), clip(), clip()], fps=12.5, columns=2).html)
+    assert [tag["data-fps"] for tag in page.all("video")] == ["12.5"] * 3
+    assert "repeat(2, " in (page.all("div")[1]["style"] or "")
+
+
+def test_two_shows_have_two_names_and_display_themselves():
+    first, second = show(clip()), show(clip())
+    assert first._repr_html_() == str(first) == first.html
+    assert Page(first.html).all("div")[0]["data-svdlab"] != Page(second.html).all("div")[0]["data-svdlab"]
+    assert repr(show({"a": clip(), 3: clip()})) == "Shown(a, 3)"  # not a page of base64
+
+
+def test_the_page_asks_nothing_of_the_network():
+    page = Page(show({"a": clip(), "b": clip().frames[0]}).html)
+    links = [
+        value or "" for _, tag in page.elements for name, value in tag.items() if name in ("src", "href", "poster")
+    ]
+    assert len(links) == 2
+    assert all(link.startswith("data:") for link in links)
+
+
+@pytest.mark.parametrize("nothing", [[], {}, 7, {"a": object()}])
+def test_what_cannot_be_shown_is_refused(nothing):
+    with pytest.raises(ValueError, match="give a clip"):
+        show(nothing)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path):
+    for name in ("x.mp4", "x.png"):
+        with pytest.raises(ValueError, match="There is no file"):
+            show(tmp_path / name)
+
+
+def test_strip_is_the_first_to_the_last():
+    film = strip(clip(25), n=3, height=36)
+    assert film.size == (3 * 64 + 2 * 4, 36)
+    assert [film.getpixel((x, 5))[0] for x in (10, 100, 190)] == [0, 100, 200]  # pyright: ignore
+    assert strip(clip(2), n=7).width == strip(clip(2), n=2).width
+
+
+def test_importing_it_loads_no_torch():
+    check = "import sys, svdlab.display; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_pictures_inside_are_pngs():
+    (tag,) = Page(show(clip().frames[2]).html).all("img")
+    with Image.open(io.BytesIO(embedded(tag))) as picture:
+        assert (picture.format, picture.size) == ("PNG", (640, 360))

@@ -1,0 +1,597 @@
+"""`load` from the hub and from folders: what is fetched, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+import socket
+import sys
+import traceback
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hub_server import HubServer
+
+from svdlab import hub as hub_module
+from svdlab.setup import Setup, load, setup_of
+from svdlab.variants import VARIANTS
+
+REPOSITORY = "svdlab/micro"
+SECRET = "hf_ThisMustNeverBePrinted"
+
+
+@pytest.fixture(scope="session")
+def halved(micro):
+    """`micro` in half precision: `save_pretrained(variant="fp16")` names files so, and converts nothing."""
+    pipeline = copy.deepcopy(micro)
+    return pipeline.to(torch.float16)
+
+
+@pytest.fixture(scope="session")
+def published(micro, halved, tmp_path_factory) -> Path:
+    """`micro` as Stability's repositories are: fp16 and full files, and what is not to be fetched."""
+    folder = tmp_path_factory.mktemp("published")
+    micro.save_pretrained(folder)
+    halved.save_pretrained(folder, variant="fp16")
+    for name in ("svd_xt.safetensors", "README.md", "unet/diffusion_pytorch_model.bin", "vae/extra.fp16.bin"):
+        (folder / name).write_bytes(b"not to be fetched")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def sandbox(monkeypatch, tmp_path):
+    """An empty cache, no token, no waiting between tries, and no network but loopback."""
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http
+
+    home = tmp_path / "hf"
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    point_to(monkeypatch, "http://127.0.0.1:9")  # nothing listens there: a test without a server has no network
+    at_once = SimpleNamespace(sleep=lambda seconds: None)
+    monkeypatch.setattr(_http, "time", at_once)
+    monkeypatch.setattr(file_download, "time", at_once)
+    resolve = socket.getaddrinfo
+
+    def only_loopback(host, *args, **kwargs):
+        assert host in ("127.0.0.1", b"127.0.0.1"), f"a test asked for {host}"
+        return resolve(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", only_loopback)
+    _http.close_session()
+    variant = dataclasses.replace(VARIANTS["svd"], name="hub-micro", repository=REPOSITORY, frames=6)
+    monkeypatch.setitem(VARIANTS, variant.name, variant)
+    yield
+    _http.close_session()
+
+
+def point_to(monkeypatch, endpoint: str) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """`serve(folder)` starts a hub with that folder as its one commit, and points huggingface_hub to it."""
+    servers: list[HubServer] = []
+
+    def start(folder: Path) -> HubServer:
+        server = HubServer(REPOSITORY, folder).__enter__()
+        servers.append(server)
+        point_to(monkeypatch, server.endpoint)
+        return server
+
+    yield start
+    for server in servers:
+        server.__exit__()
+
+
+def setup(**fields: Any) -> Setup:
+    settings: dict[str, Any] = {"device": "cpu", "dtype": "fp16"}
+    return Setup("hub-micro", **(settings | fields))
+
+
+def local(folder: Path, **fields: Any) -> Setup:
+    return setup(weights=str(folder), **fields)
+
+
+def refusal(asked: Setup, kind: type[Exception] = hub_module.WeightsError) -> str:
+    """The one sentence that `load` refuses with; the token is nowhere in it, nor in the errors it came from."""
+    with pytest.raises(kind) as caught:
+        load(asked)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.endswith(".")
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    return text
+
+
+def files(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+def blobs() -> list[Path]:
+    from huggingface_hub import constants
+
+    return list(Path(constants.HF_HUB_CACHE).glob("*/blobs/*"))
+
+
+def same_weights(pipeline, micro, dtype) -> bool:
+    """Whether every tensor of `pipeline` is `micro`'s, rounded to half precision and then to `dtype`."""
+    pairs = ((getattr(pipeline, c).state_dict(), getattr(micro, c).state_dict()) for c in hub_module.COMPONENTS)
+    return all(torch.equal(got[n], want[n].half().to(dtype)) for got, want in pairs for n in want)
+
+
+# What is fetched
+
+
+def test_a_download_holds_the_fp16_files_and_nothing_else(serve, published, micro):
+    server = serve(published)
+    pipeline = load(setup())
+    assert same_weights(pipeline, micro, torch.float16)
+    assert server.fetched() == {
+        "model_index.json",
+        "feature_extractor/preprocessor_config.json",
+        "image_encoder/config.json",
+        "image_encoder/model.fp16.safetensors",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    }
+
+
+def test_fp32_fetches_the_full_files(serve, published, micro):
+    server = serve(published)
+    pipeline = load(setup(dtype="fp32"))
+    assert torch.equal(pipeline.unet.conv_in.weight, micro.unet.conv_in.weight)
+    weights = {name for name in server.fetched() if name.endswith(".safetensors")}
+    assert weights == {
+        "image_encoder/model.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
+
+
+def test_bf16_is_read_from_the_fp16_files(serve, published, micro):
+    server = serve(published)
+    assert same_weights(load(setup(dtype="bf16")), micro, torch.bfloat16)
+    assert all(".fp16." in name for name in server.fetched() if name.endswith(".safetensors"))
+
+
+def test_the_second_load_needs_no_network(serve, published, micro):
+    server = serve(published)
+    first = setup_of(load(setup()))
+    server.stop()
+    again = load(setup())
+    assert same_weights(again, micro, torch.float16)
+    assert setup_of(again) == first
+
+
+def test_the_second_load_needs_no_network_offline(serve, published, monkeypatch):
+    from huggingface_hub import constants
+
+    server = serve(published)
+    first = setup_of(load(setup()))
+    server.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert setup_of(load(setup())) == first
+    assert server.requests == []
+
+
+def test_what_is_cached_loads_while_the_hub_is_down_or_refuses(serve, published, micro):
+    server = serve(published)
+    load(setup())
+    server.status = 503
+    assert same_weights(load(setup()), micro, torch.float16)
+    server.status, server.private = None, True
+    assert same_weights(load(setup()), micro, torch.float16)
+
+
+def test_a_cache_of_fp16_files_does_not_pass_for_the_full_ones(serve, published):
+    server = serve(published)
+    load(setup())
+    server.stop()
+    assert "is not in the cache" in refusal(setup(dtype="fp32"))
+
+
+def test_sharded_fp16_files_load(serve, halved, micro, tmp_path):
+    halved.save_pretrained(tmp_path / "sharded", variant="fp16", max_shard_size="1MB")
+    server = serve(tmp_path / "sharded")
+    pipeline = load(setup())
+    assert same_weights(pipeline, micro, torch.float16)
+    assert sum(name.startswith("unet/") and name.endswith(".safetensors") for name in server.fetched()) > 1
+    assert same_weights(load(local(tmp_path / "sharded")), micro, torch.float16)
+
+
+def test_a_missing_shard_is_refused(halved, tmp_path):
+    halved.save_pretrained(tmp_path, variant="fp16", max_shard_size="1MB")
+    shard = max((tmp_path / "unet").glob("*.safetensors"))
+    shard.unlink()
+    text = refusal(local(tmp_path))
+    assert str(tmp_path) in text
+    assert "missing" in text
+
+
+# Revisions
+
+
+def test_branch_tag_and_commit_are_honoured_and_the_setup_names_the_commit(serve, published, micro, tmp_path):
+    server = serve(published)
+    newest = server.refs["main"]
+    other = tmp_path / "other"
+    shutil.copytree(published, other)
+    config = json.loads((other / "scheduler/scheduler_config.json").read_text())
+    (other / "scheduler/scheduler_config.json").write_text(json.dumps(config | {"sigma_max": 80.0}))
+    older = server.commit(other, "v1", "trial/branch")
+    for revision, commit, sigma_max in (
+        (None, newest, 700.0),
+        ("main", newest, 700.0),
+        ("v1", older, 80.0),
+        ("trial/branch", older, 80.0),
+        (older, older, 80.0),
+    ):
+        pipeline = load(setup(revision=revision))
+        loaded = setup_of(pipeline)
+        assert loaded is not None
+        assert loaded.revision == commit
+        assert pipeline.scheduler.config["sigma_max"] == sigma_max
+        assert setup_of(load(Setup.from_json(loaded.to_json()))) == loaded  # what was recorded makes it again
+
+
+def test_an_unknown_revision(serve, published):
+    server = serve(published)
+    text = refusal(setup(revision="v9"))
+    assert text == f"{REPOSITORY} has no revision 'v9': look it up at {server.endpoint}/{REPOSITORY}/commits/main."
+    assert "has no revision" in refusal(setup(revision="a" * 40))
+
+
+# Refusals of the hub
+
+
+def test_a_gated_repository_without_a_token(serve, published):
+    server = serve(published)
+    server.gated = True
+    text = refusal(setup())
+    assert text.startswith(f"{REPOSITORY} is gated, and no token was given: accept its licence at {server.endpoint}/")
+    assert "`hf auth login`" in text
+    assert "HF_TOKEN" in text
+
+
+def test_a_gated_repository_whose_licence_was_not_accepted(serve, published, monkeypatch):
+    server = serve(published)
+    server.gated, server.strangers = True, {SECRET}
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    assert "is gated, and the token given has no access to it: accept its licence at " in refusal(setup())
+
+
+def test_a_gated_repository_opens_to_the_right_token(serve, published, micro, monkeypatch):
+    server = serve(published)
+    server.gated, server.readers = True, {SECRET}
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    assert same_weights(load(setup()), micro, torch.float16)
+    assert server.authorizations == {f"Bearer {SECRET}"}
+
+
+@pytest.mark.parametrize("token", [None, SECRET])
+def test_a_repository_that_is_private_or_missing(serve, published, monkeypatch, token):
+    server = serve(published)
+    server.private, server.strangers = True, {SECRET}
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    text = refusal(setup())
+    why = "the token given has no access to it" if token else "it asks for a token and none was given"
+    assert text.startswith(f"{REPOSITORY} was not found on the hub, or {why}: open {server.endpoint}/{REPOSITORY}")
+
+
+def test_a_token_that_the_hub_does_not_know(serve, published, monkeypatch):
+    serve(published)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    text = refusal(setup())
+    assert text.startswith(f"The hub refuses the token given for {REPOSITORY} (401: ")
+    assert "HF_TOKEN" in text
+
+
+def test_a_token_without_the_right_to_read_gated_repositories(serve, published, monkeypatch):
+    serve(published).status = 403
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    assert refusal(setup()).startswith(f"The hub refuses the token given for {REPOSITORY} (403: ")
+
+
+@pytest.mark.parametrize("token", [f"{SECRET} {SECRET}", f"{SECRET}\x01", f"{SECRET}…"])
+def test_a_token_that_cannot_be_sent_is_not_printed(serve, published, monkeypatch, token):
+    server = serve(published)
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert "token holds a space or another character" in refusal(setup())
+    assert server.requests == []
+
+
+# No network
+
+
+def test_no_network_and_nothing_in_the_cache():
+    from huggingface_hub import constants
+
+    text = refusal(setup())
+    assert text.startswith(f"{REPOSITORY} is not in the cache ({constants.HF_HUB_CACHE}) and the hub cannot be reached")
+    assert "weights='random', or Setup('tiny')" in text
+    assert "the hub cannot be reached" in refusal(setup(revision="a" * 40))
+
+
+def test_offline_mode_and_nothing_in_the_cache(serve, published, monkeypatch):
+    from huggingface_hub import constants
+
+    server = serve(published)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    text = refusal(setup())
+    assert "is not in the cache" in text
+    assert "unset HF_HUB_OFFLINE" in text
+    assert server.requests == []
+
+
+def test_a_hub_that_is_down(serve, published):
+    serve(published).status = 503
+    text = refusal(setup())
+    assert "the hub cannot be reached" in text
+    assert "503" in text
+
+
+def test_a_download_cut_in_the_middle_leaves_nothing_torn_and_goes_on(serve, published, micro):
+    server = serve(published)
+    server.cut = "unet/diffusion_pytorch_model"
+    text = refusal(setup())
+    assert text.startswith(f"Downloading {REPOSITORY} stopped (")
+    assert "run it again" in text
+    sizes = {(published / name).stat().st_size for name in files(published)}
+    assert {blob.stat().st_size for blob in blobs()} <= sizes  # whole files only
+    server.status = 503
+    assert "is not in the cache" in refusal(setup())  # what is there does not pass for the whole
+    server.status, server.cut = None, ""
+    before = {blob.name for blob in blobs()}
+    assert before, "what had arrived is kept"
+    server.requests.clear()
+    assert same_weights(load(setup()), micro, torch.float16)
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in server.fetched()
+    assert len(server.fetched()) == len(blobs()) - len(before)
+
+
+# What the files are
+
+
+def test_a_repository_without_fp16_files_for_one_component(serve, published, tmp_path):
+    folder = tmp_path / "repository"
+    shutil.copytree(published, folder)
+    (folder / "vae/diffusion_pytorch_model.fp16.safetensors").unlink()
+    server = serve(folder)
+    text = refusal(setup())
+    assert text.startswith(f"{REPOSITORY} has no fp16 safetensors files for its vae (")
+    assert "use dtype='fp32'" in text
+    assert server.fetched() == set()  # said before four gigabytes are fetched
+    assert load(setup(dtype="fp32")).vae.dtype == torch.float32
+
+
+def test_a_repository_of_bin_files_only(serve, published, tmp_path):
+    folder = tmp_path / "repository"
+    shutil.copytree(published, folder, ignore=shutil.ignore_patterns("diffusion_pytorch_model*.safetensors"))
+    serve(folder)
+    text = refusal(setup())
+    assert "has no fp16 safetensors files for its unet (*.bin files are not read, because they can run code)" in text
+
+
+def test_a_folder_of_bin_files_only(published, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(published, folder, ignore=shutil.ignore_patterns("diffusion_pytorch_model*.safetensors"))
+    text = refusal(local(folder))
+    assert "only diffusion_pytorch_model.bin, which is not read because it can run code" in text
+    assert "safe_serialization=True" in text
+
+
+def test_a_folder_without_weights_for_one_component(checkpoint, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("image_encoder"))
+    assert refusal(local(folder)).startswith(f"{folder / 'image_encoder'} has no safetensors weights (none)")
+
+
+def test_a_folder_of_one_kind_serves_both(checkpoint, halved, micro, tmp_path):
+    assert same_weights(load(local(checkpoint)), micro, torch.float16)  # full files, read as fp16
+    halved.save_pretrained(tmp_path, variant="fp16")
+    assert same_weights(load(local(tmp_path, dtype="fp32")), micro, torch.float32)
+
+
+def test_a_folder_of_mixed_kinds_names_the_component(checkpoint, halved, tmp_path):
+    folder = tmp_path / "mixed"
+    shutil.copytree(checkpoint, folder)
+    shutil.rmtree(folder / "unet")
+    halved.unet.save_pretrained(folder / "unet", variant="fp16")
+    assert refusal(local(folder, dtype="fp32")).startswith(f"{folder / 'unet'} lacks the full-precision safetensors")
+    assert refusal(local(folder)).startswith(f"{folder / 'vae'} lacks the fp16 safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 300, -1], ids=["empty", "length torn", "header torn", "body torn"])
+@pytest.mark.parametrize("component", ["unet", "image_encoder"])
+def test_a_file_cut_short_is_named(checkpoint, tmp_path, component, kept):
+    folder = tmp_path / "folder"
+    shutil.copytree(checkpoint, folder)
+    (file,) = (folder / component).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:kept])
+    text = refusal(local(folder, dtype="fp32"))
+    assert text.startswith(f"{file} is corrupted or cut short (")
+    assert f"delete {file} and fetch it again" in text
+
+
+def test_a_corrupted_file_of_the_hub_is_mended_as_the_sentence_says(serve, published, micro, tmp_path):
+    folder = tmp_path / "repository"
+    shutil.copytree(published, folder)
+    bad = folder / "unet/diffusion_pytorch_model.fp16.safetensors"
+    good = bad.read_bytes()
+    bad.write_bytes(good[: len(good) // 2])  # the server's own copy: length and ETag agree with it
+    server = serve(folder)
+    text = refusal(setup())
+    blob = next(blob for blob in blobs() if blob.stat().st_size == len(good) // 2)
+    assert f"delete {blob} and fetch it again." in text
+    bad.write_bytes(good)
+    server.stop()
+    assert f"delete {blob} " in refusal(setup())  # it stays refused, with or without the hub
+    blob.unlink()
+    serve(folder)
+    assert same_weights(load(setup()), micro, torch.float16)
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "image_encoder"])
+def test_a_tensor_that_is_missing_is_not_made_up(checkpoint, tmp_path, component):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "folder"
+    shutil.copytree(checkpoint, folder)
+    (file,) = (folder / component).glob("*.safetensors")
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert f"lacks 1 of its tensors ({name} first)" in refusal(local(folder, dtype="fp32"))
+
+
+def test_a_tensor_of_another_shape_is_refused(checkpoint, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "unet/config.json").read_text())
+    (folder / "unet/config.json").write_text(json.dumps(config | {"cross_attention_dim": 8}))
+    text = refusal(local(folder, dtype="fp32"))
+    assert text.startswith(f"The weights in {folder} cannot be read (")
+
+
+def test_a_folder_that_is_none(tmp_path):
+    text = refusal(local(tmp_path / "nowhere"))
+    assert text.endswith("is neither 'hub', 'bundled', 'random' nor a folder that exists.")
+    assert f"{tmp_path} holds no model_index.json" in refusal(local(tmp_path))
+
+
+# model_index.json says what is imported: it must not be able to run code
+
+
+@pytest.fixture
+def tampered(checkpoint, tmp_path, monkeypatch):
+    """`tampered(changes)` gives a folder with those lines in its model_index.json, and code that tells if it runs."""
+    folder = tmp_path / "folder"
+    shutil.copytree(checkpoint, folder)
+    for place in (folder / "evil.py", folder / "unet/evil.py", tmp_path / "evil.py"):
+        place.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\nclass UNet: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def change(changes: dict) -> Path:
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps(index | changes))
+        return folder
+
+    yield change
+    assert not (tmp_path / "ran").exists()
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionPipeline", ["evil", "Evil"], None])
+def test_another_pipeline_is_refused(tampered, name):
+    folder = tampered({"_class_name": name})
+    assert f"is of {name!r}, and only 'StableVideoDiffusionPipeline' is loaded" in refusal(local(folder))
+
+
+@pytest.mark.parametrize("component", ["unet", "scheduler", "feature_extractor", "something_new"])
+def test_a_component_from_elsewhere_is_refused(tampered, component):
+    folder = tampered({component: ["evil", "Evil"]})
+    text = refusal(local(folder))
+    assert f"gives ['evil', 'Evil'] as its {component}, expected" in text
+    assert "could run code" in text
+
+
+def test_another_class_of_a_known_library_is_refused(tampered):
+    text = refusal(local(tampered({"unet": ["diffusers", "UNet2DModel"]})))
+    assert "expected ['diffusers', 'UNetSpatioTemporalConditionModel']" in text
+
+
+def test_remote_code_named_in_a_config_does_not_run(tampered, micro):
+    folder = tampered({})
+    for file, code in (
+        ("image_encoder/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}),
+        ("feature_extractor/preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "evil.Evil"}}),
+        ("unet/config.json", {"auto_map": {"AutoModel": "evil.UNet"}}),
+    ):
+        shutil.copy(folder / "evil.py", (folder / file).parent)
+        config = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(config | code))
+    assert same_weights(load(local(folder)), micro, torch.float16)
+
+
+def test_a_model_index_that_is_not_json_or_lacks_a_component(checkpoint, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(checkpoint, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["vae"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert "names no vae" in refusal(local(folder))
+    (folder / "model_index.json").write_text("<html>a proxy's login page</html>")
+    assert "is not JSON" in refusal(local(folder))
+
+
+# Room
+
+
+def test_too_little_disk(serve, published, monkeypatch):
+    from huggingface_hub import constants
+
+    server = serve(published)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
+    text = refusal(setup())
+    assert text.startswith(f"{REPOSITORY} needs 0.0 GB more in {constants.HF_HUB_CACHE}, where 0.0 GB are free: ")
+    assert "HF_HOME" in text
+    assert server.fetched() == set()
+
+
+def test_what_is_cached_needs_no_disk(serve, published, micro, monkeypatch):
+    serve(published)
+    load(setup())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(10, 10, 0))
+    assert same_weights(load(setup()), micro, torch.float16)
+
+
+def test_the_published_model_needs_over_four_gigabytes_of_disk(monkeypatch, tmp_path):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 1_300_000_000))
+    with pytest.raises(hub_module.WeightsError, match=r"svd needs 4\.5 GB more in .*, where 1\.3 GB are free: make"):
+        hub_module._check_disk(VARIANTS["svd"].download_bytes, tmp_path / "not/there/yet", "svd")
+
+
+def test_too_little_memory(checkpoint, monkeypatch):
+    monkeypatch.setattr("svdlab.setup.free_bytes", lambda device: 1000)
+    text = refusal(local(checkpoint, dtype="fp32"), MemoryError)
+    assert text.startswith(f"The weights in {checkpoint} take 0.0 GiB and 0.0 GiB are free on cpu: ")
+    assert "a smaller variant" in text
+    assert "model-offload" not in text  # it needs a card
+
+
+def test_memory_is_asked_for_in_the_precision_that_is_loaded(checkpoint, monkeypatch):
+    stored = sum(file.stat().st_size for file in checkpoint.rglob("*.safetensors"))
+    monkeypatch.setattr("svdlab.setup.free_bytes", lambda device: stored * 3 // 4)
+    refusal(local(checkpoint, dtype="fp32"), MemoryError)
+    assert load(local(checkpoint, dtype="fp16")).unet.dtype == torch.float16
+
+
+def test_a_torch_without_sdpa(checkpoint, monkeypatch):
+    monkeypatch.delattr(torch.nn.functional, "scaled_dot_product_attention")
+    text = refusal(local(checkpoint), RuntimeError)
+    assert text.startswith(f"torch {torch.__version__} has no scaled_dot_product_attention")
+    assert "install torch 2.6 or newer" in text

@@ -1,0 +1,118 @@
+"""The promises of the project's own shape: what imports what, what is pinned, what a clone carries."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+import yaml
+
+import svdlab
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# A file imports only from floors below its own. Imports inside functions count too.
+FLOORS = [
+    {"variants", "machine", "images", "video", "tiny", "hub"},
+    {"request", "architecture", "optimizations", "display", "notebooks"},
+    {"setup"},
+    {"clip"},
+    {"chain"},
+    {"quality"},
+    {"results"},
+    {"sweep"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of ours that a file names, by their first name below `svdlab`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("svdlab.")}
+    return found
+
+
+def test_imports_point_downwards_only():
+    floor_of = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+    for path in (ROOT / "svdlab").rglob("*.py"):
+        home = path.relative_to(ROOT / "svdlab").parts[0].removesuffix(".py")
+        if home in ("__init__", "examples"):
+            continue
+        assert home in floor_of, f"{path.name} has no floor yet"
+        for name in imported(path) & set(floor_of) - {home}:
+            below = floor_of[name] < floor_of[home] or (home, name) == ("hub", "variants")
+            assert below, f"{path.relative_to(ROOT)} imports {name}, which is not below it"
+
+
+def test_every_public_name_is_there():
+    for name in svdlab.__all__:
+        assert getattr(svdlab, name).__doc__ or isinstance(getattr(svdlab, name), dict)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        svdlab.nothing  # noqa: B018
+
+
+def test_a_fresh_import_is_light():
+    code = "import sys, svdlab; print([m for m in ('torch', 'diffusers', 'PIL', 'numpy', 'av') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_environment_leaves_versions_to_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert environment["channels"] == ["conda-forge"]
+    assert conda[0].startswith("python" + PROJECT["requires-python"])
+    assert "ffmpeg" in conda
+    [installed] = pip["pip"]
+    extra = re.fullmatch(r"-e \.\[(\w+)\]", installed)
+    assert extra
+    assert extra[1] in PROJECT["optional-dependencies"]
+
+
+def test_every_dependency_has_a_lower_bound_and_a_tested_version():
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"
+    )
+    pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    wanted = PROJECT["dependencies"] + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]
+    for dependency in wanted:
+        name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", dependency).groups()  # pyright: ignore[reportOptionalMemberAccess]
+        version = pinned[name.lower().replace("_", "-")]
+        assert tuple(map(int, bound.split("."))) <= tuple(map(int, version.split("."))), dependency
+    assert pinned["torch"] == "2.13.0"
+
+
+def test_notebooks_are_committed_without_outputs_and_define_nothing():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        assert any("parameters" in cell["metadata"].get("tags", []) for cell in cells), path.name
+        for cell in cells:
+            assert not cell["outputs"], path.name
+            assert cell["execution_count"] is None, path.name
+            assert not re.search(r"^\s*(def|class) ", "".join(cell["source"]), re.MULTILINE), path.name
+
+
+def test_nothing_names_this_machine():
+    """No path of a developer's machine, in any file that git would carry."""
+    carried = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=False
+    ).stdout.splitlines()
+    private = re.compile(r"/(?:home|Users|root|work)/\w+")
+    for name in carried:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".yaml", ".txt", ".ipynb", ".html", ""} and path.is_file():
+            assert not private.search(path.read_text(errors="ignore")), name

@@ -1,0 +1,343 @@
+"""`Setup` says no with a reason; `load` gives plain diffusers' frames, with what was asked for in force."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+from pathlib import Path
+
+import pytest
+import torch
+
+from svdlab import architecture
+from svdlab.hub import WeightsError
+from svdlab.optimizations import OPTIMIZATIONS, parse
+from svdlab.optimizations.forward_chunking import chunk_sizes
+from svdlab.setup import Setup, load, setup_of
+from svdlab.tiny import WEIGHTS
+from svdlab.variants import VARIANTS
+
+GiB = 2**30
+
+
+def frames(pipeline, picture) -> torch.Tensor:
+    """Six small frames, as the decoder gives them: floats, so that equal means equal."""
+    return pipeline(
+        picture,
+        height=32,
+        width=48,
+        num_frames=6,
+        num_inference_steps=2,
+        decode_chunk_size=6,
+        generator=torch.Generator("cpu").manual_seed(11),
+        output_type="pt",
+    ).frames[0]
+
+
+@pytest.fixture(scope="session")
+def plain(checkpoint, picture_of_session):
+    """What diffusers alone makes of `checkpoint`."""
+    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import StableVideoDiffusionPipeline
+
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(checkpoint)
+    pipeline.set_progress_bar_config(disable=True)
+    return frames(pipeline, picture_of_session)
+
+
+@pytest.fixture(scope="session")
+def picture_of_session():
+    """The `picture` fixture's kind, made once for the frames that several tests compare with."""
+    import numpy as np
+    from PIL import Image
+
+    y, x = np.mgrid[0:32, 0:48]
+    return Image.fromarray(np.stack([x * 5, y * 7, (x * y) % 256], axis=-1).astype(np.uint8))
+
+
+def on_cpu(folder: Path, *optimizations: str, **fields) -> Setup:
+    return Setup("svd", weights=str(folder), device="cpu", optimizations=optimizations, **fields)
+
+
+# What a setup refuses
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"variant": "svd-xt1.1"},
+            "Unknown variant 'svd-xt1.1': expected one of svd, svd-xt, svd-xt-1.1, tiny; did you mean 'svd-xt-1.1'?",
+        ),
+        (
+            {"dtype": "float16"},
+            "Unknown dtype 'float16': expected one of fp32, fp16, bf16, or None to let the device decide.",
+        ),
+        ({"device": "gpu"}, "Unknown device 'gpu': expected 'cuda', 'cuda:1', 'mps' or 'cpu'."),
+        ({"weights": "bundled"}, "'svd' is not bundled: use weights='hub', 'random' or a folder."),
+        (
+            {"variant": "tiny", "weights": "hub"},
+            "'tiny' is not on the hub: leave weights out, its own are bundled.",
+        ),
+        (
+            {"weights": "random", "revision": "v1"},
+            "revision='v1' goes with weights='hub' only, not with 'random'.",
+        ),
+        (
+            {"optimizations": ("compile-unet", "model-offlaod")},
+            f"Unknown optimisation 'model-offlaod': expected one of {', '.join(OPTIMIZATIONS)}; "
+            "did you mean 'model-offload'?",
+        ),
+        ({"optimizations": ("model-offload=3",)}, "'model-offload=3' is not understood: model-offload takes no value."),
+        (
+            {"optimizations": ("forward-chunking=",)},
+            "'forward-chunking=' is not understood: forward-chunking takes a divisor of the frames, as in "
+            "forward-chunking=5.",
+        ),
+        (
+            {"optimizations": ("forward-chunking", "model-offload")},
+            "'model-offload' (placement) must come before 'forward-chunking' (graph): the order is weights, then "
+            "placement, then graph.",
+        ),
+        (
+            {"optimizations": ("model-offload", "compile-unet")},
+            "'model-offload' and 'compile-unet' cannot be had together: its hooks break the one graph that fullgraph "
+            "asks for.",
+        ),
+        (
+            {"optimizations": ("sequential-offload", "model-offload")},
+            "'sequential-offload' and 'model-offload' cannot be had together: each decides alone where a module lives.",
+        ),
+        (
+            {"optimizations": ("forward-chunking", "compile-vae", "forward-chunking=2")},
+            "'forward-chunking' is named twice: name it once.",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(map(str, value.values())),
+)
+def test_a_wrong_setup_is_refused_in_one_sentence(fields, sentence):
+    with pytest.raises(ValueError, match=r"[.?]$") as caught:
+        Setup(**({"variant": "svd"} | fields))
+    assert str(caught.value) == sentence
+
+
+def test_one_name_is_as_good_as_a_tuple_of_one():
+    assert Setup("svd", optimizations="forward-chunking") == Setup("svd", optimizations=("forward-chunking",))  # pyright: ignore[reportArgumentType]
+
+
+def test_weights_are_bundled_where_there_are_such_and_else_on_the_hub(tmp_path):
+    assert Setup("tiny").weights == "bundled"
+    assert Setup("svd").weights == "hub"
+    assert Setup("svd", weights=tmp_path).weights == str(tmp_path)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("value", ["4", "0", "7", "-1", "two", "1.5"])
+def test_a_chunk_that_does_not_divide_the_frames(checkpoint, value):
+    with pytest.raises(ValueError, match=f"forward-chunking={value} does not divide the 6 frames") as caught:
+        load(on_cpu(checkpoint, f"forward-chunking={value}"))
+    assert str(caught.value).endswith("expected one of 1, 2, 3, 6.")
+
+
+def test_an_unknown_compile_mode(checkpoint):
+    with pytest.raises(ValueError, match="Unknown compile mode 'fastest': expected one of default, reduce-overhead, "):
+        load(on_cpu(checkpoint, "compile-unet=fastest"))
+
+
+@pytest.mark.parametrize("name", [o.name for o in OPTIMIZATIONS.values() if o.accelerator])
+def test_offloading_is_refused_on_a_processor_before_anything_is_read(tmp_path, name):
+    with pytest.raises(RuntimeError) as caught:
+        load(on_cpu(tmp_path / "nothing here", name))
+    assert str(caught.value) == f"'{name}' needs a GPU to offload from, and this runs on the processor: leave it out."
+
+
+def test_a_card_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="device='cuda:1' is asked for, but torch sees no CUDA card: leave it out"):
+        load(Setup("svd", device="cuda:1"))
+
+
+def test_what_fits_a_card():
+    chosen = {gib: Setup.fitting(gib * GiB) for gib in (80, 24, 12, 8, 6)}
+    assert chosen[80] == chosen[24] == Setup("svd-xt")
+    assert chosen[12] == Setup("svd-xt", optimizations=("model-offload",))
+    assert chosen[8] == Setup("svd-xt", optimizations=("model-offload", "forward-chunking"))
+    assert chosen[6] == Setup("tiny")
+
+
+# In and out of JSON
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        Setup("tiny"),
+        Setup("svd-xt", dtype="bf16", revision="v1", device="cuda:1"),
+        Setup("svd", weights="random", optimizations=("model-offload", "forward-chunking=2")),
+    ],
+    ids=lambda setup: setup.variant,
+)
+def test_json_gives_the_same_setup_back(setup):
+    again = Setup.from_json(setup.to_json())
+    assert again == setup
+    assert hash(again) == hash(setup)  # the optimisations are a tuple again
+    assert Setup.from_json(json.loads(setup.to_json())) == setup
+
+
+def test_json_of_a_newer_version_is_refused():
+    with pytest.raises(ValueError, match=r"Unknown setup field 'cards', written by a newer svdlab: update this one\."):
+        Setup.from_json('{"variant": "tiny", "cards": 2}')
+
+
+# What load gives
+
+
+def test_a_processor_runs_fp32_unless_told_otherwise(checkpoint):
+    pipeline = load(on_cpu(checkpoint))
+    setup = setup_of(pipeline)
+    assert setup == on_cpu(checkpoint, dtype="fp32")
+    assert {module.dtype for module in (pipeline.unet, pipeline.vae, pipeline.image_encoder)} == {torch.float32}
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_half_precisions_load_on_a_processor(checkpoint, name, dtype):
+    pipeline = load(on_cpu(checkpoint, dtype=name))
+    for module in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
+        assert {parameter.dtype for parameter in module.parameters()} == {dtype}
+        assert {parameter.device.type for parameter in module.parameters()} == {"cpu"}
+
+
+def test_loading_says_nothing_of_what_is_deprecated(checkpoint, recwarn):
+    load(on_cpu(checkpoint))
+    assert [str(w.message) for w in recwarn if issubclass(w.category, FutureWarning)] == []
+
+
+def test_the_setup_of_a_pipeline_that_diffusers_made(micro):
+    assert setup_of(micro) is None
+
+
+def test_frames_are_those_of_plain_diffusers(checkpoint, plain, picture_of_session):
+    made = frames(load(on_cpu(checkpoint)), picture_of_session)
+    assert torch.isfinite(plain).all()
+    assert plain.std() > 0
+    assert torch.equal(made, plain)
+
+
+@pytest.mark.parametrize("text", ["forward-chunking", "forward-chunking=2", "forward-chunking=3"])
+def test_forward_chunking_changes_no_bit(checkpoint, plain, picture_of_session, text):
+    pipeline = load(on_cpu(checkpoint, text))
+    assert chunk_sizes(pipeline) == {int(parse(text)[1] or 1)}
+    assert torch.equal(frames(pipeline, picture_of_session), plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["compile-unet", "compile-vae"])
+def test_compiling_keeps_the_frames_close(checkpoint, plain, picture_of_session, name):
+    pipeline = load(on_cpu(checkpoint, name))
+    torch.testing.assert_close(frames(pipeline, picture_of_session), plain, atol=1e-3, rtol=0)
+
+
+# An optimisation proves that it holds
+
+
+def test_forward_chunking_that_was_undone_does_not_hold(checkpoint):
+    pipeline = load(on_cpu(checkpoint, "forward-chunking"))
+    chunking = OPTIMIZATIONS["forward-chunking"]
+    assert chunking.holds(pipeline)
+    for module in pipeline.unet.modules():
+        if hasattr(module, "set_chunk_feed_forward"):
+            module.set_chunk_feed_forward(chunk_size=None, dim=0)
+    assert not chunking.holds(pipeline)
+
+
+@pytest.mark.parametrize(("name", "part"), [("compile-unet", "unet"), ("compile-vae", "vae.decoder")])
+def test_compiling_that_was_undone_does_not_hold(checkpoint, name, part):
+    pipeline = load(on_cpu(checkpoint, name))  # nothing compiles before the first call
+    assert OPTIMIZATIONS[name].holds(pipeline)
+    operator.attrgetter(part)(pipeline)._compiled_call_impl = None
+    assert not OPTIMIZATIONS[name].holds(pipeline)
+
+
+@pytest.mark.parametrize("name", OPTIMIZATIONS)
+def test_nothing_holds_on_a_plain_pipeline(checkpoint, name):
+    assert not OPTIMIZATIONS[name].holds(load(on_cpu(checkpoint)))
+
+
+def test_a_switch_that_does_nothing_is_an_error(checkpoint, monkeypatch):
+    idle = dataclasses.replace(OPTIMIZATIONS["forward-chunking"], apply=lambda pipeline, value: None)
+    monkeypatch.setitem(OPTIMIZATIONS, idle.name, idle)
+    with pytest.raises(RuntimeError, match="'forward-chunking' was applied and did not take hold on this pipeline"):
+        load(on_cpu(checkpoint, "forward-chunking"))
+
+
+# Random weights, and the sizes that predictions rest on
+
+
+@pytest.fixture(scope="module")
+def blank_xt():
+    return architecture.blank(VARIANTS["svd-xt"])
+
+
+def test_svd_xt_has_the_published_number_of_parameters(blank_xt):
+    counts = {name: sum(p.numel() for p in getattr(blank_xt, name).parameters()) for name in ("unet", "vae")}
+    encoder = sum(p.numel() for p in blank_xt.image_encoder.parameters())
+    assert counts == {"unet": 1_524_623_082, "vae": 97_742_847}
+    assert encoder == 632_076_800
+
+
+@pytest.mark.parametrize("name", ["svd", "svd-xt", "svd-xt-1.1"])
+def test_the_download_is_two_bytes_for_every_parameter(blank_xt, name):
+    modules = (blank_xt.unet, blank_xt.vae, blank_xt.image_encoder)
+    parameters = sum(p.numel() for module in modules for p in module.parameters())
+    assert VARIANTS[name].download_bytes == pytest.approx(2 * parameters, rel=1e-3)
+
+
+def test_a_blank_pipeline_takes_no_memory_and_is_the_published_one(blank_xt):
+    modules = (blank_xt.unet, blank_xt.vae, blank_xt.image_encoder)
+    assert {p.device.type for module in modules for p in module.parameters()} == {"meta"}
+    assert blank_xt.unet.config["num_frames"] == 25
+    assert architecture.blank(VARIANTS["svd"]).unet.config["num_frames"] == 14
+    assert blank_xt.unet.config["block_out_channels"] == (320, 640, 1280, 1280)
+    assert blank_xt.vae.config["force_upcast"]
+    assert blank_xt.vae.config["scaling_factor"] == 0.18215
+    assert blank_xt.scheduler.config["prediction_type"] == "v_prediction"
+    assert not any(module.training for module in modules)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_random_weights_run_and_stay_finite(checkpoint, monkeypatch, picture_of_session, dtype):
+    monkeypatch.setattr(architecture, "WEIGHTS", checkpoint)  # tiny's configuration files, replaced by micro's
+    pipeline = load(Setup("tiny", weights="random", device="cpu", dtype=dtype))
+    made = frames(pipeline, picture_of_session)
+    assert made.shape == (6, 3, 32, 48)
+    assert torch.isfinite(made).all()
+    assert made.float().std() > 0
+    for module in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
+        assert all(torch.isfinite(tensor).all() for tensor in (*module.parameters(), *module.buffers()))
+
+
+def test_random_weights_are_the_same_every_time(checkpoint, monkeypatch):
+    monkeypatch.setattr(architecture, "WEIGHTS", checkpoint)
+    first, second = (load(Setup("tiny", weights="random", device="cpu")).unet.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_random_weights_need_memory_too(monkeypatch):
+    monkeypatch.setattr("svdlab.setup.free_bytes", lambda device: GiB)
+    with pytest.raises(MemoryError, match=r"Random weights of svd-xt take 8\.4 GiB and 1\.0 GiB are free on cpu: use "):
+        load(Setup("svd-xt", weights="random", device="cpu"))
+
+
+# The bundled model
+
+
+@pytest.mark.skipif(not (WEIGHTS / "model_index.json").exists(), reason="the bundled weights are not made yet")
+def test_the_bundled_model_loads():
+    pipeline = load(Setup("tiny", device="cpu"))
+    assert setup_of(pipeline) == Setup("tiny", device="cpu", dtype="fp32")
+    assert pipeline.unet.config["num_frames"] == VARIANTS["tiny"].frames
+
+
+def test_a_bundled_model_that_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.setattr("svdlab.setup.WEIGHTS", tmp_path / "weights")
+    with pytest.raises(WeightsError, match=r"holds no model_index\.json"):
+        load(Setup("tiny", device="cpu"))

@@ -1,0 +1,78 @@
+"""The drawn world keeps its rule: speeds, stillness, seeds, sizes."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from svdlab.tiny.evaluate import find_rocket, movement, turn_between
+from svdlab.tiny.scenes import draw, pixels_per_frame
+
+
+def test_the_rule_is_exact_and_monotonic():
+    speeds = [pixels_per_frame(bucket, 7) for bucket in range(0, 256, 5)]
+    assert speeds[0] == 0
+    assert all(a < b for a, b in itertools.pairwise(speeds))
+    assert all(pixels_per_frame(127, fps) > pixels_per_frame(127, fps + 1) for fps in range(5, 30))
+    assert pixels_per_frame(255, 7, width=1024) == 8 * pixels_per_frame(255, 7, width=128)
+
+
+@pytest.mark.parametrize(("bucket", "fps"), [(40, 7), (127, 12), (255, 6)])
+def test_the_rocket_moves_by_the_rule_where_its_nose_points(bucket, fps):
+    _, truth = draw([11, 12], bucket, fps)
+    step = truth.centres[:, 1:] - truth.centres[:, :-1]
+    assert torch.allclose(step.norm(dim=-1), torch.tensor(pixels_per_frame(bucket, fps)), atol=1e-4)
+    assert torch.allclose(truth.pixels_per_frame, torch.tensor(pixels_per_frame(bucket, fps)))
+    for (x, y), heading in zip(step[:, 0].tolist(), truth.heading.tolist(), strict=True):
+        assert turn_between(math.degrees(math.atan2(-y, x)), heading) < 0.1
+
+
+def test_measuring_finds_the_truth():
+    for seed in (21, 22, 23):
+        clip, truth = draw([seed], 180, 7)
+        speed, heading = movement(find_rocket(clip[0], seed))
+        assert speed == pytest.approx(float(truth.pixels_per_frame), rel=0.03)
+        assert turn_between(heading, float(truth.heading)) < 1
+
+
+def test_at_bucket_0_only_the_flame_moves():
+    clip, truth = draw([5], 0, 7)
+    changed = (clip[0] - clip[0, :1]).abs().amax((0, 1)) > 1 / 255
+    assert 0 < changed.float().mean() < 0.03
+    rows, columns = changed.nonzero().unbind(1)
+    away = torch.stack([columns, rows], 1).float() - truth.centres[0, 0]
+    radians = math.radians(float(truth.heading[0]))
+    assert (away @ torch.tensor([math.cos(radians), -math.sin(radians)]) < 0).all(), "the flame is behind the middle"
+    photo, _ = draw([5], 0, 7, world="photo")
+    assert torch.equal(photo[0, 0], photo[0, -1])
+
+
+@pytest.mark.parametrize("world", ["rocket", "photo"])
+def test_seeds_are_worlds(world):
+    together, _ = draw([1, 2, 3], [0, 100, 200], [6, 7, 8], frames=4, world=world)
+    assert together.shape == (3, 4, 3, 72, 128)
+    assert together.min() >= 0
+    assert together.max() <= 1
+    for index, (bucket, fps) in enumerate([(0, 6), (100, 7), (200, 8)]):
+        alone, _ = draw([index + 1], bucket, fps, frames=4, world=world)
+        assert torch.allclose(alone[0], together[index], atol=1e-6)
+    assert torch.equal(together, draw([1, 2, 3], [0, 100, 200], [6, 7, 8], frames=4, world=world)[0])
+    assert not torch.allclose(together[0, 0], together[1, 0], atol=0.1)
+    slow, _ = draw([3], 10, 20, frames=1, world=world)
+    assert torch.allclose(slow[0, 0], together[2, 0], atol=1e-6), "the first frame depends on the seed alone"
+
+
+@pytest.mark.parametrize("world", ["rocket", "photo"])
+def test_one_world_at_every_size(world):
+    small, few = draw([7], 200, 7, frames=3, world=world)
+    large, many = draw([7], 200, 7, frames=3, height=288, width=512, world=world)
+    shrunk = torch.nn.functional.avg_pool2d(large[0], 4)
+    assert (shrunk - small[0]).square().mean() < 1e-3
+    assert torch.allclose(many.centres, few.centres * 4, atol=1e-3)
+    assert torch.allclose(many.pixels_per_frame, few.pixels_per_frame * 4)
+
+
+def test_an_unknown_world_is_refused():
+    with pytest.raises(ValueError, match="rocket"):
+        draw([0], 0, 7, world="submarine")
