@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test test-all browser lint lab tiny clean
+.PHONY: quickstart test test-all browser lint lab bench tiny clean
 
 quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no account, no download of weights
 	@mkdir -p results/quickstart
@@ -14,10 +14,10 @@ quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no acco
 	@echo "The video:             results/quickstart/clip.mp4"
 
 test: $(INSTALLED)  ## everything that needs neither a GPU nor a browser, in minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-all: $(INSTALLED)  ## and what takes minutes more, with a browser where Chromium is installed
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
 browser: $(INSTALLED)  ## JupyterLab in headless Chromium
 	$(BIN)/python -m pytest -m browser
@@ -31,6 +31,10 @@ lint: $(INSTALLED)
 
 lab: $(INSTALLED)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
+
+bench: $(INSTALLED)  ## ratios, each measured in one run: what a sweep costs, what a warm kernel saves
+	$(BIN)/python benchmarks/sweep_overhead.py
+	$(BIN)/python benchmarks/warm_kernel.py
 
 tiny: $(INSTALLED)  ## train the bundled model further, from its own checkpoints, and rewrite its table
 	$(BIN)/python -m svdlab.tiny.train

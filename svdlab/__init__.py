@@ -28,24 +28,40 @@ _HOMES = {
     "generate": "clip",
     "read": "clip",
     "conditioning": "clip",
-    "chain": "chain",
+    "chain": "chaining",
     "show": "display",
+    "Row": "results",
+    "Trial": "trials",
+    "grid": "trials",
+    "plan": "sweep",
+    "run": "sweep",
+    "assess": "quality",
+    "wall": "walls",
+    "save_wall": "walls",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from svdlab.chain import chain as chain
+    from svdlab.chaining import chain as chain
     from svdlab.clip import Clip as Clip
     from svdlab.clip import conditioning as conditioning
     from svdlab.clip import generate as generate
     from svdlab.clip import read as read
     from svdlab.display import show as show
     from svdlab.machine import Machine as Machine
+    from svdlab.quality import assess as assess
     from svdlab.request import Request as Request
+    from svdlab.results import Row as Row
     from svdlab.setup import Setup as Setup
     from svdlab.setup import load as load
+    from svdlab.sweep import plan as plan
+    from svdlab.sweep import run as run
+    from svdlab.trials import Trial as Trial
+    from svdlab.trials import grid as grid
     from svdlab.variants import VARIANTS as VARIANTS
     from svdlab.variants import Variant as Variant
+    from svdlab.walls import save_wall as save_wall
+    from svdlab.walls import wall as wall
 
 
 def __getattr__(name: str) -> Any:

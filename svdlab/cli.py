@@ -87,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     clip.add_argument("--dtype", choices=("fp32", "fp16", "bf16"))
     clip.add_argument("--optimization", action="append", default=[], metavar="NAME", help="may be repeated")
 
+    run = commands.add_parser("run", help="run a notebook once for each parameter file, on one warm kernel")
+    run.set_defaults(run=_run)
+    run.add_argument("notebook", type=Path)
+    run.add_argument("params", type=Path, nargs="+", metavar="PARAMS.yaml")
+    run.add_argument("--results", type=Path, default=Path("results"), help="folder; each study gets its own in it")
+
     variants = commands.add_parser("variants", help="the models, what they are for and what they need")
     variants.set_defaults(run=_variants)
     return parser
@@ -94,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _clip(options: argparse.Namespace) -> int:
     from svdlab import video
-    from svdlab.chain import chain
+    from svdlab.chaining import chain
     from svdlab.clip import read
     from svdlab.setup import Setup, load
 
@@ -125,6 +131,14 @@ def _fitting(chosen: dict[str, Any]) -> Any:
     from svdlab.setup import Setup
 
     return dataclasses.replace(Setup.fitting(), **{name: value for name, value in chosen.items() if value})
+
+
+def _run(options: argparse.Namespace) -> int:
+    from svdlab.notebooks import execute
+
+    for copy in execute(options.notebook, options.params, options.results):
+        print(copy, flush=True)
+    return 0
 
 
 def _variants(options: argparse.Namespace) -> int:

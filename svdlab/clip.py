@@ -9,9 +9,7 @@ True
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -21,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from PIL import Image
-from tqdm import tqdm
 
 import svdlab
 from svdlab import images, video
+from svdlab.progress import Progress
 from svdlab.request import Request
 from svdlab.setup import Setup, setup_of
 
@@ -146,7 +144,8 @@ def generate(
 
     notes = list(request.concerns())
     started = time.perf_counter()
-    with _bar(request, progress) as bar, _freed(pipeline), torch.no_grad():
+    label, steps = f"seed {request.seed}", request.num_inference_steps
+    with Progress(total=steps, desc=label, unit="step", disable=not progress) as bar, _freed(pipeline), torch.no_grad():
         latents = _sample(pipeline, request, on_step, bar)
         sampled = time.perf_counter()
         bar.set_postfix_str("decoding")
@@ -202,7 +201,7 @@ def _variant_for(request: Request, setup: Setup | None) -> str:
 
 
 def _sample(
-    pipeline: StableVideoDiffusionPipeline, request: Request, on_step: OnStep | None, bar: tqdm
+    pipeline: StableVideoDiffusionPipeline, request: Request, on_step: OnStep | None, bar: Progress
 ) -> torch.Tensor:
     """Latents (1, frames, channels, height, width), as the pipeline leaves them before decoding."""
     import torch
@@ -270,33 +269,6 @@ def _freed(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
         yield
     finally:
         pipeline.maybe_free_model_hooks()
-
-
-class _NotebookBar(tqdm):
-    """The same line as in a terminal, in one output that is rewritten in place: saved, exported, headless and untrusted
-    notebooks keep its last state, where carriage returns pile up and a widget shows nothing."""
-
-    def __init__(self, **options: Any) -> None:
-        from IPython.display import display
-
-        self._output: Any = display({"text/plain": ""}, raw=True, display_id=True)
-        super().__init__(**options, file=io.StringIO(), ncols=88)
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        self._output.update({"text/plain": msg or str(self)}, raw=True)
-        return True
-
-
-def _bar(request: Request, progress: bool) -> tqdm:
-    """Steps done, and the time left."""
-    kind = _NotebookBar if progress and _in_notebook() else tqdm
-    total, label = request.num_inference_steps, f"seed {request.seed}"
-    return kind(total=total, desc=label, unit="step", disable=not progress, mininterval=0.25)
-
-
-def _in_notebook() -> bool:
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return shell is not None and hasattr(shell, "kernel")
 
 
 def _without_picture(request: Request) -> dict[str, Any]:

@@ -7,23 +7,20 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import difflib
 import hashlib
 import io
 import re
-import time
 import warnings
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
-if TYPE_CHECKING:
-    import ipaddress
-    import socket
+from svdlab.fetch import download, first_line, short, shown
 
+if TYPE_CHECKING:
     import numpy as np
 
 # The bundled pictures, by name. Where they come from is written in examples/README.md.
@@ -35,9 +32,6 @@ EXAMPLES: dict[str, Path] = {
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 # 240 MB as RGB: more than cameras make, and under 89 million, where Pillow itself begins to warn of bombs.
 MAX_PIXELS = 80_000_000
-MAX_DOWNLOAD_BYTES = 50 * 2**20  # a 50-megapixel JPEG has about 25 MB
-MAX_DOWNLOAD_SECONDS = 30.0  # for one picture with all its redirects; the name server's own time comes on top
-MAX_REDIRECTS = 3  # http to https, a short link, a content server
 MAX_ENLARGEMENT = 2.0  # beyond this more than three of four pixels are invented
 BACKGROUND = (255, 255, 255)  # behind transparent pixels: logos and drawings are made to be seen on a white page
 
@@ -63,7 +57,7 @@ def read(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
         if source.startswith("data:"):
             return _decode(io.BytesIO(_data(source)), "The data URL")
         if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", source):
-            return _decode(io.BytesIO(_download(source)), f"What {_shown(source)} sent")
+            return _decode(io.BytesIO(download(source)), f"What {shown(source)} sent")
         return _open(Path(source))
     if isinstance(source, Path):
         return _open(source)
@@ -167,16 +161,16 @@ def _open(path: Path) -> Image.Image:
     try:
         path = path.expanduser()
         if path.is_dir():
-            raise ValueError(f"{_short(path)} is a folder, not a picture: name a file in it.")
+            raise ValueError(f"{short(path)} is a folder, not a picture: name a file in it.")
         if "\0" in str(path) or not path.exists():
-            raise ValueError(f"There is no file {_short(path)}{_nearest(path)}")
+            raise ValueError(f"There is no file {short(path)}{_nearest(path)}")
         if not path.is_file():  # a pipe or a device could be read forever
-            raise ValueError(f"{_short(path)} is not a regular file: give a picture's path.")
+            raise ValueError(f"{short(path)} is not a regular file: give a picture's path.")
         with path.open("rb") as file:
-            return _decode(file, _short(path))
+            return _decode(file, short(path))
     except (OSError, RuntimeError) as error:  # RuntimeError: "~" of nobody
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{_short(path)} cannot be read ({reason}): check the path and its permissions.") from None
+        raise ValueError(f"{short(path)} cannot be read ({reason}): check the path and its permissions.") from None
 
 
 def _nearest(path: Path) -> str:
@@ -193,7 +187,7 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
     try:
         picture = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow met it first: its words carry the size
-        raise ValueError(f"{name} is too large ({_line(error)}): scale it down first.") from None
+        raise ValueError(f"{name} is too large ({first_line(error)}): scale it down first.") from None
     except UnidentifiedImageError:
         file.seek(0)
         raise ValueError(
@@ -208,7 +202,7 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
 
 def _damaged(name: str, error: Exception) -> ValueError:
     """For `except Exception`: Pillow's decoders raise nearly anything on a damaged file."""
-    return ValueError(f"{name} is a damaged or truncated image ({_line(error)}): get a whole copy of it.")
+    return ValueError(f"{name} is a damaged or truncated image ({first_line(error)}): get a whole copy of it.")
 
 
 def _rgb(picture: Image.Image, name: str) -> Image.Image:
@@ -303,192 +297,4 @@ def _data(url: str) -> bytes:
             raise ValueError
         return base64.b64decode("".join(body.split()), validate=True)
     except ValueError:
-        raise ValueError(f"{_short(url)} is not a whole data URL: expected data:image/png;base64,… .") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _short(text: object) -> str:
-    text = str(text)
-    return repr(text if len(text) <= 200 else text[:100] + "…" + text[-20:])
-
-
-# --- from a URL to a file's bytes --------------------------------------------------------------------------------
-
-_HEADERS = {  # some hosts answer only those who say who they are
-    "User-Agent": "svdlab (+https://github.com/svdlab/svdlab)",
-    "Accept": "image/*",
-    "Accept-Encoding": "identity",
-}
-
-
-def _download(url: str) -> bytes:
-    """The bytes at a public address, within the limits above; redirects followed, each checked like the first."""
-    from urllib.parse import urljoin
-
-    deadline = time.monotonic() + MAX_DOWNLOAD_SECONDS
-    for _ in range(MAX_REDIRECTS + 1):
-        body, location = _get(url, deadline)
-        if location is None:
-            return body
-        url = urljoin(url, location)
-    raise ValueError(f"{_shown(url)} is one redirect too many (over {MAX_REDIRECTS}): give the picture's own address.")
-
-
-def _get(url: str, deadline: float) -> tuple[bytes, str | None]:
-    """One answer: its body, or where it redirects to."""
-    import http.client
-    import threading
-    from urllib.parse import quote
-
-    tls, host, port, target = _parts(url)
-    connection = http.client.HTTPConnection(host, port)
-    connection.default_port = 443 if tls else 80  # which the Host header leaves out
-    watch = None
-    try:
-        line: Any = _connect(host, port, deadline)
-        if tls:
-            line = _tls_context().wrap_socket(line, server_hostname=host, do_handshake_on_connect=False)
-        connection.sock = line
-        # A limit for each read is none for a server that sends a byte now and then: at the deadline the line is cut.
-        watch = threading.Timer(_left(deadline), _cut, (line,))
-        watch.daemon = True
-        watch.start()
-        if tls:
-            line.do_handshake()
-        connection.request("GET", quote(target, safe="/?%:@!$&'()*+,;=~"), headers=_HEADERS)
-        answer = connection.getresponse()
-        if answer.status in (301, 302, 303, 307, 308) and answer.headers["Location"]:
-            return b"", answer.headers["Location"]
-        if answer.status != 200:
-            said = f"{answer.status} {http.client.responses.get(answer.status, '')}".strip()
-            raise ValueError(f"{_shown(url)} answered {said}: check the address, or download it by hand.")
-        return _body(answer, url, deadline), None
-    except (OSError, http.client.HTTPException) as error:
-        _check_deadline(url, deadline)
-        raise ValueError(
-            f"{_shown(url)} could not be fetched ({type(error).__name__}: {_line(error)}): check the address and the "
-            "network, or download the picture and give its path."
-        ) from None
-    finally:
-        if watch:
-            watch.cancel()
-        connection.close()
-
-
-def _cut(line: socket.socket) -> None:
-    """End a connection from another thread: whoever reads from it reads its end."""
-    import socket
-
-    with contextlib.suppress(OSError):  # ended by itself
-        socket.socket.shutdown(line, socket.SHUT_RDWR)  # not SSLSocket's own, which takes the TLS state from its reader
-
-
-def _body(answer: Any, url: str, deadline: float) -> bytes:
-    """The whole body, counted as it comes: a Content-Length may lie, or be missing."""
-    declared = answer.length  # None where the server does not say
-    body = bytearray()
-    while len(body) <= MAX_DOWNLOAD_BYTES and (declared or 0) <= MAX_DOWNLOAD_BYTES:
-        part = answer.read1(2**16)
-        body += part
-        if not part:
-            _check_deadline(url, deadline)
-            if declared is not None and len(body) < declared:
-                raise ValueError(f"{_shown(url)} broke off after {len(body)} of {declared} bytes: try again.")
-            return bytes(body)
-    raise ValueError(
-        f"{_shown(url)} is over {MAX_DOWNLOAD_BYTES // 2**20} MiB: download it, scale it down, and give its path."
-    )
-
-
-def _parts(url: str) -> tuple[bool, str, int, str]:
-    """Whether TLS is used, the host, port and target of an http(s) URL without credentials."""
-    from urllib.parse import urlsplit
-
-    try:
-        split = urlsplit(url)
-        host, port = split.hostname or "", split.port
-    except ValueError as error:
-        raise ValueError(f"This URL is malformed ({error}): expected https://host/picture.png.") from None
-    if split.scheme not in ("http", "https") or not host or re.search(r"[\x00-\x20]", host):
-        raise ValueError(
-            f"{_shown(url)} cannot be fetched: only http:// and https:// URLs are; give a file as its plain path."
-        )
-    if split.username is not None or split.password is not None:  # they would travel on in saved requests
-        raise ValueError(
-            f"{_shown(url)} is given with a user name or password: download the picture and give its path."
-        )
-    tls = split.scheme == "https"
-    target = (split.path or "/") + (f"?{split.query}" if split.query else "")
-    return tls, host, port if port is not None else (443 if tls else 80), target
-
-
-def _connect(host: str, port: int, deadline: float) -> socket.socket:
-    """A connection to an address that was checked, not to a name that may point elsewhere when asked again."""
-    import ipaddress
-    import socket
-
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise ValueError(f"The host {host!r} cannot be found: check the address and the network.") from None
-    for *_, address in found:
-        if not _allowed_address(ipaddress.ip_address(address[0])):
-            raise ValueError(
-                f"{host!r} points to {address[0]}, which is not a public address, and nothing is fetched from private "
-                "networks: download the picture and give its path."
-            )
-    failure = OSError("no address")
-    for family, kind, protocol, _, address in found:
-        connection = socket.socket(family, kind, protocol)
-        try:
-            connection.settimeout(_left(deadline))
-            connection.connect(address)
-            return connection
-        except OSError as error:
-            connection.close()
-            failure = error
-    raise failure
-
-
-def _allowed_address(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether `ip` is on the public internet, and so is the IPv4 address that it may carry. Tests replace this."""
-    import ipaddress
-
-    if isinstance(ip, ipaddress.IPv6Address):
-        carried = ip.ipv4_mapped or ip.sixtofour
-        if ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64, RFC 6052: networks without IPv4 reach it through this
-            carried = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if carried is not None:
-            return _allowed_address(carried)
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved)
-
-
-def _tls_context() -> Any:
-    """Certificates and host names are verified. Tests replace this, to trust their own."""
-    import ssl
-
-    return ssl.create_default_context()
-
-
-def _left(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.001)
-
-
-def _check_deadline(url: str, deadline: float) -> None:
-    if time.monotonic() >= deadline - 0.05:  # a timer may be early by a hair
-        raise ValueError(
-            f"{_shown(url)} took over {MAX_DOWNLOAD_SECONDS:g} seconds: try again, or download it and give its path."
-        ) from None
-
-
-def _shown(url: str) -> str:
-    """The URL as an error may show it: without user, password and query, where keys are kept."""
-    scheme, _, rest = url.partition("://")
-    if not rest:
-        return _short(url)
-    place = re.split(r"[?#]", rest)[0]
-    host, slash, path = place.partition("/")
-    return _short(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
+        raise ValueError(f"{short(url)} is not a whole data URL: expected data:image/png;base64,… .") from None

@@ -1,8 +1,8 @@
 """Video files: frames, a playback speed, a text and a picture, in and out of MP4, GIF, WebP and folders of PNGs.
 
 Nothing here knows of requests or clips. The text travels as one line of ASCII JSON, `{"svdlab": text, …}`, in each
-format's ordinary comment field, so that any string survives exactly and common tools show it: `ffprobe` for MP4,
-`exiftool` for the rest. The picture travels losslessly: as cover art in MP4 (players show it as the thumbnail and play
+format's ordinary comment field, so that any string survives exactly and ordinary tools show it (`ffprobe` for
+MP4). The picture travels losslessly: as cover art in MP4 (players show it as the thumbnail and play
 the clip), as base64 in the JSON elsewhere.
 """
 
@@ -86,7 +86,7 @@ def write(
     path, shots, suffix = Path(path), _checked(frames, fps), check_path(path)
     if max_bytes is not None and (suffix != ".gif" or max_bytes < 1):
         raise ValueError(
-            "max_bytes is for .gif; for a smaller .mp4 raise crf (17 is usual, 28 is a quarter of the size)."
+            "max_bytes is for .gif; for a smaller .mp4 raise crf (17 is usual, 28 takes a third of that or less)."
         )
     if not (isinstance(loop, int) and loop >= 0):
         raise ValueError(f"loop={loop!r} must be how often the clip plays: 0 (for ever), 1, 2, …")

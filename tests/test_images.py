@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pictures import cmyk_profile, encoded, http, scene, serve, swapped_profile
 from PIL import Image, ImageCms
 
-from svdlab import images
+from svdlab import fetch, images
 from svdlab.images import EXAMPLES, crop_box, digest, fit, read, to_text
 
 SCENE = scene()
@@ -621,12 +621,12 @@ PNG = encoded(SCENE)
 @pytest.fixture
 def loopback(monkeypatch):
     """127.0.0.1, and it alone, counts as public."""
-    monkeypatch.setattr(images, "_allowed_address", lambda ip: str(ip) == "127.0.0.1")
+    monkeypatch.setattr(fetch, "_allowed_address", lambda ip: str(ip) == "127.0.0.1")
 
 
 @pytest.fixture
 def hasty(monkeypatch):
-    monkeypatch.setattr(images, "MAX_DOWNLOAD_SECONDS", 0.6)
+    monkeypatch.setattr(fetch, "MAX_DOWNLOAD_SECONDS", 0.6)
 
 
 def test_a_good_download(loopback):
@@ -719,7 +719,7 @@ def test_a_redirect_with_credentials_is_refused_and_does_not_tell(loopback):
     ],
 )
 def test_bad_answers(loopback, monkeypatch, answer, sentence):
-    monkeypatch.setattr(images, "MAX_DOWNLOAD_BYTES", 2**20)
+    monkeypatch.setattr(fetch, "MAX_DOWNLOAD_BYTES", 2**20)
     with serve(lambda path, file: file.write(answer)) as (url, _):
         text = refusal(f"{url}/x.png?key=hunter2")
         assert text.startswith(sentence.replace("URL", f"{url}/x.png"))
@@ -811,12 +811,12 @@ def test_loopback_is_refused_although_somebody_listens():
     "address", ["93.184.216.34", "8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"]
 )
 def test_public_addresses_are_allowed(address):
-    assert images._allowed_address(ipaddress.ip_address(address))
+    assert fetch._allowed_address(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize("host", [h.strip("[]") for h in PRIVATE if h[0] == "[" or h.count(".") == 3])
 def test_private_addresses_are_not_allowed(host):
-    assert not images._allowed_address(ipaddress.ip_address(host))
+    assert not fetch._allowed_address(ipaddress.ip_address(host))
 
 
 def resolves_to(monkeypatch, *answers: list[str]) -> list[str]:
@@ -894,7 +894,7 @@ def test_tls_is_verified_against_the_host_name(loopback, monkeypatch, certificat
         resolves_to(monkeypatch, ["127.0.0.1"])
         good, bad = f"https://pictures.example:{port}/a.png", f"https://other.example:{port}/a.png"
         assert "could not be fetched (SSLCertVerificationError" in refusal(good)  # nobody vouches for it
-        monkeypatch.setattr(images, "_tls_context", lambda: ssl.create_default_context(cafile=certificate / "cert.pem"))
+        monkeypatch.setattr(fetch, "_tls_context", lambda: ssl.create_default_context(cafile=certificate / "cert.pem"))
         assert same(read(good), SCENE)
         assert "Hostname mismatch" in refusal(bad)
         assert len(requests) == 1
@@ -911,7 +911,7 @@ def test_a_dripping_tls_server_is_cut_off(loopback, hasty, monkeypatch, certific
     server.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
     with serve(drip, tls=server) as (url, _):
         resolves_to(monkeypatch, ["127.0.0.1"])
-        monkeypatch.setattr(images, "_tls_context", lambda: ssl.create_default_context(cafile=certificate / "cert.pem"))
+        monkeypatch.setattr(fetch, "_tls_context", lambda: ssl.create_default_context(cafile=certificate / "cert.pem"))
         began = time.monotonic()
         assert "took over 0.6 seconds" in refusal(f"https://pictures.example:{url.rpartition(':')[2]}/a.png")
         assert time.monotonic() - began < 2.5

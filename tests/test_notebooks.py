@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import nbformat
 import papermill
 import pytest
 
-from svdlab import read
+from svdlab import kernels, notebooks, read, results
+from svdlab.cli import main
 
+PARAMS = Path(__file__).parents[1] / "params"
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
@@ -37,3 +41,125 @@ def test_quickstart(execute, tmp_path):
     calm, lively = read(tmp_path / "made" / "clip.mp4"), read(tmp_path / "made" / "livelier.mp4")
     assert (calm.request.motion_bucket_id, lively.request.motion_bucket_id) == (127, 220)
     assert len(calm.frames) == len(read(tmp_path / "made" / "livelier.gif").frames) == 14
+
+
+@pytest.fixture
+def warm():
+    yield
+    kernels.cool()
+
+
+@pytest.mark.slow
+def test_micro_conditioning(execute, tmp_path):
+    """The study at the size that the notebook itself has: motion rises with the bucket."""
+    shown = execute("02_micro_conditioning", results=str(tmp_path / "made"))
+    assert "rises with it (rank correlation +" in shown
+    assert shown.count("<video") == 18 + 1
+    assert (tmp_path / "made" / "wall.mp4").stat().st_size > 10_000
+    assert len(results.load(tmp_path / "made")) == 18
+
+
+def reduced(given: dict) -> dict:
+    """The study at the size of a test: two values an axis, one seed, few steps."""
+    axes = {}
+    for name, values in given["axes"].items():
+        values = [values["start"], values["stop"]] if isinstance(values, dict) else [values[0], values[-1]]
+        axes[name] = values[:1] if name == "seed" and len(given["axes"]) > 1 else values
+    if "num_inference_steps" in axes:
+        return given | {"axes": axes | {"num_inference_steps": [2, 3]}}
+    return given | {"axes": axes, "fixed": given.get("fixed", {}) | {"num_inference_steps": 2}}
+
+
+def test_every_parameter_file_runs_at_reduced_size(tmp_path, monkeypatch, capsys, warm):
+    """Twins for SVD-XT too: only their variant is another here. One warm kernel for all of them."""
+    monkeypatch.chdir(tmp_path)
+    files = sorted(PARAMS.glob("*.yaml"))
+    for file in files:
+        text = file.read_text()
+        assert text.startswith("# "), f"{file.name} does not say what it is for"
+        given = reduced(notebooks.parameters(file)) | {"variant": "tiny", "image": "rocket"}
+        (tmp_path / file.name).write_text(json.dumps(given))  # JSON is YAML
+    assert len(files) == 15
+    assert main(["run", str(NOTEBOOKS / "02_micro_conditioning.ipynb"), *(file.name for file in files)]) == 0
+    printed = capsys.readouterr().out.split()
+    assert printed == [str(Path("results") / file.stem / "02_micro_conditioning.ipynb") for file in files]
+    for file in files:
+        frame = results.load(tmp_path / "results" / file.stem)
+        assert set(frame["status"]) == {"done"}, file.stem
+        assert len(frame) >= 2
+        assert (tmp_path / "results" / file.stem / "wall.mp4").is_file()
+
+
+@pytest.fixture
+def probe(tmp_path) -> Path:
+    """A notebook that tells which process ran it and what it found there."""
+    cells = [
+        nbformat.v4.new_code_cell("who = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(
+            "import os, sys\n"
+            "print(os.getpid(), who, 'left' in globals(), 'colorsys' in sys.modules, os.getcwd())\n"
+            "import colorsys\nleft = 1\nassert who != 13, 'unlucky'\nif who == 99: os._exit(1)"
+        ),
+    ]
+    path = tmp_path / "probe.ipynb"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+def said(copy: Path) -> list[str]:
+    [output] = [o for c in nbformat.read(copy, 4).cells for o in c.get("outputs", ()) if o.output_type == "stream"]
+    return output.text.split()
+
+
+def test_one_kernel_for_several_files_with_its_names_cleared(probe, tmp_path, monkeypatch, warm):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"a": "who: 2", "b": "who: 3", "c": "{}"}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    copies = list(notebooks.execute(probe, ["a.yaml", "b.yaml", "c.yaml"]))
+    first, second, third = (said(copy) for copy in copies)
+    assert first[0] == second[0] == third[0]
+    assert [x[1] for x in (first, second, third)] == ["2", "3", "1"]
+    assert [x[2] for x in (first, second, third)] == ["False"] * 3  # names are cleared
+    assert [x[3] for x in (first, second, third)] == ["False", "True", "True"]  # modules stay
+    assert first[4] == str(tmp_path)
+    assert [cell.execution_count for cell in nbformat.read(copies[1], 4).cells] == [1, 2, 3]
+
+
+def test_a_run_that_fails_or_dies_names_the_study_and_the_next_gets_a_new_kernel(
+    probe, tmp_path, monkeypatch, capsys, warm
+):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"good": "who: 2", "bad": "who: 13", "dead": "who: 99"}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert main(["run", "probe.ipynb", "good.yaml", "bad.yaml"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.split() == ["results/good/probe.ipynb"]
+    assert "bad: AssertionError: unlucky" in captured.err.splitlines()[-1]
+    assert main(["run", "probe.ipynb", "dead.yaml"]) == 1
+    assert "dead: " in capsys.readouterr().err.splitlines()[-1]
+    [copy] = notebooks.execute(probe, ["good.yaml"])
+    assert said(copy)[2:4] == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("who: 2\nwho: 3", "sets 'who' twice"),
+        ("who: !!python/object/apply:os.system [echo]", "is not plain YAML"),
+        ("- 1\n- 2", "sets nothing: expected lines like"),
+        ("who: [1", "is not plain YAML"),
+        ("wha: 2", "probe.ipynb has no parameter 'wha': did you mean 'who'?"),
+        ("zzz: 2", "probe.ipynb has no parameter 'zzz': it has who."),
+    ],
+)
+def test_a_parameter_file_that_cannot_be_meant_stops_before_anything_runs(probe, tmp_path, monkeypatch, text, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.yaml").write_text("who: 2")
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        list(notebooks.execute(probe, ["good.yaml", "odd.yaml"]))
+    assert sentence in str(refusal.value)
+    assert not (tmp_path / "results").exists()
+    with pytest.raises(ValueError, match="cannot be read"):
+        notebooks.parameters(tmp_path / "none.yaml")

@@ -46,7 +46,7 @@ class Options:
     vae_batch: int = 4  # pictures a step and process
     processes: int = field(default_factory=lambda: 1 if torch.cuda.is_available() else os.cpu_count() or 1)
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
-    rate: float = 1.5e-3
+    rate: float = 1e-3
     vae_rate: float = 3e-4
     uses: int = 6  # how often a drawn and encoded clip is trained on, each time with other noise
     pool: int = 192  # clips kept encoded, a process
@@ -74,14 +74,14 @@ def preconditioned(clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor,
 
 
 def draw_sigmas(count: int, dice: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
-    """Noise levels: six in ten log-uniform from 4 to 700, the others log-normal around 0.6.
+    """Noise levels: three in four log-uniform from 4 to 700, the others log-normal around 0.6.
 
     Picture, bucket and frame rate settle the clip, so the sampler's first steps, at the highest noise, decide where
     everything goes; the rest only sharpens it. That is why the high levels get the larger share.
     """
     high = 4 * (700 / 4) ** torch.rand(count, generator=dice)
     low = torch.exp(-0.5 + 1.4 * torch.randn(count, generator=dice))
-    return torch.where(torch.rand(count, generator=dice) < 0.6, high, low).clamp(0.002, 700).to(device)
+    return torch.where(torch.rand(count, generator=dice) < 0.75, high, low).clamp(0.002, 700).to(device)
 
 
 def motion_weight(clean: Tensor, strength: float = 8.0) -> Tensor:
@@ -316,7 +316,7 @@ def train(
 ):
     """Step until the time is up. `loss_of(step)` gives a loss; `export()` renews the weights folder now and then."""
     parameters = [each for each in run.model.parameters() if each.requires_grad]
-    last, saved, exported, losses = time.monotonic(), run.seconds, run.seconds, []
+    last, saved, exported, losses, parent = time.monotonic(), run.seconds, run.seconds, [], os.getppid()
     while run.seconds < minutes * 60 and (options.steps is None or run.step < options.steps):
         for group in run.optimizer.param_groups:
             group["lr"] = rate * rate_at(run.seconds / (minutes * 60), run.step, warm_up)
@@ -328,13 +328,15 @@ def train(
         run.optimizer.step()
         run.average.update(run.model)
         run.step += 1
-        losses.append(float(loss))
+        losses.append(loss.item())
         now = time.monotonic()
         clock = torch.tensor([run.seconds + now - last], dtype=torch.float64)
         last = now
         if options.processes > 1:
             dist.broadcast(clock, 0)  # one clock, so that all stop together
         run.seconds = float(clock)
+        if os.getppid() != parent:
+            raise SystemExit("the process that started this one is gone")
         if rank:
             continue
         if run.step % 10 == 0:

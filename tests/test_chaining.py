@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from svdlab import chain, generate, read
-from svdlab.chain import jump
+from svdlab.chaining import jump
 from svdlab.clip import Seam
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")

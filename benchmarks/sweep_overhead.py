@@ -1,0 +1,85 @@
+"""What a sweep costs beside a bare loop over the pipeline that saves the same files, and how fast 10,000 rows load.
+
+    python benchmarks/sweep_overhead.py [--setup tiny] [--clips 8] [--rounds 3]
+
+The two take turns in one process on one loaded pipeline, each clip with another seed. Time is that of the processor:
+on a shared machine the clock on the wall measures the neighbours. `without sharing` is the sweep's own work alone,
+since a sweep that shares the encoded picture can be faster than the loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+
+from svdlab import Request, Setup, generate, grid, results, sweep
+
+
+def bare(pipeline, trials, folder: Path) -> None:
+    for trial in trials:
+        generate(pipeline, trial.request, progress=False).save(folder / f"{trial.request.seed}.mp4")
+
+
+def timed(work, *arguments) -> tuple[float, float]:
+    wall, processor = time.perf_counter(), time.process_time()
+    work(*arguments)
+    return time.process_time() - processor, time.perf_counter() - wall
+
+
+def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
+    pipeline = sweep.loaded(setup)
+    kept, taken = sweep.shared, {"bare loop": [], "sweep": [], "sweep without sharing": []}
+    for number in range(rounds + 1):
+        trials = grid(setup, request, motion_bucket_id=[10 * i for i in range(clips)], seed=[number])
+        for name, times in taken.items():
+            with tempfile.TemporaryDirectory() as folder:
+                if name == "bare loop":
+                    spent = timed(bare, pipeline, trials, Path(folder))
+                else:
+                    sweep.shared = kept if name == "sweep" else contextlib.nullcontext
+                    spent = timed(lambda folder=folder, trials=trials: sweep.run(trials, folder, quality=False))
+            if number:  # the first round warms up
+                times.append([seconds / clips for seconds in spent])
+    sweep.shared = kept
+    loop = median(cpu for cpu, _ in taken["bare loop"])
+    for name, times in taken.items():
+        cpu, wall = (median(each) for each in zip(*times, strict=True))
+        print(f"{name:22} {cpu:8.4f} s of processor a clip, {wall:8.4f} s in all: {100 * (cpu / loop - 1):+5.1f} %")
+
+
+def table(setup: Setup, request: Request, count: int = 10_000) -> None:
+    row = results.Row(key="", setup=results.settled(setup), request=request, machine=sweep.Machine.here())
+    row = dataclasses.replace(row, timings={"sample_seconds": 1.0}, quality={f"m{i}": i / 7 for i in range(15)})
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(count):
+            Path(folder, f"{i:016x}.json").write_text(dataclasses.replace(row, key=f"{i:016x}").to_json())
+        results.load(folder)
+        texts = [path.read_bytes() for path in Path(folder).iterdir()]
+        parsing, _ = timed(lambda: [json.loads(text) for text in texts])
+        cpu, wall = timed(results.load, folder)
+    print(f"{count:,} rows to a table: {cpu:.2f} s of processor, {wall:.2f} s in all; json alone: {parsing:.2f} s")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--setup", default="tiny", help="a variant, or a folder with weights of svd's classes")
+    options.add_argument("--clips", type=int, default=8)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--fields", type=json.loads, default={}, help="of the request, as JSON")
+    given = options.parse_args()
+    setup = Setup("svd", weights=given.setup) if Path(given.setup).is_dir() else Setup(given.setup)
+    warnings.simplefilter("ignore", UserWarning)
+    request = setup.request(image="rocket", **given.fields)
+    overhead(setup, request, given.clips, given.rounds)
+    table(setup, request)
+
+
+if __name__ == "__main__":
+    main()

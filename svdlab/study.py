@@ -1,0 +1,88 @@
+"""What a sweep says about one knob: the numbers by its values, and what they come to in words.
+
+>>> frame = study.load("results/motion", rows)
+>>> study.summary(frame, "motion_bucket_id")
+>>> print(study.findings(frame, "motion_bucket_id"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svdlab import results
+from svdlab.results import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# column -> what a reader calls it, with its unit: the columns of `svdlab.quality.Quality` worth a curve each
+MEASURES = {
+    "motion_fast_px": "motion of the fastest 5 % (pixels a frame)",
+    "camera_motion_px": "camera motion (pixels a frame)",
+    "likeness_first_ssim": "likeness of the first frame (SSIM)",
+    "likeness_mean_ssim": "likeness over the clip (SSIM)",
+    "flicker_percent": "flicker (% of full scale)",
+    "sharpness_relative": "sharpness (picture = 1)",
+}
+CLEAR = 0.9  # rank correlation from which on a trend is called one
+WORTH = 0.1  # of the middle value: a range under this share is called "hardly changes"
+
+
+def load(folder: str | Path, rows: Iterable[Row]) -> pd.DataFrame:
+    """The table of these rows alone, out of a folder that may hold others."""
+    frame: Any = results.load(folder)
+    return frame[frame["key"].isin([row.key for row in rows])].reset_index(drop=True)
+
+
+def made(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a clip. A `ValueError` that quotes the first failure where there is none."""
+    done: Any = frame[frame["status"] == "done"] if len(frame) else frame
+    if not len(done):
+        reason = f": {frame['error'].tolist()[0]}" if len(frame) else ": the folder holds no rows; run a sweep into it"
+        raise ValueError(f"There is no clip to study{reason}")
+    return done
+
+
+def summary(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
+    """One line for each value of `knob`: how many clips, the median of each measure over them, and seconds a clip."""
+    done: Any = made(frame)
+    if knob not in done:
+        raise ValueError(f"The rows have no {knob!r}: expected a field of a request, such as motion_bucket_id.")
+    present = [name for name in measures if name in done and bool(done[name].notna().any())]
+    groups: Any = done.groupby(knob, sort=True)
+    table = groups[present].median()
+    table.insert(0, "clips", groups.size())
+    table["seconds"] = groups[["sample_seconds", "decode_seconds"]].median().sum(axis=1)
+    return table
+
+
+def findings(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEASURES)) -> str:
+    """What the numbers say of this picture, a line of Markdown a measure: from where to where, and whether it rises,
+    falls or wanders with the knob (Spearman's rank correlation over all clips)."""
+    done: Any = made(frame)
+    table: Any = summary(frame, knob, measures)
+    if len(table) < 2:
+        return f"Only one value of `{knob}` was tried: give it two or more to compare."
+    lines = [f"`{knob}` from {_value(table, 0)} to {_value(table, -1)}, {int(table['clips'].sum())} clips:", ""]
+    for name in table.columns.drop(["clips", "seconds"]):
+        medians: Any = table[name]
+        first, last = medians.iloc[0], medians.iloc[-1]
+        spread, middle = medians.max() - medians.min(), medians.abs().median()
+        ranks: Any = done[[knob, name]].rank()
+        trend: float = ranks[knob].corr(ranks[name])
+        if not spread > WORTH * middle:
+            course = "hardly changes"
+        elif abs(trend) >= CLEAR:
+            course = f"{'rises' if trend > 0 else 'falls'} with it (rank correlation {trend:+.2f})"
+        else:
+            course = f"does not follow it clearly (rank correlation {trend:+.2f})"
+        ends = f"{first:.3g} at {_value(table, 0)}, {last:.3g} at {_value(table, -1)}"
+        lines.append(f"- **{MEASURES.get(name, name)}** {course}: {ends}.")
+    return "\n".join(lines)
+
+
+def _value(table: pd.DataFrame, place: int) -> str:
+    value = table.index[place]
+    return f"{value:g}" if isinstance(value, float) else str(value)

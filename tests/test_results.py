@@ -1,0 +1,359 @@
+"""A row says what was asked and what came of it, is found again by its question, and outlives writers and versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from svdlab import Request, Setup, results
+from svdlab.machine import Machine
+from svdlab.results import Row, export, find, identity, load, rows, save
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab.request")
+RANDOM = Setup("svd", weights="random", dtype="fp32")
+HERE = Machine("cpu", "Abacus", 64, 2, "3.11", {"torch": "2.13.0", "diffusers": None}, "abc")
+
+
+def asked(**fields) -> Request:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return Request.for_variant("svd", **{"image": "rocket", "height": 64, "width": 96} | fields)
+
+
+def row(number: int = 0, **fields) -> Row:
+    made: dict = {
+        "key": f"{number:016x}",
+        "setup": RANDOM,
+        "request": asked(seed=number),
+        "timings": {"sample_seconds": 1.5 + number, "decode_seconds": 0.5},
+        "quality": {"motion": {"median_pixels": 0.25 * number}, "black": False},
+        "axes": ("seed",),
+        "picture": "5f" * 32,
+        "machine": HERE,
+        "created": f"2026-01-01T00:00:{number:02d}+00:00",
+        "version": "0.1.0",
+    }
+    return Row(**made | fields)
+
+
+def put(folder: Path, one: Row, clip: bool = True) -> Row:
+    """Save a row with a clip that is none: nothing here may open it."""
+    scratch = folder / ".scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    file = scratch / "clip.mp4"
+    file.write_bytes(b"not a video")
+    done = save(one, folder, scratch, file if clip and one.status == "done" else None)
+    shutil.rmtree(scratch)
+    return done
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_comes_back_as_it_went(tmp_path):
+    kept = put(tmp_path, row(3, notes=("a", "b"), quality=None))
+    assert rows(tmp_path) == [kept]
+    assert find(tmp_path, kept.key) == kept
+    assert kept.clip == tmp_path / f"{kept.key}.mp4"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{kept.key}.json", f"{kept.key}.mp4"]
+    assert str(tmp_path) not in (tmp_path / f"{kept.key}.json").read_text()  # so that the folder can move
+
+
+def test_a_row_opens_its_clip(tmp_path, ask):
+    from svdlab.clip import Clip
+
+    frames = [Image.new("RGB", (96, 64), (40 * i, 0, 0)) for i in range(6)]
+    clip = Clip(frames, ask(), RANDOM)
+    kept = save(row(request=clip.request), tmp_path, tmp_path, clip.save(tmp_path / "beside.mp4"))
+    assert len(kept.open().frames) == 6
+    with pytest.raises(ValueError, match=r"no clip of trial .*: the card caught fire"):
+        row(status="failed", error="the card caught fire.").open()
+
+
+def test_a_picture_from_memory_lies_beside_the_rows_once(tmp_path, ask, picture):
+    for seed in (1, 2):
+        put(tmp_path, row(seed, request=ask(seed=seed)))
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    [first, _] = rows(tmp_path)
+    assert identity(RANDOM, first.request) == identity(RANDOM, ask(seed=1))
+    assert (tmp_path / "0000000000000001.json").stat().st_size < 2000
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    odd = row(
+        quality={"flow": math.nan, "curve": [1.0, math.inf], "many": np.float32(2), "array": np.array([1.5, -np.inf])}
+    )
+    put(tmp_path, odd)
+    text = (tmp_path / f"{odd.key}.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert rows(tmp_path)[0].quality == {"flow": None, "curve": [1.0, None], "many": 2.0, "array": [1.5, None]}
+
+
+def test_an_answer_stands_before_a_failure_whichever_came_last(tmp_path):
+    failed = put(tmp_path, row(status="failed", error="Out of memory.", timings={}))
+    assert rows(tmp_path) == [failed]
+    done = put(tmp_path, row())
+    assert rows(tmp_path) == [done]
+    assert not list(tmp_path.glob("*.failed.json"))
+    put(tmp_path, failed)  # another machine, later
+    assert rows(tmp_path) == [done]
+    assert find(tmp_path, done.key) == done
+
+
+def test_folders_merge_by_being_copied_together(tmp_path):
+    here, there, both = tmp_path / "here", tmp_path / "there", tmp_path / "both"
+    for number in range(4):
+        put(here, row(number) if number != 2 else row(2, status="failed", error="It failed here."))
+    for number in range(2, 6):
+        put(there, row(number) if number != 3 else row(3, status="failed", error="It failed there."))
+    for folder in (here, there):
+        shutil.copytree(folder, both, dirs_exist_ok=True)
+    assert [(r.key, r.status) for r in rows(both)] == [(f"{number:016x}", "done") for number in range(6)]
+    assert all(r.clip and r.clip.parent == both and r.clip.exists() for r in rows(both))
+    assert len(load(both)) == 6
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"key": 3}', "[1]", '{"key": "a", "setup": {}, "request": 5}', "\0\0\0", "[" * 9000]
+)
+def test_a_torn_or_foreign_file_is_named_and_passed_over(tmp_path, text):
+    kept = put(tmp_path, row(1))
+    (tmp_path / "params.json").write_text(text)
+    with pytest.warns(UserWarning, match=r"params\.json is passed over"):
+        assert rows(tmp_path) == [kept]
+    with pytest.warns(UserWarning, match=r"params\.json is passed over"):
+        assert len(load(tmp_path)) == 1
+
+
+def test_a_torn_row_counts_as_not_there(tmp_path):
+    kept = put(tmp_path, row(1))
+    file = tmp_path / f"{kept.key}.json"
+    whole = file.read_bytes()
+    for length in range(0, len(whole) - 1, 97):
+        file.write_bytes(whole[:length])
+        assert find(tmp_path, kept.key) is None
+    file.write_bytes(whole)
+    assert find(tmp_path, kept.key) == kept
+    (tmp_path / f"{kept.key}.mp4").unlink()
+    assert find(tmp_path, kept.key) is None  # its clip is gone: to be made anew
+
+
+def test_rows_of_an_older_version_still_read(tmp_path):
+    old = {"key": "ab", "setup": {"variant": "svd"}, "request": {"image": "rocket"}, "machine": {"device": "cpu"}}
+    (tmp_path / "ab.json").write_text(json.dumps(old))
+    [read] = rows(tmp_path)
+    assert (read.status, read.timings, read.quality, read.clip, read.version) == ("done", {}, None, None, None)
+    assert read.machine
+    assert read.machine.name is None
+    assert list(load(tmp_path)["image"]) == ["rocket"]
+
+
+def test_rows_of_a_newer_version_read_as_far_as_they_can(tmp_path):
+    kept = put(tmp_path, row(1))
+    file = tmp_path / f"{kept.key}.json"
+    fields = json.loads(file.read_text())
+    file.write_text(json.dumps(fields | {"watts": 300, "machine": fields["machine"] | {"planet": "Earth"}}))
+    assert rows(tmp_path) == [kept]
+    assert list(load(tmp_path)["watts"]) == [300]  # kept where it can be
+    file.write_text(json.dumps(fields | {"request": fields["request"] | {"camera": "left"}}))
+    with pytest.warns(UserWarning, match="passed over.*'camera'.*newer svdlab"):  # it would be another question
+        assert rows(tmp_path) == []
+    assert list(load(tmp_path)["camera"]) == ["left"]
+
+
+def test_no_folder_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        rows(tmp_path / "nothing")
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_tidy(tmp_path):
+    for number in (2, 0, 1):
+        put(tmp_path, row(number))
+    put(tmp_path, row(3, status="failed", error="Out of memory.", timings={}, quality=None))
+    table = load(tmp_path)
+    assert list(table.seed) == [0, 1, 2, 3]
+    assert list(table.status) == ["done"] * 3 + ["failed"]
+    assert list(table.sample_seconds[:3]) == [1.5, 2.5, 3.5]
+    assert list(table.motion_median_pixels[:3]) == [0, 0.25, 0.5]
+    assert list(table["clip"])[0] == str(tmp_path / f"{0:016x}.mp4")  # noqa: RUF015
+    first = table.iloc[0]
+    assert (first.variant, first["dtype"], first["axes"], first.focus) == ("svd", "fp32", "seed", (0.5, 0.5))
+    assert (first.machine_name, first.machine_torch, first.machine_memory_bytes) == ("Abacus", "2.13.0", 64)
+    assert table.groupby(["optimizations", "focus"]).seed.count().item() == 4
+    assert "quality" not in table
+
+
+def test_a_name_taken_before_gets_its_group_in_front(tmp_path):
+    put(tmp_path, row(7, quality={"seed": "poor", "fps": 3.5}))
+    line = load(tmp_path).iloc[0]
+    assert (line.seed, line.quality_seed, line.fps, line.quality_fps) == (7, "poor", 7, 3.5)
+
+
+def test_an_empty_folder_gives_an_empty_table(tmp_path):
+    assert load(tmp_path).query("status == 'done'").empty
+
+
+def test_export(tmp_path, monkeypatch):
+    import pandas
+
+    put(tmp_path, row(1))
+    there = export(tmp_path, tmp_path / "tables" / "all.csv")
+    assert list(pandas.read_csv(there).sample_seconds) == [2.5]
+    assert [p.name for p in there.parent.iterdir()] == ["all.csv"]
+    with pytest.raises(ValueError, match=r"\.parquet or \.csv"):
+        export(tmp_path, "all.xlsx")
+
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(results.importlib, "import_module", missing)
+    with pytest.raises(ModuleNotFoundError, match="needs pyarrow: pip install"):
+        export(tmp_path, tmp_path / "all.parquet")
+
+
+def test_parquet(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    put(tmp_path, row(1))
+    table = pandas.read_parquet(export(tmp_path, tmp_path / "all.parquet"))
+    assert list(table.sample_seconds) == [2.5]
+
+
+# --- identity --------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_question_has_the_same_key_wherever_the_picture_lies(tmp_path, picture):
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "moved").mkdir()
+    shutil.copy(tmp_path / "a.png", tmp_path / "moved" / "b.png")
+    sources = [picture, np.asarray(picture), tmp_path / "a.png", str(tmp_path / "moved" / "b.png")]
+    sources += [(tmp_path / "a.png").read_bytes()]
+    assert len({identity(RANDOM, asked(image=source)) for source in sources}) == 1
+    assert identity(RANDOM, asked(image=picture.rotate(180))) != identity(RANDOM, asked(image=picture))
+    # what counts is what the model sees
+    assert identity(RANDOM, asked(image=picture, focus=(0, 0.5))) == identity(RANDOM, asked(image=picture))
+    assert identity(RANDOM, asked(image=picture, fit="stretch")) == identity(RANDOM, asked(image=picture))
+    tall = picture.resize((48, 96))
+    assert identity(RANDOM, asked(image=tall, focus=(0.5, 0))) != identity(RANDOM, asked(image=tall))
+
+
+def test_every_field_of_the_question_counts():
+    changes = {
+        "seed": 1,
+        "height": 128,
+        "width": 128,
+        "num_frames": 13,
+        "num_inference_steps": 9,
+        "sigmas": (9.0, 1.0),
+        "min_guidance_scale": 1.5,
+        "max_guidance_scale": 2.0,
+        "fps": 8,
+        "motion_bucket_id": 0,
+        "noise_aug_strength": 0.0,
+        "decode_chunk_size": 2,
+    }
+    assert set(changes) == {f.name for f in dataclasses.fields(Request)} - {"image", "fit", "focus", "variant"}
+    keys = [identity(RANDOM, asked()), *(identity(RANDOM, asked(**{k: v})) for k, v in changes.items())]
+    setups = [Setup("svd", weights="random", dtype="bf16"), Setup("svd", revision="a" * 40, dtype="fp32")]
+    setups += [Setup("svd", weights="random", dtype="fp32", optimizations=("forward-chunking=7",))]
+    keys += [identity(setup, asked()) for setup in setups]
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_is_filled_in_and_where_it_runs_do_not_count():
+    import torch
+
+    bare = Request(image="rocket")
+    assert identity(RANDOM, bare) == identity(RANDOM, bare.filled("svd"))
+    cpu = Setup("svd", weights="random", device="cpu")
+    assert identity(cpu, bare) == identity(RANDOM, bare)
+    if not torch.cuda.is_available():
+        assert identity(Setup("svd", weights="random"), bare) == identity(RANDOM, bare)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    fields=st.fixed_dictionaries(
+        {},
+        optional={
+            "seed": st.integers(0, 2**63 - 1),
+            "motion_bucket_id": st.integers(0, 255),
+            "noise_aug_strength": st.floats(0, 10),
+            "fps": st.integers(1, 1000),
+            "min_guidance_scale": st.floats(0, 1),
+            "sigmas": st.sets(st.floats(0.01, 700), min_size=1).map(lambda s: tuple(sorted(s, reverse=True))),
+        },
+    ),
+    order=st.randoms(),
+)
+def test_a_key_survives_json_and_the_order_of_fields(fields, order):
+    request = asked(**fields)
+    key = identity(RANDOM, request)
+    given_back = Row.from_json(row(request=request, key=key).to_json())
+    assert identity(given_back.setup, given_back.request) == given_back.key == key
+    shuffled = list(json.loads(request.to_json()).items())
+    order.shuffle(shuffled)
+    assert identity(RANDOM, Request.from_json(dict(shuffled))) == key
+    assert (
+        identity(RANDOM, asked(**{k: np.float64(v) if isinstance(v, float) else v for k, v in fields.items()})) == key
+    )
+
+
+def test_weights_are_known_by_what_is_in_them(tmp_path, checkpoint, micro):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    def key(folder) -> str:
+        return identity(Setup("svd", weights=str(folder), dtype="fp32"), asked())
+
+    shutil.copytree(checkpoint, tmp_path / "moved")
+    assert key(tmp_path / "moved") == key(checkpoint)
+    micro.save_pretrained(tmp_path / "saved again")
+    assert key(tmp_path / "saved again") == key(checkpoint)
+    micro.save_pretrained(tmp_path / "sharded", max_shard_size="100KB")
+    assert len(list((tmp_path / "sharded" / "unet").glob("*.safetensors"))) > 1
+    assert key(tmp_path / "sharded") == key(checkpoint)
+
+    file = tmp_path / "moved" / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[len(tensors) // 2]
+    tensors[name] = tensors[name] + torch.full_like(tensors[name], 1e-3)
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert key(tmp_path / "moved") != key(checkpoint)
+
+    scheduler = tmp_path / "saved again" / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace("700.0", "500.0"))
+    assert key(tmp_path / "saved again") != key(checkpoint)
+    file.write_bytes(file.read_bytes()[:1000])
+    assert key(tmp_path / "moved") == key(tmp_path / "moved")  # unreadable, and still a key for the failure
+    assert key(tmp_path / "nothing") != key(tmp_path / "moved")
+
+
+def test_weights_of_the_hub_are_known_by_their_commit(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    commit = "c0ffee" * 6 + "abcd"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--stabilityai--stable-video-diffusion-img2vid"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "model_index.json").write_text("{}")
+    setup = Setup("svd", dtype="fp16")
+    assert results.settled(setup).revision == commit
+    assert identity(setup, asked()) == identity(dataclasses.replace(setup, revision=commit), asked())
+    assert results.settled(Setup("svd-xt", dtype="fp16")).revision is None  # not fetched yet
