@@ -22,6 +22,7 @@ from PIL import Image
 
 import svdlab
 from svdlab import images, video
+from svdlab.optimizations.forward_chunking import chunk_sizes
 from svdlab.progress import Progress
 from svdlab.request import Request
 from svdlab.setup import Setup, setup_of
@@ -139,6 +140,13 @@ def generate(
     if seeds is not None:
         each = [dataclasses.replace(request, seed=seed) for seed in seeds]
         return [generate(pipeline, one, on_step=on_step, progress=progress) for one in each]
+
+    for size in chunk_sizes(pipeline):
+        if request.num_frames % size:
+            raise ValueError(
+                f"num_frames={request.num_frames} is not divisible by the forward chunk of {size}: "
+                "ask for a multiple of it, or load with forward-chunking=1."
+            )
 
     import torch
 

@@ -61,7 +61,7 @@ class Setup:
             raise ValueError(f"revision={self.revision!r} goes with weights='hub' only, not with {self.weights!r}.")
         if self.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"Unknown device {self.device!r}: expected 'cuda', 'cuda:1', 'mps' or 'cpu'.")
-        check(names)
+        check(names, v)
 
     def request(self, **fields: Any) -> Request:
         """`Request.for_variant` with this setup's variant."""
@@ -102,7 +102,7 @@ class Setup:
 def load(setup: Setup) -> StableVideoDiffusionPipeline:
     """A diffusers pipeline, on its device, with every optimisation applied and checked; ready for `generate`.
 
-    It remembers the setup with what was left open filled in (`setup_of`). Raises `WeightsError` where weights cannot
+    It remembers the setup with dtype and commit filled in (`setup_of`). Raises `WeightsError` where weights cannot
     be had or read, `MemoryError` where they cannot fit, `RuntimeError` where an optimisation did not take hold.
     """
     _check_torch()

@@ -8,6 +8,7 @@ from svdlab.optimizations.compile import COMPILE_UNET, COMPILE_VAE
 from svdlab.optimizations.forward_chunking import FORWARD_CHUNKING
 from svdlab.optimizations.offload import MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD
 from svdlab.optimizations.registry import STAGES, Optimization
+from svdlab.variants import Variant
 
 OPTIMIZATIONS: dict[str, Optimization] = {
     o.name: o for o in (MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD, FORWARD_CHUNKING, COMPILE_UNET, COMPILE_VAE)
@@ -27,8 +28,15 @@ def parse(text: str) -> tuple[Optimization, str | None]:
     return optimization, value or None
 
 
-def check(names: tuple[str, ...]) -> None:
-    """Raise a `ValueError` that says why these optimisations, in this order, cannot be had together."""
+def check(names: tuple[str, ...], variant: Variant) -> None:
+    """Raise a `ValueError` that says why `variant` cannot have these optimisations together, in this order."""
+    for optimization, value in map(parse, names):
+        expected = optimization.expected(variant)
+        if value is not None and value not in expected:
+            raise ValueError(
+                f"{optimization.name}={value} cannot be had with {variant.name}, whose clips have {variant.frames} "
+                f"frames: expected {optimization.values}, one of {', '.join(expected)}."
+            )
     chosen = [parse(text)[0] for text in names]
     for i, later in enumerate(chosen):
         for earlier in chosen[:i]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svdlab.optimizations.registry import Optimization
+from svdlab.variants import Variant
 
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
@@ -18,14 +19,12 @@ _SAME_SAVING = {25: 5, 14: 7}  # frames -> the largest chunk that saves what 1 s
 
 def _apply(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
     frames = pipeline.unet.config["num_frames"]
-    divisors = [n for n in range(1, frames + 1) if frames % n == 0]
-    size = _SAME_SAVING.get(frames, 1) if value is None else int(value) if value.isdecimal() else 0
-    if size not in divisors:
-        raise ValueError(
-            f"forward-chunking={value} does not divide the {frames} frames of this model: "
-            f"expected one of {', '.join(map(str, divisors))}."
-        )
+    size = int(value) if value is not None else _SAME_SAVING.get(frames, 1)
     pipeline.unet.enable_forward_chunking(chunk_size=size, dim=0)
+
+
+def _divisors(variant: Variant) -> tuple[str, ...]:
+    return tuple(str(n) for n in range(1, variant.frames + 1) if variant.frames % n == 0)
 
 
 def chunk_sizes(pipeline: StableVideoDiffusionPipeline) -> set[int]:
@@ -41,5 +40,6 @@ FORWARD_CHUNKING = Optimization(
     what="the UNet's feed-forward layers over a few frames at a time; about a third off the denoising peak",
     apply=_apply,
     holds=lambda pipeline: len(chunk_sizes(pipeline)) == 1,
-    values="a divisor of the frames, as in forward-chunking=5",
+    values="a divisor of the frames",
+    expected=_divisors,
 )

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from svdlab.variants import Variant
+
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
@@ -35,5 +37,6 @@ class Optimization:
     apply: Apply
     holds: Holds
     values: str | None = None  # what may follow the name after "=", in words; None: nothing
+    expected: Callable[[Variant], tuple[str, ...]] = lambda _: ()  # those values, for a variant
     conflicts: dict[str, str] = field(default_factory=dict)  # name -> why not both
     accelerator: bool = False  # needs something other than the processor
