@@ -42,7 +42,7 @@ tiny: $(INSTALLED)  ## train the bundled model further, from its own checkpoints
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[notebooks,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[notebooks,lab,dev]"
 	@touch $(INSTALLED)
 
 clean:

@@ -255,8 +255,8 @@ def _decode(
     if not broken:
         return pixels
     dtype = pipeline.vae.dtype
-    if dtype != torch.float32:
-        pipeline.vae.to(torch.float32)
+    if dtype != torch.float32 and not any(weight.is_meta for weight in pipeline.vae.parameters()):
+        pipeline.vae.to(torch.float32)  # (under sequential offload its weights are elsewhere, and stay as they are)
         try:
             pixels = pipeline.decode_latents(latents.float(), request.num_frames, request.decode_chunk_size)
         finally:
@@ -265,8 +265,8 @@ def _decode(
             notes.append(f"{broken} frames decoded to not-a-number in {dtype} and were decoded again in float32.")
             return pixels
     raise GenerationError(
-        f"{broken} of {request.num_frames} frames decoded to not-a-number, in float32 too: the weights of the VAE are "
-        "damaged; fetch them again."
+        f"{broken} of {request.num_frames} frames decoded to not-a-number in {dtype}, and float32 was no cure: load "
+        "with dtype='bf16' or 'fp32'; if that is no better, the weights of the VAE are damaged: fetch them again."
     )
 
 

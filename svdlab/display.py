@@ -58,10 +58,13 @@ def show(
     picture, a list of these, or `{label: thing}`, the labels becoming captions. Small clips are enlarged smoothly.
     Clips of different lengths share one clock: the shorter ones wait on their last frame.
 
-    `columns` a row (up to 4), `width` of each in pixels, `fps` at which clips play (7; files keep their own), `title`
-    above. Keys: space plays and pauses, ← → step a frame, Home and End. `ValueError` for what cannot be shown.
+    `columns` a row (up to 4), `width` of each in pixels, `fps` at which clips play (that of the first clip's request;
+    files keep their own), `title` above. Keys: space plays and pauses, ← → step a frame, Home and End. `ValueError`
+    for what cannot be shown.
     """
-    labelled = [(label, _opened(thing, fps)) for label, thing in _labelled(things)]
+    pairs = _labelled(things)
+    fps = fps or next((thing.request.fps for _, thing in pairs if hasattr(thing, "request")), None)
+    labelled = [(label, _opened(thing, fps)) for label, thing in pairs]
     if not labelled:
         raise ValueError("There is nothing to show: give a clip, a path, a picture, a list, or {label: thing}.")
     columns = columns or min(len(labelled), 4)

@@ -114,6 +114,8 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
     for text in setup.optimizations:
         if parse(text)[0].accelerator and device == "cpu":
             raise RuntimeError(f"{text!r} needs a GPU to offload from, and this runs on the processor: leave it out.")
+        if parse(text)[0].stage == "placement" and device not in ("cuda", "cuda:0", "mps"):
+            raise RuntimeError(f"{text!r} works on the first card only: choose one with CUDA_VISIBLE_DEVICES instead.")
     dtype_name = setup.dtype or ("fp32" if device == "cpu" else "fp16")
     dtype: torch.dtype = getattr(torch, DTYPES[dtype_name])
     setup = dataclasses.replace(setup, dtype=dtype_name)

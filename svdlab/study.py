@@ -65,11 +65,18 @@ def findings(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEA
     table: Any = summary(frame, knob, measures)
     if len(table) < 2:
         return f"Only one value of `{knob}` was tried: give it two or more to compare."
-    lines = [f"`{knob}` from {_value(table, 0)} to {_value(table, -1)}, {int(table['clips'].sum())} clips:", ""]
+    numbers = all(isinstance(value, (int, float)) for value in table.index.tolist())
+    values = f"from {_value(table, 0)} to {_value(table, -1)}" if numbers else f"of {len(table)} kinds"
+    lines = [f"`{knob}` {values}, {int(table['clips'].sum())} clips:", ""]
     for name in table.columns.drop(["clips", "seconds"]):
         medians: Any = table[name]
         first, last = medians.iloc[0], medians.iloc[-1]
         spread, middle = medians.max() - medians.min(), medians.abs().median()
+        if not numbers:
+            least, most = medians.idxmin(), medians.idxmax()
+            low, high = f"{medians.min():.3g} ({least})", f"{medians.max():.3g} ({most})"
+            lines.append(f"- **{MEASURES.get(name, name)}** ranges from {low} to {high}.")
+            continue
         ranks: Any = done[[knob, name]].rank()
         trend: float = ranks[knob].corr(ranks[name])
         if not spread > WORTH * middle:

@@ -144,7 +144,7 @@ def test_other_frames_than_the_chunk_divides_are_refused_before_the_work(checkpo
 
 
 def test_an_unknown_compile_mode():
-    with pytest.raises(ValueError, match="expected a mode of torch.compile, one of default, reduce-overhead, "):
+    with pytest.raises(ValueError, match=r"expected a mode of torch\.compile, one of default, reduce-overhead, "):
         Setup("svd", optimizations=("compile-unet=fastest",))
 
 

@@ -78,3 +78,5 @@ def test_a_second_knob_gets_a_line_a_value_and_words_are_categories(frame):
     figure = plots.curves(frame, "image", by="seed")
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["seed 1", "seed 2", "seed 3"]
+    assert "`image` of 2 kinds, 12 clips" in study.findings(frame, "image")
+    assert "(launch)" in study.findings(frame, "image")

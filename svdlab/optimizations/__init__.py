@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import difflib
 
-from svdlab.optimizations.compile import COMPILE_UNET, COMPILE_VAE
+from svdlab.optimizations.channels_last import CHANNELS_LAST
+from svdlab.optimizations.compile import COMPILE_BLOCKS, COMPILE_UNET, COMPILE_VAE
 from svdlab.optimizations.forward_chunking import FORWARD_CHUNKING
+from svdlab.optimizations.fp8 import FP8
 from svdlab.optimizations.offload import MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD
 from svdlab.optimizations.registry import STAGES, Optimization
+from svdlab.optimizations.single_token import SINGLE_TOKEN
+from svdlab.optimizations.split_guidance import SPLIT_GUIDANCE
 from svdlab.variants import Variant
 
-OPTIMIZATIONS: dict[str, Optimization] = {
-    o.name: o for o in (MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD, FORWARD_CHUNKING, COMPILE_UNET, COMPILE_VAE)
-}
+_ALL = (
+    *(CHANNELS_LAST, FP8),
+    *(MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD),
+    *(FORWARD_CHUNKING, SPLIT_GUIDANCE, SINGLE_TOKEN, COMPILE_UNET, COMPILE_BLOCKS, COMPILE_VAE),
+)
+OPTIMIZATIONS: dict[str, Optimization] = {o.name: o for o in _ALL}
 
 
 def parse(text: str) -> tuple[Optimization, str | None]:
