@@ -1,6 +1,6 @@
 """What one warm kernel saves over a plain papermill loop, on the same parameter files, in one run.
 
-    python benchmarks/warm_kernel.py [--files 12] [--steps 1] [--frames 2]
+    python benchmarks/warm_kernel.py [--files 20] [--steps 1] [--frames 2]
 
 Both run the micro-conditioning notebook once for each file and must leave the same rows and frames. The runs are short
 on purpose: what is saved is the start of a kernel, its imports, and loading the pipeline.
@@ -31,7 +31,7 @@ def seconds(*commands: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=12)
+    parser.add_argument("--files", type=int, default=20)
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--frames", type=int, default=2)
     options = parser.parse_args()

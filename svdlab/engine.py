@@ -7,6 +7,8 @@ notebooks every name is cleared, so that each starts as from nothing; only what 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from papermill.engines import NBClientEngine
@@ -20,8 +22,24 @@ class WarmEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *args: Any, **options: Any) -> Any:
         manager = kernels.warm(kernel_name)
+        nb_man.save = _seldom(nb_man.save)
         try:
             return super().execute_managed_notebook(nb_man, kernel_name, *args, km=manager, **options)
         except BaseException:  # Ctrl-C too: what the kernel was doing then is nobody's to inherit
             kernels.cool(kernel_name)
             raise
+        finally:
+            del nb_man.save  # papermill's own is back for the last state
+
+
+def _seldom(save: Callable[..., None], seconds: float = 1.0) -> Callable[..., None]:
+    """`save`, at most once in so many seconds: papermill writes the whole notebook twice a cell."""
+    last = 0.0
+
+    def saved(**options: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last > seconds:
+            save(**options)
+            last = time.monotonic()
+
+    return saved

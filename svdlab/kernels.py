@@ -43,12 +43,14 @@ def warm(name: str) -> AsyncKernelManager:
     """
     if name in _warm and not run_sync(_warm[name].is_alive)():
         cool(name)
-    if name not in _warm:
+    fresh = name not in _warm
+    if fresh:
         _warm[name] = OneClient(kernel_name=name)
         run_sync(_warm[name].start_kernel)()
     client = _warm[name].client()
     client.start_channels()
-    run_sync(client.wait_for_ready)(timeout=120)
+    if fresh:
+        run_sync(client.wait_for_ready)(timeout=120)
     asked = client.execute(_CLEAR.format(cwd=str(Path.cwd())), silent=True, store_history=False)
     while run_sync(client.get_shell_msg)(timeout=60)["parent_header"].get("msg_id") != asked:
         pass  # an answer to the question whether it is ready

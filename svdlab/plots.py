@@ -22,10 +22,10 @@ def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None
 
     done: Any = made(frame)
     shown = [name for name in measures or MEASURES if name in done and done[name].notna().any()]
-    columns = min(3, len(shown))
+    columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(4.2 * columns, 2.9 * lines), squeeze=False, layout="constrained"
+        lines, columns, figsize=(3.6 * columns, 2.7 * lines), squeeze=False, layout="constrained"
     )
     groups = [(None, done)] if by is None else list(done.groupby(by))
     numbers = done[knob].map(lambda value: isinstance(value, (int, float))).all()

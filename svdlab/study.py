@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # column -> what a reader calls it, with its unit: the columns of `svdlab.quality.Quality` worth a curve each
 MEASURES = {
+    "motion_mean_px": "motion, mean of the picture (pixels a frame)",
     "motion_fast_px": "motion of the fastest 5 % (pixels a frame)",
     "camera_motion_px": "camera motion (pixels a frame)",
     "likeness_first_ssim": "likeness of the first frame (SSIM)",

@@ -204,7 +204,7 @@ def _write_mp4(path: Path, frames, fps, metadata, picture, crf: int) -> None:
         if picture is not None:
             cover = container.add_stream("png", rate=1)
             cover.width, cover.height, cover.pix_fmt = *picture.size, "rgb24"
-            cover.disposition = Disposition.attached_pic  # pyright: ignore[reportAttributeAccessIssue]
+            cover.disposition = Disposition.attached_pic.value  # pyright: ignore[reportAttributeAccessIssue]
             packet = av.Packet(_png(picture))
             packet.stream, packet.pts, packet.dts, packet.time_base = cover, 0, 0, Fraction(1)
             container.mux(packet)

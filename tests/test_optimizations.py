@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -105,8 +107,10 @@ def test_fp8_halves_what_fp16_takes(checkpoint, ask):
     assert np.asarray(frames[-1]).std() > 1
 
 
-def test_every_optimisation_says_what_it_does_in_one_line():
+def test_every_optimisation_says_what_it_does_in_one_line_and_stands_in_the_readme():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
     for o in OPTIMIZATIONS.values():
+        assert f"| `{o.name}`" in readme
         assert 20 < len(o.what) < 130
         assert "\n" not in o.what
         assert (o.values is None) == (not o.expected(VARIANTS["svd"]))
