@@ -38,7 +38,7 @@ def main() -> None:
     buckets = [0, 60, 127, 220]
     rows = run(grid(setup, Request(image="rocket", seed=11), motion_bucket_id=buckets), folder)
     strips = [strip(row.open(), 6, height=110) for row in rows]
-    film([f"bucket {bucket}" for bucket in buckets], strips).save(out / "buckets.png", optimize=True)
+    film([f"bucket {bucket}" for bucket in buckets], strips).quantize(256).save(out / "buckets.png", optimize=True)
     rows = run(grid(setup, Request(image="rocket"), **parameters(ROOT / "params" / "motion.yaml")["axes"]), folder)
     figure = plots.curves(study.load(folder, rows), "motion_bucket_id")
     figure.savefig(out / "motion_curves.png", dpi=90)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from svdlab.study import MEASURES, made
+from svdlab.study import MEASURES, made, told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,12 +17,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None, by: str | None = None) -> Figure:
     """One small plot a measure against `knob`: a dot for each clip, a line through the medians, and a band from the
-    lowest to the highest (over seeds and whatever else varied). `by` draws a line for each value of a second knob."""
+    lowest to the highest (over seeds and whatever else varied). Measures that could not be told are left out. `by`
+    draws a line for each value of a second knob."""
     import matplotlib.pyplot as plt
 
     done: Any = made(frame)
-    shown = [name for name in measures or MEASURES if name in done and done[name].notna().any()]
-    columns = min(4, len(shown))
+    shown = told(done, knob, measures or tuple(MEASURES))
+    columns = 3 if len(shown) in (3, 5, 6) else min(4, len(shown))
     lines = -(-len(shown) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(3.6 * columns, 2.7 * lines), squeeze=False, layout="constrained"

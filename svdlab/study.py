@@ -46,12 +46,19 @@ def made(frame: pd.DataFrame) -> pd.DataFrame:
     return done
 
 
+def told(done: pd.DataFrame, knob: str, measures: Sequence[str]) -> list[str]:
+    """Those of the measures that have a number at every value of the knob: the camera's motion, for one, cannot be told
+    where most of the picture moves by itself."""
+    values: Any = done.groupby(knob)
+    return [name for name in measures if name in done and bool((values[name].count() > 0).all())]
+
+
 def summary(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
     """One line for each value of `knob`: how many clips, the median of each measure over them, and seconds a clip."""
     done: Any = made(frame)
     if knob not in done:
         raise ValueError(f"The rows have no {knob!r}: expected a field of a request, such as motion_bucket_id.")
-    present = [name for name in measures if name in done and bool(done[name].notna().any())]
+    present = told(done, knob, measures)
     groups: Any = done.groupby(knob, sort=True)
     table = groups[present].median()
     table.insert(0, "clips", groups.size())

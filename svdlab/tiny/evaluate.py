@@ -32,7 +32,7 @@ from .model import decode, encode
 from .scenes import draw, layers, pixels_per_frame
 
 # What the tiny model is asked by default; found by measurement (see LOG.md).
-STEPS, GUIDANCE, FPS, NOISE = 6, 1.0, 7, 0.02
+STEPS, GUIDANCE, FPS, NOISE = 4, 1.0, 7, 0.02
 BUCKETS = (20, 60, 105, 150, 195, 240)
 RATES = (6, 9, 14, 22)
 NOISES = (0.02, 0.1, 0.3)

@@ -410,6 +410,8 @@ def unet_run(options: Options, rank: int, vae: AutoencoderKLTemporalDecoder) -> 
 
     def loss_of(_: int) -> Tensor:
         short = run.seconds < options.short * options.minutes * 60
+        if not short and source.frames == SHORT_FRAMES:
+            run.average.step = 0  # whole clips differ enough that the mean should begin afresh
         clips = source.batch(options.batch, SHORT_FRAMES if short else FRAMES)
         return unet_loss(unet, clips, vae.config["scaling_factor"], dice)
 
