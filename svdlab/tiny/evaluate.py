@@ -192,7 +192,7 @@ def generate(pipeline, seed: int, bucket: float, fps: int = FPS, noise: float = 
 
 
 def load(folder: Path | str = WEIGHTS, dtype: torch.dtype = torch.float32) -> StableVideoDiffusionPipeline:
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(str(folder), torch_dtype=dtype)
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(str(folder), dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -61,7 +61,7 @@ def test_the_scheduler_is_svds(pipeline):
 def test_the_folder_is_small_and_half():
     files = [path for path in Path(WEIGHTS).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25e6
-    half = StableVideoDiffusionPipeline.from_pretrained(str(WEIGHTS), torch_dtype=torch.float16)
+    half = StableVideoDiffusionPipeline.from_pretrained(str(WEIGHTS), dtype=torch.float16)
     assert half.unet.dtype == torch.float16
 
 
