@@ -63,7 +63,7 @@ def summary(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEAS
     table = groups[present].median()
     table.insert(0, "clips", groups.size())
     table["seconds"] = groups[["sample_seconds", "decode_seconds"]].median().sum(axis=1)
-    return table
+    return table.round(4)
 
 
 def findings(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEASURES)) -> str:
@@ -95,7 +95,22 @@ def findings(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEA
             course = f"does not follow it clearly (rank correlation {trend:+.2f})"
         ends = f"{first:.3g} at {_value(table, 0)}, {last:.3g} at {_value(table, -1)}"
         lines.append(f"- **{MEASURES.get(name, name)}** {course}: {ends}.")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _advice(table, knob)])
+
+
+def _advice(table: Any, knob: str) -> str:
+    """Where this picture moved most and where it stayed most alike, which is what one chooses between."""
+    motion, likeness = "motion_mean_px", "likeness_mean_ssim"
+    if motion not in table or likeness not in table:
+        return ""
+    most, alike = table[motion].idxmax(), table[likeness].idxmax()
+    said = [
+        f"`{value}` ({table[motion][value]:.3g} pixels a frame, likeness {table[likeness][value]:.2f})"
+        for value in (most, alike)
+    ]
+    if most == alike:
+        return f"**For this picture** {knob} {said[0]} both moved most and stayed most like it: take that."
+    return f"**For this picture** {knob} {said[0]} moved most, and {said[1]} stayed most like it: choose between them."
 
 
 def _value(table: pd.DataFrame, place: int) -> str:

@@ -52,6 +52,15 @@ def test_findings_say_what_rises_falls_wanders_and_stands(frame):
     assert "hardly changes" in line["sharpness_relative"]
 
 
+def test_advice_names_the_two_ends_of_the_choice(frame):
+    frame["motion_mean_px"] = frame["motion_fast_px"] / 2
+    advice = study.findings(frame, "motion_bucket_id").splitlines()[-1]
+    assert "motion_bucket_id `240` (1.2 pixels a frame, likeness 0.66) moved most" in advice
+    assert "`20` (0.101 pixels a frame, likeness 0.88) stayed most like it" in advice
+    frame["likeness_mean_ssim"] = frame["motion_mean_px"]
+    assert "`240` (1.2 pixels a frame, likeness 1.20) both moved most" in study.findings(frame, "motion_bucket_id")
+
+
 def test_one_value_is_nothing_to_compare_and_failures_are_quoted(frame):
     assert "give it two or more" in study.findings(frame[frame["motion_bucket_id"] == 20], "motion_bucket_id")
     with pytest.raises(ValueError, match="no clip to study: The card is too small"):
