@@ -50,8 +50,9 @@ def parameters(path: str | Path) -> dict[str, Any]:
     return given
 
 
-def check(notebook: str | Path, given: Iterable[str]) -> None:
-    """A `ValueError` with the nearest name for a parameter that the notebook does not have; papermill only warns."""
+def check(notebook: str | Path, given: Iterable[str]) -> set[str]:
+    """The parameters of the notebook; a `ValueError` with the nearest name for one that it does not have, of which
+    papermill only warns."""
     import papermill
 
     if not Path(notebook).is_file():
@@ -62,6 +63,7 @@ def check(notebook: str | Path, given: Iterable[str]) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}."
             raise ValueError(f"{Path(notebook).name} has no parameter {name!r}: {hint}")
+    return set(known)
 
 
 def execute(notebook: str | Path, files: Iterable[str | Path], results: str | Path = "results") -> Iterator[Path]:
@@ -76,8 +78,7 @@ def execute(notebook: str | Path, files: Iterable[str | Path], results: str | Pa
     from papermill.exceptions import PapermillExecutionError
 
     studies = [(Path(file).stem, parameters(file)) for file in files]
-    check(notebook, [name for _, given in studies for name in given])
-    known = papermill.inspect_notebook(str(notebook))
+    known = check(notebook, [name for _, given in studies for name in given])
     for study, given in studies:
         folder = Path(results) / study
         folder.mkdir(parents=True, exist_ok=True)

@@ -111,16 +111,17 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
     device = setup.device or best_device()
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError(f"device={device!r} is asked for, but torch sees no CUDA card: leave it out, or use 'cpu'.")
-    for text in setup.optimizations:
-        if parse(text)[0].accelerator and device == "cpu":
+    chosen = {text: parse(text) for text in setup.optimizations}
+    for text, (optimization, _) in chosen.items():
+        if optimization.accelerator and device == "cpu":
             raise RuntimeError(f"{text!r} needs a GPU to offload from, and this runs on the processor: leave it out.")
-        if parse(text)[0].stage == "placement" and device not in ("cuda", "cuda:0", "mps"):
+        if optimization.stage == "placement" and device not in ("cuda", "cuda:0", "mps"):
             raise RuntimeError(f"{text!r} works on the first card only: choose one with CUDA_VISIBLE_DEVICES instead.")
     dtype_name = setup.dtype or ("fp32" if device == "cpu" else "fp16")
     dtype: torch.dtype = getattr(torch, DTYPES[dtype_name])
     setup = dataclasses.replace(setup, dtype=dtype_name)
 
-    placed = any(parse(text)[0].stage == "placement" for text in setup.optimizations)
+    placed = any(optimization.stage == "placement" for optimization, _ in chosen.values())
     if setup.weights == "random":
         v, where = variant(setup.variant), "cpu" if placed else device
         _check_memory(v.download_bytes * dtype.itemsize // 2, where, f"Random weights of {v.name}")
@@ -131,11 +132,10 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
     if not placed:
         pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)  # `generate` shows its own
-    for text in setup.optimizations:
-        optimization, value = parse(text)
+    for optimization, value in chosen.values():
         optimization.apply(pipeline, value)
-    for text in setup.optimizations:  # all of them after all of them: a later one may undo an earlier one
-        if not parse(text)[0].holds(pipeline):
+    for text, (optimization, _) in chosen.items():  # all of them after all of them: a later one may undo an earlier one
+        if not optimization.holds(pipeline):
             raise RuntimeError(f"{text!r} was applied and did not take hold on this pipeline: leave it out, report it.")
     setattr(pipeline, "_svdlab_setup", setup)  # noqa: B010  (diffusers types its attributes)
     return pipeline

@@ -47,8 +47,7 @@ def save_wall(
     letters = max(11, cell[0] // 16)  # pixels high
     font = ImageFont.load_default(size=letters)
     gap, head = 4, round(letters * 1.8)
-    left = 8 + max(round(font.getlength(_text(line))) for line in lines) if down else 0
-    left = max(left, round(font.getlength(down)) + 8) if down else 0
+    left = 8 + max(round(font.getlength(text)) for text in (down, *map(_text, lines))) if down else 0
     size = (left + len(columns) * (cell[0] + gap), 2 * head + len(lines) * (cell[1] + gap))
     page = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), PAPER)
     draw = ImageDraw.Draw(page)
@@ -60,15 +59,19 @@ def save_wall(
     for j, line in enumerate(lines):
         if down:
             draw.text((4, 2 * head + j * (cell[1] + gap) + cell[1] / 2), _text(line), INK, font, anchor="lm")
+    corners = {
+        (column, line): (left + i * (cell[0] + gap), 2 * head + j * (cell[1] + gap))
+        for i, column in enumerate(columns)
+        for j, line in enumerate(lines)
+    }
+    for place in corners.keys() - clips.keys():
+        page.paste(_empty(table.get(place), cell), corners[place])
     frames = []
     for moment in range(max(map(len, clips.values()))):
         frame = page.copy()
-        for i, column in enumerate(columns):
-            for j, line in enumerate(lines):
-                shots = clips.get((column, line))
-                shot = shots[min(moment, len(shots) - 1)] if shots else _empty(table.get((column, line)), cell)
-                corner = (left + i * (cell[0] + gap), 2 * head + j * (cell[1] + gap))
-                frame.paste(shot.resize(cell, Image.Resampling.LANCZOS), corner)
+        for place, shots in clips.items():
+            shot = shots[min(moment, len(shots) - 1)]
+            frame.paste(shot.resize(cell, Image.Resampling.LANCZOS), corners[place])
         frames.append(frame)
     return video.write(path, frames, fps or _fps(table.values()) or 7)
 

@@ -37,14 +37,15 @@ def parse(text: str) -> tuple[Optimization, str | None]:
 
 def check(names: tuple[str, ...], variant: Variant) -> None:
     """Raise a `ValueError` that says why `variant` cannot have these optimisations together, in this order."""
-    for optimization, value in map(parse, names):
+    parsed = [parse(text) for text in names]
+    for optimization, value in parsed:
         expected = optimization.expected(variant)
         if value is not None and value not in expected:
             raise ValueError(
                 f"{optimization.name}={value} cannot be had with {variant.name}, whose clips have {variant.frames} "
                 f"frames: expected {optimization.values}, one of {', '.join(expected)}."
             )
-    chosen = [parse(text)[0] for text in names]
+    chosen = [optimization for optimization, _ in parsed]
     for i, later in enumerate(chosen):
         for earlier in chosen[:i]:
             if earlier is later:

@@ -26,6 +26,7 @@ def _compiled(module: nn.Module) -> bool:
     return module._compiled_call_impl is not None
 
 
+_HOOKS = "its hooks break the one graph that fullgraph asks for"  # why not with an offload
 _REPEATED = ["BasicTransformerBlock", "TemporalBasicTransformerBlock"]  # diffusers does not list them for this UNet
 
 
@@ -48,9 +49,7 @@ COMPILE_UNET = Optimization(
     holds=lambda pipeline: _compiled(pipeline.unet),
     values="a mode of torch.compile",
     expected=lambda _: MODES,
-    conflicts=dict.fromkeys(
-        ("model-offload", "sequential-offload"), "its hooks break the one graph that fullgraph asks for"
-    ),
+    conflicts=dict.fromkeys(("model-offload", "sequential-offload"), _HOOKS),
 )
 COMPILE_VAE = Optimization(
     "compile-vae",
@@ -61,7 +60,7 @@ COMPILE_VAE = Optimization(
     holds=lambda pipeline: _compiled(pipeline.vae.decoder),
     values="a mode of torch.compile",
     expected=lambda _: MODES,
-    conflicts={"sequential-offload": "its hooks break the one graph that fullgraph asks for"},
+    conflicts={"sequential-offload": _HOOKS},
 )
 COMPILE_BLOCKS = Optimization(
     "compile-blocks",
@@ -74,6 +73,6 @@ COMPILE_BLOCKS = Optimization(
     expected=lambda _: MODES,
     conflicts={
         "compile-unet": "it compiles the same blocks as part of the whole",
-        "sequential-offload": "its hooks break the one graph that fullgraph asks for",
+        "sequential-offload": _HOOKS,
     },
 )
