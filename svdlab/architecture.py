@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from svdlab.machine import best_device
 from svdlab.tiny import WEIGHTS
 from svdlab.variants import Variant
 
 if TYPE_CHECKING:
     import torch
     from diffusers import StableVideoDiffusionPipeline
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name -> torch's
 
 # From the configuration files of stabilityai/stable-video-diffusion-img2vid and -xt on the hub.
 _UNET: dict[str, Any] = {"sample_size": 96}  # everything else is UNetSpatioTemporalConditionModel's own default
@@ -61,20 +65,26 @@ def quiet_libraries() -> Iterator[None]:
     from transformers.utils import logging as transformers
 
     verbosity, bars = transformers.get_verbosity(), transformers.is_progress_bar_enabled()
+    spoken = diffusers.get_verbosity()
     transformers.set_verbosity_error()
+    diffusers.set_verbosity_error()
     transformers.disable_progress_bar()
     diffusers.disable_progress_bar()
     try:
         yield
     finally:
         transformers.set_verbosity(verbosity)
+        diffusers.set_verbosity(spoken)
         if bars:
             transformers.enable_progress_bar()
         diffusers.enable_progress_bar()
 
 
-def blank(variant: Variant) -> StableVideoDiffusionPipeline:
-    """A pipeline of `variant`'s real modules on torch's meta device: shapes and types, no memory, no values."""
+def blank(
+    variant: Variant, folder: Path | None = None, dtype: torch.dtype | None = None
+) -> StableVideoDiffusionPipeline:
+    """A pipeline of `variant`'s real modules on torch's meta device: shapes and types, no memory, no values. `folder`:
+    weights in the hub's layout whose own configuration holds instead."""
     import torch
 
     with quiet_libraries():
@@ -89,9 +99,11 @@ def blank(variant: Variant) -> StableVideoDiffusionPipeline:
     unet_config: Any
     vae_config: Any
     if variant.repository is None:
-        unet_config = UNetSpatioTemporalConditionModel.load_config(WEIGHTS / "unet")
-        vae_config = AutoencoderKLTemporalDecoder.load_config(WEIGHTS / "vae")
-        encoder_config = CLIPVisionConfig.from_pretrained(WEIGHTS / "image_encoder")
+        folder = folder or WEIGHTS
+    if folder is not None:
+        unet_config = UNetSpatioTemporalConditionModel.load_config(folder / "unet")
+        vae_config = AutoencoderKLTemporalDecoder.load_config(folder / "vae")
+        encoder_config = CLIPVisionConfig.from_pretrained(folder / "image_encoder")
     else:
         unet_config = _UNET | {"num_frames": variant.frames}
         vae_config = _VAE
@@ -100,8 +112,11 @@ def blank(variant: Variant) -> StableVideoDiffusionPipeline:
         unet: Any = UNetSpatioTemporalConditionModel.from_config(unet_config)
         vae: Any = AutoencoderKLTemporalDecoder.from_config(vae_config)
         image_encoder: Any = CLIPVisionModelWithProjection(encoder_config)
-    for module in (unet, vae, image_encoder):
-        module.eval().to("meta")  # diffusers makes the mixing factors on the processor all the same
+    with quiet_libraries():
+        for module in (unet, vae, image_encoder):
+            module.eval().to(
+                device="meta", dtype=dtype
+            )  # diffusers makes the mixing factors on the processor all the same
     return StableVideoDiffusionPipeline(
         vae=vae,
         image_encoder=image_encoder,
@@ -118,13 +133,14 @@ def with_random_weights(
     pictures. The values are small and finite, so that no step overflows in half precision."""
     import torch
 
-    pipeline = blank(variant)
-    generator = torch.Generator(device).manual_seed(seed)
+    pipeline = blank(variant, dtype=dtype)
+    generator = torch.Generator(best_device()).manual_seed(seed)  # the same values, wherever they are to lie
     for module in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
-        module.to(dtype).to_empty(device=device)
+        module.to_empty(device=device)
         for name, tensor in module.named_parameters():
             if tensor.ndim > 1:  # variance kept from layer to layer, so that activations stay within half precision
-                tensor.data.normal_(0, 0.5 / tensor[0].numel() ** 0.5, generator=generator)
+                values = torch.empty_like(tensor, device=generator.device)
+                tensor.data.copy_(values.normal_(0, 0.5 / tensor[0].numel() ** 0.5, generator=generator))
             else:  # norms keep what they see; biases add nothing
                 tensor.data.fill_(1.0 if name.endswith("weight") else 0.0)
     # The one buffer that no checkpoint holds: `to_empty` has left it without values.

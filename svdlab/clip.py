@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from PIL import Image
 
 import svdlab
-from svdlab import images, video
+from svdlab import images
+from svdlab.estimates import lighter
 from svdlab.optimizations.forward_chunking import chunk_sizes
 from svdlab.progress import Progress
 from svdlab.request import Request
@@ -38,6 +39,10 @@ BLACK = 2  # of 255: a frame with no value above this shows nothing on any scree
 
 class GenerationError(RuntimeError):
     """The model gave no picture that could be shown; the message says where it broke and what to try."""
+
+
+class OutOfMemory(GenerationError, MemoryError):
+    """The device's memory did not last; the message says at what, and which setups would fit."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class Clip:
         `fps` is the playback speed; left out, the clip plays at the speed that it was conditioned on. The request, the
         setup and the picture travel inside, so that `read` can make it again. `options`: those of `svdlab.video.write`.
         """
+        from svdlab import video  # PyAV, which clips that are only measured can do without
+
         image = self.request.image  # a picture in memory has no other home: it is carried whole
         picture = image if isinstance(image, Image.Image) else conditioning(self.request)
         settings = {
@@ -153,13 +160,23 @@ def generate(
     notes = list(request.concerns())
     started = time.perf_counter()
     label, steps = f"seed {request.seed}", request.num_inference_steps
+    exhausted = None
     with Progress(total=steps, desc=label, unit="step", disable=not progress) as bar, _freed(pipeline), torch.no_grad():
-        latents = _sample(pipeline, request, on_step, bar)
-        sampled = time.perf_counter()
-        bar.set_postfix_str("decoding")
-        pixels = _decode(pipeline, latents, request, notes)
-        frames: Any = pipeline.video_processor.postprocess_video(video=pixels, output_type="pil")[0]
-        bar.set_postfix_str("")
+        doing = "encoding"
+        try:
+            latents = _sample(pipeline, request, on_step, bar)
+            sampled = time.perf_counter()
+            doing = "decoding"
+            bar.set_postfix_str(doing)
+            pixels = _decode(pipeline, latents, request, notes)
+            frames: Any = pipeline.video_processor.postprocess_video(video=pixels, output_type="pil")[0]
+            bar.set_postfix_str("")
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not _of_memory(error):
+                raise
+            exhausted = f"denoising, step {bar.n + 1} of {steps}" if doing == "encoding" and bar.n else doing
+    if exhausted:  # out here, where no traceback holds the tensors of the attempt
+        raise OutOfMemory(_what_would_fit(setup, request, exhausted))
     timings = {"sample_seconds": sampled - started, "decode_seconds": time.perf_counter() - sampled}
     black = [i for i, frame in enumerate(frames) if max(high for _, high in frame.getextrema()) <= BLACK]
     if black:
@@ -179,6 +196,8 @@ def read(path: str | Path) -> Clip:
     picture as it did where that can still be found unchanged, and else carries the copy from inside the file.
     A `ValueError` for a file without settings of ours.
     """
+    from svdlab import video
+
     text, picture = video.read_metadata(path)
     try:
         settings = json.loads(text or "")
@@ -267,6 +286,32 @@ def _decode(
     raise GenerationError(
         f"{broken} of {request.num_frames} frames decoded to not-a-number in {dtype}, and float32 was no cure: load "
         "with dtype='bf16' or 'fp32'; if that is no better, the weights of the VAE are damaged: fetch them again."
+    )
+
+
+def _of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(
+        error
+    )  # of a card, of a processor
+
+
+def _what_would_fit(setup: Setup | None, request: Request, doing: str) -> str:
+    import torch
+
+    asked = f"{request.num_frames} frames of {request.height}x{request.width}, decode chunk {request.decode_chunk_size}"
+    used, there = "", None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        there = torch.cuda.get_device_properties(0).total_memory
+        used = f" at {torch.cuda.max_memory_allocated() / 2**30:.1f} of {there / 2**30:.1f} GiB"
+    try:
+        advice = "" if setup is None else lighter(setup, request, there)
+    except Exception:  # a prediction must not stand in the way of the reason
+        advice = ""
+    return (
+        f"Out of memory{used} while {doing} ({asked}). {advice or 'Lower decode_chunk_size, or load with offloading.'}"
     )
 
 

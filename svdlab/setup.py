@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdlab import hub
-from svdlab.architecture import quiet_libraries, with_random_weights
+from svdlab.architecture import DTYPES, quiet_libraries, with_random_weights
+from svdlab.estimates import choices
 from svdlab.hub import WeightsError
 from svdlab.machine import best_device, free_bytes
 from svdlab.optimizations import check, parse
@@ -24,8 +26,6 @@ from svdlab.variants import variant
 if TYPE_CHECKING:
     import torch
     from diffusers import StableVideoDiffusionPipeline
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name -> torch's
 
 
 @dataclass(frozen=True)
@@ -79,24 +79,39 @@ class Setup:
         return cls(**fields)
 
     @classmethod
-    def fitting(cls, memory_bytes: int | None = None) -> Setup:
-        """What is worth running on this machine, or on a card with `memory_bytes`: SVD-XT where it fits, else tiny.
+    def fitting(
+        cls,
+        variant: str | None = None,
+        memory: int | str | None = None,
+        request: Request | None = None,
+        say: Callable[[str], object] = print,
+    ) -> Setup:
+        """The fastest exact setup predicted to fit, for this machine or for a card with `memory` ("8GB", or bytes).
 
-        The limits are the computed peaks of svd-xt at 576x1024 with decode chunk 5 (10.57 GiB plain; 7.27 GiB with
-        forward chunking and the other components off the card) and 0.6 GiB for the context and workspaces.
+        `variant` left out is "svd-xt" where there is a card, else "tiny". `say` gets a sentence with the reason.
+        A `MemoryError` where nothing fits.
         """
+        from svdlab import cards
         from svdlab.machine import Machine
 
-        here = Machine.here()
-        on_card = memory_bytes is not None or here.device == "cuda"
-        gib = (memory_bytes if memory_bytes is not None else here.memory_bytes or 0) / 2**30
-        if on_card and gib >= 14:  # all components stay: 10.57 + 1.36 (image encoder and VAE) + 0.6, with room to spare
-            return cls("svd-xt")
-        if on_card and gib >= 11.5:
-            return cls("svd-xt", optimizations=("model-offload",))
-        if on_card and gib >= 7.9:
-            return cls("svd-xt", optimizations=("model-offload", "forward-chunking"))
-        return cls("tiny")
+        on_card = memory is not None or best_device() == "cuda"
+        name = variant or ("svd-xt" if on_card else "tiny")
+        size = Machine.here().memory_bytes or 0 if memory is None else cards.memory_bytes(memory)
+        where = f"{size / 2**30:.1f} GiB" + ("" if on_card else " of this machine's memory")
+        base = cls(name, dtype="fp16" if on_card and name != "tiny" else None)
+        if name == "tiny":
+            say("tiny: the bundled model, small enough for any machine." + (" No card was found." * (not on_card)))
+            return base
+        found = choices(base, request, on_card=on_card)
+        fitting = [estimate for estimate in found if estimate.fits(size)]
+        if not fitting:
+            least = min(found, key=lambda estimate: estimate.needed_bytes)
+            raise MemoryError(
+                f"No setup of {name} fits in {where}: {least} Ask for a smaller decode_chunk_size (now "
+                f"{least.request.decode_chunk_size}), fewer frames or a smaller size, or use svd, or tiny."
+            )
+        say(f"The fastest of {len(found)} exact setups predicted to fit in {where}: {fitting[0]}")
+        return fitting[0].setup
 
 
 def load(setup: Setup) -> StableVideoDiffusionPipeline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,8 +46,85 @@ def test_approximate_ones_stay_near_and_are_not_the_same(latents_of, ask, optimi
     assert 0 < error < 0.3
 
 
+@pytest.mark.parametrize("value", ["leaf", "block"])
+def test_group_offload_leaves_the_frames_as_they_are(latents_of, checkpoint, ask, value):
+    """The hooks themselves, from the processor to the processor."""
+    pipeline, group = load(Setup("svd", weights=str(checkpoint))), OPTIMIZATIONS["group-offload"]
+    assert not group.holds(pipeline)
+    group.apply(pipeline, value)
+    assert group.holds(pipeline)
+    for _ in range(2):
+        torch.testing.assert_close(generate(pipeline, ask(), progress=False).latents, latents_of(ask), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="needs CUDA's streams"):
+        group.apply(pipeline, "stream")
+
+
+def test_attention_takes_the_kernel_that_was_named(latents_of, checkpoint, ask, monkeypatch):
+    seen = []
+    inner = torch.nn.functional.scaled_dot_product_attention
+
+    def attention(*given, **named):
+        seen.append((torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()))
+        return inner(*given, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    plain, chosen = latents_of(ask), latents_of(ask, "attention=math", "single-token")
+    torch.testing.assert_close(chosen, plain, rtol=0, atol=ROUNDING)
+    assert (True, True) in seen
+    assert (False, True) in seen
+    with pytest.raises(
+        RuntimeError, match="'attention=cudnn' cannot be had on cpu in float32: try flash, efficient, math"
+    ):
+        load(Setup("svd", weights=str(checkpoint), optimizations=("attention=cudnn",)))
+
+
+@pytest.mark.parametrize("name", ["fuse_qkv_projections", "set_attention_backend"])
+def test_switches_of_diffusers_that_do_nothing_here_still_do_nothing(checkpoint, name):
+    """Why this registry has processors of its own; the day this fails, diffusers' own may be used."""
+    unet = load(Setup("svd", weights=str(checkpoint))).unet
+    before = [type(m.processor) for m in unet.modules() if hasattr(m, "processor")]
+    try:
+        getattr(unet, name)(*(["native"] if name == "set_attention_backend" else []))
+    except (AttributeError, ValueError):
+        return
+    assert [type(m.processor) for m in unet.modules() if hasattr(m, "processor")] == before
+    assert not any(getattr(m, "fused_projections", False) for m in unet.modules())
+
+
+@pytest.mark.parametrize("elements", [2**26, 2**12, 1])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 2e-4), ("bf16", 0.1)])
+def test_lean_decode_in_any_number_of_pieces(monkeypatch, elements, dtype, tolerance):
+    """A decoder with attention between its middle blocks, two videos, and norms that see values far from zero."""
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    from svdlab.optimizations import lean_decode
+
+    torch.manual_seed(0)
+    shape = {"block_out_channels": (32, 64, 64), "down_block_types": ("DownEncoderBlock2D",) * 3, "layers_per_block": 2}
+    vae = AutoencoderKLTemporalDecoder(**shape).eval()
+    for name, parameter in vae.decoder.named_parameters():
+        if name.endswith("mix_factor"):
+            parameter.data.normal_()
+        elif name.endswith("conv1.bias"):
+            parameter.data.add_(3.0)
+    latents = torch.randn(10, 4, 6, 8)
+    with torch.no_grad():
+        exact = vae.double().decode(latents.double(), num_frames=5).sample
+        vae.to({"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
+        plain = vae.decode(latents.to(vae.dtype), num_frames=5).sample
+        monkeypatch.setattr(lean_decode, "ELEMENTS", elements)
+        lean_decode.LEAN_DECODE.apply(SimpleNamespace(vae=vae), None)
+        lean = vae.decode(latents.to(vae.dtype), num_frames=5).sample
+    assert lean_decode.LEAN_DECODE.holds(SimpleNamespace(vae=vae))
+    torch.testing.assert_close(lean, plain, rtol=0, atol=tolerance)
+    assert (lean - exact).abs().mean() <= 1.1 * (plain - exact).abs().mean()  # no further from the truth
+    assert exact.std() > 0.1
+
+
 def test_all_that_agree_work_together(latents_of, ask):
-    together = latents_of(ask, "channels-last", "forward-chunking=2", "split-guidance", "single-token")
+    together = latents_of(
+        ask, "channels-last", "forward-chunking=2", "split-guidance", "single-token", "attention", "lean-decode"
+    )
     torch.testing.assert_close(together, latents_of(ask), rtol=0, atol=ROUNDING)
 
 

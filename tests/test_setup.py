@@ -161,14 +161,6 @@ def test_a_card_that_is_not_there(monkeypatch):
         load(Setup("svd", device="cuda:1"))
 
 
-def test_what_fits_a_card():
-    chosen = {gib: Setup.fitting(gib * GiB) for gib in (80, 24, 12, 8, 6)}
-    assert chosen[80] == chosen[24] == Setup("svd-xt")
-    assert chosen[12] == Setup("svd-xt", optimizations=("model-offload",))
-    assert chosen[8] == Setup("svd-xt", optimizations=("model-offload", "forward-chunking"))
-    assert chosen[6] == Setup("tiny")
-
-
 # In and out of JSON
 
 

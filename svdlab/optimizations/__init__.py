@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 
+from svdlab.optimizations.attention import ATTENTION
 from svdlab.optimizations.channels_last import CHANNELS_LAST
 from svdlab.optimizations.compile import COMPILE_BLOCKS, COMPILE_UNET, COMPILE_VAE
 from svdlab.optimizations.forward_chunking import FORWARD_CHUNKING
 from svdlab.optimizations.fp8 import FP8
-from svdlab.optimizations.offload import MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD
+from svdlab.optimizations.lean_decode import LEAN_DECODE
+from svdlab.optimizations.offload import GROUP_OFFLOAD, MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD
 from svdlab.optimizations.registry import STAGES, Optimization
 from svdlab.optimizations.single_token import SINGLE_TOKEN
 from svdlab.optimizations.split_guidance import SPLIT_GUIDANCE
@@ -16,8 +18,17 @@ from svdlab.variants import Variant
 
 _ALL = (
     *(CHANNELS_LAST, FP8),
-    *(MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD),
-    *(FORWARD_CHUNKING, SPLIT_GUIDANCE, SINGLE_TOKEN, COMPILE_UNET, COMPILE_BLOCKS, COMPILE_VAE),
+    *(MODEL_OFFLOAD, GROUP_OFFLOAD, SEQUENTIAL_OFFLOAD),
+    *(
+        FORWARD_CHUNKING,
+        SPLIT_GUIDANCE,
+        SINGLE_TOKEN,
+        ATTENTION,
+        LEAN_DECODE,
+        COMPILE_UNET,
+        COMPILE_BLOCKS,
+        COMPILE_VAE,
+    ),
 )
 OPTIMIZATIONS: dict[str, Optimization] = {o.name: o for o in _ALL}
 

@@ -49,7 +49,8 @@ COMPILE_UNET = Optimization(
     holds=lambda pipeline: _compiled(pipeline.unet),
     values="a mode of torch.compile",
     expected=lambda _: MODES,
-    conflicts=dict.fromkeys(("model-offload", "sequential-offload"), _HOOKS),
+    traced=lambda _: False,
+    conflicts=dict.fromkeys(("model-offload", "group-offload", "sequential-offload"), _HOOKS),
 )
 COMPILE_VAE = Optimization(
     "compile-vae",
@@ -60,6 +61,7 @@ COMPILE_VAE = Optimization(
     holds=lambda pipeline: _compiled(pipeline.vae.decoder),
     values="a mode of torch.compile",
     expected=lambda _: MODES,
+    traced=lambda _: False,
     conflicts={"sequential-offload": _HOOKS},
 )
 COMPILE_BLOCKS = Optimization(
@@ -71,8 +73,9 @@ COMPILE_BLOCKS = Optimization(
     holds=_blocks_compiled,
     values="a mode of torch.compile",
     expected=lambda _: MODES,
+    traced=lambda _: False,
     conflicts={
         "compile-unet": "it compiles the same blocks as part of the whole",
-        "sequential-offload": _HOOKS,
+        **dict.fromkeys(("group-offload", "sequential-offload"), _HOOKS),
     },
 )

@@ -6,9 +6,9 @@ To add one: write its file with an `Optimization` in it, and name it in `__init_
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from svdlab.variants import Variant
 
@@ -20,6 +20,24 @@ if TYPE_CHECKING:
 
 Stage = Literal["weights", "placement", "graph"]
 STAGES: tuple[Stage, ...] = ("weights", "placement", "graph")  # the only order in which they can be applied
+
+
+class Weights(NamedTuple):
+    """Bytes of one component's weights."""
+
+    whole: int
+    largest_leaf: int  # of its layers
+    largest_block: int  # of its lists of blocks
+    beside_blocks: int  # what is in no such list
+
+
+# (stage, weights by component, value) -> bytes on the device at once, bytes brought there in each pass
+Resident = Callable[[str, Mapping[str, Weights], "str | None"], tuple[int, int]]
+
+
+def everything(stage: str, weights: Mapping[str, Weights], value: str | None) -> tuple[int, int]:
+    """Without an offload all weights are on the device at all times."""
+    return sum(part.whole for part in weights.values()), 0
 
 
 @dataclass(frozen=True)
@@ -40,3 +58,5 @@ class Optimization:
     expected: Callable[[Variant], tuple[str, ...]] = lambda _: ()  # those values, for a variant
     conflicts: dict[str, str] = field(default_factory=dict)  # name -> why not both
     accelerator: bool = False  # needs something other than the processor
+    traced: Callable[[str | None], bool] = lambda _: True  # a prediction applies it to modules without values
+    resident: Resident | None = None  # for a prediction, where it decides which weights are on the device when

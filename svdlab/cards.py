@@ -1,0 +1,120 @@
+"""Graphics cards as their makers describe them: what a prediction needs to know of one.
+
+>>> card("RTX 3060").memory_bytes / 2**30
+12.0
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+GiB = 2**30
+
+
+@dataclass(frozen=True)
+class Card:
+    """One card. `flops` are 16-bit multiply-adds with 32-bit sums, as PyTorch asks for them, without sparsity: on
+    GeForce cards half of what is advertised for 16-bit sums. A prediction's floor is what this could do at best."""
+
+    name: str
+    memory_bytes: int
+    flops: float  # a second
+    bandwidth_bytes: float  # a second, of the card's own memory
+    source: str
+
+
+_AMPERE = "NVIDIA GA102 white paper, appendix A; twice the 32-bit rate at boost clock"
+_ADA = "NVIDIA Ada white paper, appendix A; twice the 32-bit rate at boost clock"
+_BLACKWELL = "NVIDIA RTX Blackwell white paper, appendix A; twice the 32-bit rate at boost clock"
+_TURING = "NVIDIA Turing white paper, appendix A; four times the 32-bit rate at boost clock"
+
+# name: (GiB, TFLOP/s, GB/s, source)
+_KNOWN: dict[str, tuple[float, float, float, str]] = {
+    "RTX 2060": (6, 25.8, 336, _TURING),
+    "RTX 2070": (8, 29.9, 448, _TURING),
+    "RTX 2080": (8, 40.3, 448, _TURING),
+    "RTX 2080 Ti": (11, 53.8, 616, _TURING),
+    "RTX 3050": (8, 18.2, 224, _AMPERE),
+    "RTX 3060": (12, 25.5, 360, _AMPERE),
+    "RTX 3060 Ti": (8, 32.4, 448, _AMPERE),
+    "RTX 3070": (8, 40.6, 448, _AMPERE),
+    "RTX 3080": (10, 59.5, 760, _AMPERE),
+    "RTX 3090": (24, 71, 936, _AMPERE),
+    "RTX 4060": (8, 30.2, 272, _ADA),
+    "RTX 4060 Ti": (8, 44.1, 288, _ADA),
+    "RTX 4060 Ti 16GB": (16, 44.1, 288, _ADA),
+    "RTX 4070": (12, 58.3, 504, _ADA),
+    "RTX 4070 Ti": (12, 80.2, 504, _ADA),
+    "RTX 4070 Ti SUPER": (16, 88.2, 672, _ADA),
+    "RTX 4080": (16, 97.5, 717, _ADA),
+    "RTX 4090": (24, 165.2, 1008, _ADA),
+    "RTX 5060": (8, 38.4, 448, _BLACKWELL),
+    "RTX 5060 Ti": (16, 47.4, 448, _BLACKWELL),
+    "RTX 5070": (12, 61.7, 672, _BLACKWELL),
+    "RTX 5070 Ti": (16, 87.9, 896, _BLACKWELL),
+    "RTX 5080": (16, 112.6, 960, _BLACKWELL),
+    "RTX 5090": (32, 209.5, 1792, _BLACKWELL),
+    "RTX A6000": (48, 154.8, 768, "NVIDIA RTX A6000 datasheet"),
+    "T4": (15, 65, 320, "NVIDIA T4 datasheet; 15 of its 16 GB are left beside error correction"),
+    "V100": (16, 125, 900, "NVIDIA V100 datasheet (SXM2)"),
+    "A10G": (22.5, 70, 600, "NVIDIA A10G datasheet"),
+    "L4": (22.5, 121, 300, "NVIDIA L4 datasheet, without sparsity"),
+    "L40S": (44.5, 362, 864, "NVIDIA L40S datasheet, without sparsity"),
+    "A100": (40, 312, 1555, "NVIDIA A100 datasheet"),
+    "A100 80GB": (80, 312, 2039, "NVIDIA A100 datasheet (SXM4)"),
+    "H100": (80, 989, 3350, "NVIDIA H100 datasheet (SXM5), without sparsity"),
+    "H100 PCIe": (80, 756, 2000, "NVIDIA H100 datasheet (PCIe), without sparsity"),
+    "H200": (141e9 / GiB, 989, 4800, "NVIDIA H200 datasheet (SXM5), without sparsity"),
+    "B200": (180e9 / GiB, 2250, 8000, "NVIDIA DGX B200 datasheet, without sparsity"),
+}
+CARDS: dict[str, Card] = {
+    name: Card(name, int(gib * GiB), tflops * 1e12, gb * 1e9, source)
+    for name, (gib, tflops, gb, source) in _KNOWN.items()
+}
+
+
+def card(name: str) -> Card:
+    """The card that `name` means, with or without "NVIDIA" and "GeForce"; a `ValueError` with the nearest names."""
+    found = _known(name)
+    if found is None:
+        near = difflib.get_close_matches(name.upper(), CARDS, n=3, cutoff=0.4)
+        raise ValueError(
+            f"Unknown card {name!r}; nearest: {', '.join(near) or ', '.join(CARDS)}. Name others by memory: '12GB'."
+        )
+    return found
+
+
+def here() -> Card | None:
+    """This machine's card with the memory that it really has; None where there is none, or none that is known."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    known = _known(properties.name)
+    return known and Card(properties.name, properties.total_memory, known.flops, known.bandwidth_bytes, known.source)
+
+
+def memory_bytes(text: str | int) -> int:
+    """`"12GB"`, `"7.5 GiB"` or a number of bytes. As cards are sold, a GB here is 2**30 bytes."""
+    if isinstance(text, int) and not isinstance(text, bool) and text > 0:
+        return text
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|G|MB|MiB|M)\s*", str(text), re.IGNORECASE)
+    size = int(float(found[1]) * (GiB if found[2][0] in "gG" else 2**20)) if found else 0
+    if size <= 0:
+        raise ValueError(f"memory={text!r} is no amount of memory: expected something like '12GB', or bytes over 0.")
+    return size
+
+
+def _known(name: str) -> Card | None:
+    """The longest known name that begins the given one, so that "RTX 4070 Ti" is not taken for a 4070."""
+    words = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|GPU|Generation)\b", " ", name, flags=re.IGNORECASE)
+    asked = re.sub(r"[\s_-]+", " ", words).strip().upper()
+    matching = [known for known in CARDS if re.match(rf"{re.escape(known.upper())}(?!\w)(?! LAPTOP)", asked)]
+    best = max(matching, key=len, default=None)
+    if best is None or re.search(r"\bLAPTOP\b|\bMAX Q\b|\bMOBILE\b", asked):  # another chip under the same name
+        return None
+    rest = asked[len(best) :].split()
+    return None if {"TI", "SUPER"} & set(rest) else CARDS[best]

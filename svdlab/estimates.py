@@ -1,0 +1,230 @@
+"""What a setup will need and take, predicted: no card, no weights, seconds.
+
+>>> print(estimate(Setup("svd-xt", dtype="fp16", optimizations=("model-offload", "forward-chunking"))))
+svd-xt, fp16, model-offload, forward-chunking: 8.0 GiB needed, the most while denoising.
+
+The real modules run on tensors without values (`svdlab.traces`), so that every optimisation that changes what is
+computed is seen by construction. An offload is modelled by what it leaves on the device when.
+Not modelled: cuDNN's and cuBLAS's workspaces, the CUDA context, fragmentation; `ALLOWANCE_BYTES` stands for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from svdlab import cards
+from svdlab.cards import Card
+from svdlab.machine import best_device
+from svdlab.optimizations import parse
+from svdlab.optimizations.registry import Weights, everything
+from svdlab.request import Request
+from svdlab.traces import trace
+
+if TYPE_CHECKING:
+    from svdlab.setup import Setup
+
+# The CUDA context takes about 0.5 GiB; workspaces and fragmentation, which nobody can trace, get a tenth more.
+ALLOWANCE_BYTES = int(0.6 * 2**30)
+# Of the sum over operations of what each takes at best. Published times of plain SVD-XT on an A100 are 39.9 to 50.9 s,
+# and that sum is EAGER_BEST s there: the middle gives this share. Other cards and versions reach more or less.
+UTILISATION = 0.45
+# Between the machine's memory and the card, unpinned, over PCIe 4.0 x16: assumed, not measured here.
+LINK_BYTES = 8e9
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of "encode", "denoise" and "decode". Counts are of the whole stage: of all steps, of all chunks."""
+
+    weight_bytes: int  # of the model, on the device at once
+    activation_bytes: int  # the most that lives beside them
+    flops: int
+    least_bytes: int  # what multiplications must read and write, with everything between them fused away
+    passes: int  # calls of the model: steps, decode chunks
+    moved_bytes: int = 0  # weights brought to the device, over all passes
+    operations: tuple[tuple[int, int, int], ...] = ()  # (flops, bytes read and written, how often)
+
+    @property
+    def peak_bytes(self) -> int:
+        """What PyTorch will have allocated at the highest moment of the stage."""
+        return self.weight_bytes + self.activation_bytes
+
+    def floor_seconds(self, card: Card) -> float:
+        """Nothing on this card can be faster: all of its FLOP/s, or all of its bandwidth, whichever takes longer."""
+        return max(self.flops / card.flops, self.least_bytes / card.bandwidth_bytes)
+
+    def expected_seconds(self, card: Card) -> float:
+        """The sum of each operation's own floor, at `UTILISATION`, and the weights' way to the card."""
+        each = (n * max(flops / card.flops, size / card.bandwidth_bytes) for flops, size, n in self.operations)
+        return sum(each) / UTILISATION + self.moved_bytes / LINK_BYTES
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long a clip takes on a card: never less than `floor`, and `expected` where it does as well as published ones
+    did. Compiled code is expected as eager code: what it gains must be measured."""
+
+    floor: float
+    expected: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `setup` will need for `request`, by stage. `print` it for a sentence."""
+
+    setup: Setup
+    request: Request
+    stages: dict[str, Stage]
+    component_bytes: dict[str, int]  # weights of "image_encoder", "unet" and "vae", wherever they wait
+    allowance_bytes: int = ALLOWANCE_BYTES
+
+    @property
+    def peak_bytes(self) -> int:
+        """What PyTorch will have allocated at the highest moment of the clip."""
+        return max(stage.peak_bytes for stage in self.stages.values())
+
+    @property
+    def needed_bytes(self) -> int:
+        """What the device must have: the peak, and the allowance for what cannot be traced."""
+        return self.peak_bytes + self.allowance_bytes
+
+    @property
+    def flops(self) -> int:
+        return sum(stage.flops for stage in self.stages.values())
+
+    def fits(self, memory_bytes: int) -> bool:
+        return self.needed_bytes <= memory_bytes
+
+    def seconds(self, card: Card) -> Seconds:
+        stages = self.stages.values()
+        return Seconds(sum(s.floor_seconds(card) for s in stages), sum(s.expected_seconds(card) for s in stages))
+
+    def __str__(self) -> str:
+        doing = {"encode": "encoding", "denoise": "denoising", "decode": "decoding"}
+        highest = max(self.stages, key=lambda name: self.stages[name].peak_bytes)
+        how = ", ".join((self.setup.variant, _dtype(self.setup), *self.setup.optimizations))
+        return f"{how}: {self.needed_bytes / 2**30:.1f} GiB needed, the most while {doing[highest]}."
+
+
+def estimate(setup: Setup, request: Request | None = None) -> Estimate:
+    """What `setup` will need and take for `request` (left out: the variant's own size, frames and steps).
+
+    A full-size one takes a few seconds of one core the first time, and is remembered, on disk too. Of `weights` only
+    a folder makes a difference, by its configuration, and of `device` the type that it implies.
+    """
+    request = (Request(image="rocket") if request is None else request).filled(setup.variant)
+    chosen = [parse(text) for text in setup.optimizations]
+    known = trace(
+        setup.variant,
+        setup.weights if setup.weights not in ("hub", "bundled", "random") else None,
+        _dtype(setup),
+        tuple(text for text, (o, value) in zip(setup.optimizations, chosen, strict=True) if o.traced(value)),
+        (request.height, request.width, request.num_frames, request.decode_chunk_size),
+        2 if request.max_guidance_scale > 1 else 1,
+    )
+    resident, value = next(((o.resident, value) for o, value in chosen if o.resident), (everything, None))
+    steps, stages = request.num_inference_steps, {}
+    for name, found in known["stages"].items():
+        passes = steps if name == "denoise" else found["passes"]
+        again = passes // found["passes"]
+        weights = {part: Weights(*sizes) for part, sizes in known["weights"].items()}
+        if name == "encode":  # the pipeline takes the VAE to 32 bits for this, where it is in fp16
+            weights["vae"] = Weights(*(size * found["upcast"] for size in known["weights"]["vae"]))
+        on_device, moved = resident(name, weights, value)
+        stages[name] = Stage(
+            weight_bytes=on_device,
+            activation_bytes=found["activation_bytes"],
+            flops=found["flops"] * again,
+            least_bytes=found["least_bytes"] * again,
+            passes=passes,
+            moved_bytes=moved * passes,
+            operations=tuple((flops, size, n * again) for flops, size, n in found["operations"]),
+        )
+    return Estimate(setup, request, stages, {part: sizes[0] for part, sizes in known["weights"].items()})
+
+
+def choices(
+    setup: Setup, request: Request | None = None, card: Card | None = None, *, on_card: bool | None = None
+) -> list[Estimate]:
+    """`setup` with each set of exact optimisations worth comparing, the fastest predicted on `card` first.
+
+    None of them compiles: what that gains has to be measured. `on_card` says whether there is a card to offload from;
+    left out, it is looked for.
+    """
+    if on_card is None:
+        on_card = (setup.device or best_device()) != "cpu"
+    card = card or cards.here() or cards.CARDS["RTX 3060"]
+    asked = (Request(image="rocket") if request is None else request).filled(setup.variant)
+    split = ("split-guidance",) if asked.max_guidance_scale > 1 else ()
+    chunk = next(f"forward-chunking={n}" for n in (5, 2, 1) if asked.num_frames % n == 0)
+    thrifty = [("single-token", *split), ("single-token", *split, chunk)]
+    graphs = dict.fromkeys([("single-token",), *thrifty, *((*graph, "lean-decode") for graph in thrifty)])
+    placements = [(), ("model-offload",), ("group-offload",)] if on_card else [()]
+    found = [estimate(replace(setup, optimizations=(*p, *graph)), asked) for graph in graphs for p in placements]
+    return sorted(found, key=lambda e: (e.seconds(card).expected, len(e.setup.optimizations)))
+
+
+def table(found: Iterable[Estimate], memory_bytes: int, card: Card | None = None) -> list[dict[str, Any]]:
+    """One line for each estimate, ready for a DataFrame: what it needs by stage (GiB), whether that fits, and seconds
+    on `card`, where one is named: the floor, and the expectation at `UTILISATION` of what operations take at best."""
+    lines = []
+    for one in found:
+        line: dict[str, Any] = {
+            "setup": one.setup.variant,
+            "optimizations": ", ".join(one.setup.optimizations) or "none",
+        }
+        line |= {f"{name}_gib": round(stage.peak_bytes / 2**30, 2) for name, stage in one.stages.items()}
+        line |= {"needed_gib": round(one.needed_bytes / 2**30, 2), "fits": one.fits(memory_bytes)}
+        seconds = card and one.seconds(card)
+        line |= {f"{name}_seconds": seconds and round(getattr(seconds, name), 1) for name in ("floor", "expected")}
+        lines.append(line)
+    return lines
+
+
+def by_card(setup: Setup, request: Request | None = None) -> list[dict[str, Any]]:
+    """One line for each known card, ready for a DataFrame: the fastest of the `choices` that fits it, or None."""
+    lines, names = [], ("optimizations", "needed_gib", "floor_seconds", "expected_seconds")
+    for card in cards.CARDS.values():
+        fitting = [e for e in choices(setup, request, card, on_card=True) if e.fits(card.memory_bytes)]
+        best = table(fitting[:1], card.memory_bytes, card)
+        line: dict[str, Any] = {"card": card.name, "memory_gib": round(card.memory_bytes / 2**30, 1)}
+        line |= {name: best[0][name] if best else None for name in names}
+        lines.append(line | {"source": card.source})
+    return lines
+
+
+def smaller_chunk(setup: Setup, request: Request, memory_bytes: int) -> Estimate | None:
+    """Where nothing fits: the fastest choice at the largest decode chunk at which one does. It changes the picture."""
+    for chunk in range(request.decode_chunk_size - 1, 0, -1):
+        if request.num_frames % chunk == 0 or chunk <= 4:  # few to try: each is another trace
+            for found in choices(setup, replace(request, decode_chunk_size=chunk), on_card=True):
+                if found.fits(memory_bytes):
+                    return found
+    return None
+
+
+def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> str:
+    """A sentence: which setups need less than `setup` does and fit in `memory_bytes`, and what they cost in time."""
+    card = cards.here() or cards.CARDS["RTX 3060"]
+    now = estimate(setup, request)
+    limit = min(now.needed_bytes - 1, memory_bytes or now.needed_bytes)
+    fitting = [other for other in choices(setup, request, card) if other.fits(limit)]
+    thrifty = [e for i, e in enumerate(fitting) if all(e.needed_bytes < faster.needed_bytes for faster in fitting[:i])]
+    said = []
+    for other in thrifty[:3]:
+        more = other.seconds(card).expected / now.seconds(card).expected - 1
+        cost = "no slower" if more < 0.005 else f"{100 * more:.0f} % slower"
+        said.append(f"optimizations={other.setup.optimizations} ({other.needed_bytes / 2**30:.1f} GiB, {cost})")
+    if said:
+        return f"{now.needed_bytes / 2**30:.1f} GiB were predicted; by prediction these fit: {'; '.join(said)}."
+    return (
+        f"{now.needed_bytes / 2**30:.1f} GiB were predicted, and no exact setup needs less: lower decode_chunk_size "
+        f"(now {request.decode_chunk_size}), num_frames or the size."
+    )
+
+
+def _dtype(setup: Setup) -> str:
+    """As `load` will choose it."""
+    return setup.dtype or ("fp32" if (setup.device or best_device()) == "cpu" else "fp16")

@@ -1,0 +1,136 @@
+"""Decode all frames together in the memory that a few of them used to take: the same frames, no seams.
+
+The VAE's decoder alternates blocks that look at one frame with blocks that look at one place in all frames. The first
+run here a few frames at a time, the second a few rows at a time, and only one tensor of all frames lives between them.
+The norms of the second kind look at everything, so their statistics are gathered first; for that one convolution in
+eight is computed twice. The frames differ by rounding alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from svdlab.optimizations.registry import Optimization
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableVideoDiffusionPipeline
+
+ELEMENTS = 2**26  # of one piece of work: a frame of 128 channels at 576x1024 is a little more, and fills any card
+
+
+def _lean(kind: type) -> type:
+    """The decoder's class with a forward that works piece by piece."""
+
+    class PieceByPiece(kind):
+        def forward(self, sample: Any, image_only_indicator: Any, num_frames: int = 1) -> Any:
+            import torch
+
+            return torch.cat([_decode(self, video) for video in sample.split(num_frames)])
+
+    return PieceByPiece
+
+
+def _decode(decoder: Any, video: torch.Tensor) -> torch.Tensor:
+    """(frames, channels, height, width) latents to pixels."""
+    first, *others = decoder.mid_block.resnets
+    order = [decoder.conv_in, first]
+    for attention, block in zip(decoder.mid_block.attentions, others, strict=False):  # as diffusers pairs them
+        order += [attention, block]
+    for up in decoder.up_blocks:
+        order += [*up.resnets, *(up.upsamplers or ())]
+    spatial: list[Any] = []  # what waits to run on each frame
+    for module in order:
+        if hasattr(module, "temporal_res_block"):
+            video = _over_time(module, _frame_by_frame([*spatial, module.spatial_res_block], video))
+            spatial = []
+        else:
+            spatial.append(module)
+    spatial += [decoder.conv_norm_out, decoder.conv_act, decoder.conv_out]
+    pixels = _frame_by_frame(spatial, video)
+    return decoder.time_conv_out(pixels.transpose(0, 1)[None])[0].transpose(0, 1)
+
+
+def _frame_by_frame(modules: list[Any], video: torch.Tensor) -> torch.Tensor:
+    """The modules' output, written over the input where it has the same shape."""
+    import torch
+
+    out, count, at = None, 1, 0
+    while at < len(video):
+        frames = video[at : at + count]
+        for module in modules:
+            frames = module(frames, None) if hasattr(module, "conv_shortcut") else module(frames)  # no time embedding
+        if out is None:
+            same = frames.shape[1:] == video.shape[1:] and frames.dtype == video.dtype
+            out = (
+                video if same else torch.empty(len(video), *frames.shape[1:], dtype=frames.dtype, device=frames.device)
+            )
+        out[at : at + count] = frames
+        at += count
+        count = max(1, ELEMENTS // max(frames[0].numel(), video[0].numel()))  # the first frame shows how large they get
+    assert out is not None
+    return out
+
+
+def _over_time(block: Any, video: torch.Tensor) -> torch.Tensor:
+    """The block's temporal half and its mixing, in place. Its convolutions see three frames and one place."""
+    temporal, mixer = block.temporal_res_block, block.time_mixer
+    rows = max(1, ELEMENTS // video[:, :, 0].numel())
+
+    def strips() -> Iterator[torch.Tensor]:
+        for top in range(0, video.shape[2], rows):
+            yield video[:, :, top : top + rows].transpose(0, 1)[None]  # (1, channels, frames, rows, width), a view
+
+    def inner(strip: torch.Tensor, statistics: Any) -> torch.Tensor:
+        return temporal.conv1(temporal.nonlinearity(_normalised(temporal.norm1, strip, *statistics)))
+
+    first = _statistics(temporal.norm1, strips())
+    second = _statistics(temporal.norm2, (inner(strip, first) for strip in strips()))
+    for strip in strips():
+        change = temporal.nonlinearity(_normalised(temporal.norm2, inner(strip, first), *second))
+        strip.copy_(mixer(x_spatial=strip, x_temporal=strip + temporal.conv2(change)))
+    return video
+
+
+def _statistics(norm: Any, pieces: Iterator[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of each group over all pieces, in 32 bits, by Chan's way of joining variances."""
+    import torch
+
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for piece in pieces:
+        groups = piece[0].unflatten(0, (norm.num_groups, -1))  # sums of a view: nothing is copied
+        across, n = tuple(range(1, groups.ndim)), groups[0].numel()
+        middle = groups.mean(across, dtype=torch.float32)
+        spread = torch.linalg.vector_norm(groups, dim=across, dtype=torch.float32) ** 2 - n * middle**2
+        if count == 0:
+            count, mean, squares = n, middle, spread
+            continue
+        apart, total = middle - mean, count + n
+        squares = squares + spread + apart**2 * (count * n / total)
+        mean, count = mean + apart * (n / total), total
+    return mean, squares / count
+
+
+def _normalised(norm: Any, piece: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    """What the group norm would give if it saw everything: a batch norm whose statistics are known."""
+    from torch.nn.functional import batch_norm
+
+    mean, variance = (each.repeat_interleave(norm.num_channels // norm.num_groups) for each in (mean, variance))
+    return batch_norm(piece, mean, variance, norm.weight.float(), norm.bias.float(), eps=norm.eps)
+
+
+def _apply(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
+    decoder = pipeline.vae.decoder
+    decoder.__class__ = _lean(type(decoder))
+
+
+LEAN_DECODE = Optimization(
+    "lean-decode",
+    stage="graph",
+    exact=True,
+    what="the VAE's decoder piece by piece: a large decode chunk, up to all frames, in a fraction of the memory",
+    apply=_apply,
+    holds=lambda pipeline: "PieceByPiece" in pipeline.vae.decoder.forward.__qualname__,
+    conflicts={"compile-vae": "its loops would be unrolled into one huge graph"},
+)
