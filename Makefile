@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test test-all browser lint lab bench tiny clean
+.PHONY: quickstart test test-all browser lint lab bench gpu tiny clean
 
 quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no account, no download of weights
 	@mkdir -p results/quickstart
@@ -35,6 +35,9 @@ lab: $(INSTALLED)  ## JupyterLab on the notebooks
 bench: $(INSTALLED)  ## ratios, each measured in one run: what a sweep costs, what a warm kernel saves
 	$(BIN)/python benchmarks/sweep_overhead.py
 	$(BIN)/python benchmarks/warm_kernel.py
+
+gpu:  ## every optimisation at full size on this machine's card, in under ten minutes, with or without .venv
+	PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 tiny: $(INSTALLED)  ## train the bundled model further, from its own checkpoints, and rewrite its table
 	$(BIN)/python -m svdlab.tiny.train

@@ -24,6 +24,7 @@ _HOMES = {
     "Machine": "machine",
     "Setup": "setup",
     "load": "setup",
+    "estimate": "estimates",
     "Clip": "clip",
     "generate": "clip",
     "read": "clip",
@@ -33,11 +34,19 @@ _HOMES = {
     "Row": "results",
     "Trial": "trials",
     "grid": "trials",
+    "ladder": "trials",
+    "measure": "measurements",
+    "profile": "measurements",
     "plan": "sweep",
     "run": "sweep",
     "assess": "quality",
+    "diagnose": "diagnosis",
+    "doctor": "readiness",
+    "review": "reviews",
+    "report": "reports",
     "wall": "walls",
     "save_wall": "walls",
+    "panel": "panels",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -47,17 +56,26 @@ if TYPE_CHECKING:
     from svdlab.clip import conditioning as conditioning
     from svdlab.clip import generate as generate
     from svdlab.clip import read as read
+    from svdlab.diagnosis import diagnose as diagnose
     from svdlab.display import show as show
+    from svdlab.estimates import estimate as estimate
     from svdlab.machine import Machine as Machine
+    from svdlab.measurements import measure as measure
+    from svdlab.measurements import profile as profile
+    from svdlab.panels import panel as panel
     from svdlab.quality import assess as assess
+    from svdlab.readiness import doctor as doctor
+    from svdlab.reports import report as report
     from svdlab.request import Request as Request
     from svdlab.results import Row as Row
+    from svdlab.reviews import review as review
     from svdlab.setup import Setup as Setup
     from svdlab.setup import load as load
     from svdlab.sweep import plan as plan
     from svdlab.sweep import run as run
     from svdlab.trials import Trial as Trial
     from svdlab.trials import grid as grid
+    from svdlab.trials import ladder as ladder
     from svdlab.variants import VARIANTS as VARIANTS
     from svdlab.variants import Variant as Variant
     from svdlab.walls import save_wall as save_wall

@@ -77,7 +77,7 @@ CARDS: dict[str, Card] = {
 
 def card(name: str) -> Card:
     """The card that `name` means, with or without "NVIDIA" and "GeForce"; a `ValueError` with the nearest names."""
-    found = _known(name)
+    found = find(name)
     if found is None:
         near = difflib.get_close_matches(name.upper(), CARDS, n=3, cutoff=0.4)
         raise ValueError(
@@ -93,7 +93,7 @@ def here() -> Card | None:
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)
-    known = _known(properties.name)
+    known = find(properties.name)
     return known and Card(properties.name, properties.total_memory, known.flops, known.bandwidth_bytes, known.source)
 
 
@@ -108,8 +108,9 @@ def memory_bytes(text: str | int) -> int:
     return size
 
 
-def _known(name: str) -> Card | None:
-    """The longest known name that begins the given one, so that "RTX 4070 Ti" is not taken for a 4070."""
+def find(name: str) -> Card | None:
+    """The card that a driver calls `name`: the longest known name that begins it, so that a "4070 Ti" is no 4070. None
+    where it is not known."""
     words = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|GPU|Generation)\b", " ", name, flags=re.IGNORECASE)
     asked = re.sub(r"[\s_-]+", " ", words).strip().upper()
     matching = [known for known in CARDS if re.match(rf"{re.escape(known.upper())}(?!\w)(?! LAPTOP)", asked)]

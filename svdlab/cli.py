@@ -2,6 +2,9 @@
 
 svdlab clip rocket --motion-bucket-id 180 --seed 3 -o out.mp4
 svdlab clip --again out.mp4 -o twin.mp4
+svdlab report results/motion -o report.html
+svdlab plan --gpu "RTX 3060"
+svdlab doctor
 svdlab variants
 """
 
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except ValueError as error:
         return _complain(error, 2)
-    except (RuntimeError, MemoryError, OSError) as error:
+    except (RuntimeError, MemoryError, OSError, ImportError) as error:
         return _complain(error, 1)
     except KeyboardInterrupt:
         print("svdlab: stopped; nothing was written.", file=sys.stderr)
@@ -70,9 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     clip.add_argument("--again", type=Path, metavar="CLIP", help="ask for what this saved clip was asked for")
     for field in dataclasses.fields(Request):
         if field.name in _HELP:
-            kind = float if "scale" in field.name or "strength" in field.name else int
-            flag = f"--{field.name.replace('_', '-')}"
-            clip.add_argument(flag, type=kind, metavar="N", help=_HELP[field.name], default=argparse.SUPPRESS)
+            _knob(clip, field.name)
     clip.add_argument(
         "--fit", choices=get_args(Fit), help="how the picture is brought to shape", default=argparse.SUPPRESS
     )
@@ -93,9 +94,38 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("params", type=Path, nargs="+", metavar="PARAMS.yaml")
     run.add_argument("--results", type=Path, default=Path("results"), help="folder; each study gets its own in it")
 
+    report = commands.add_parser("report", help="one page about studies, for somebody who has no Python")
+    report.set_defaults(run=_report)
+    report.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a study, or a folder of studies")
+    report.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="(report.html)")
+    where = "one file to send, or the videos in a folder beside it (inside)"
+    report.add_argument("--videos", choices=("inside", "beside"), default="inside", help=where)
+
+    plan = commands.add_parser("plan", help="which setups fit a card, and how long they take: predicted, in seconds")
+    plan.set_defaults(run=_plan)
+    plan.add_argument("--variant", choices=VARIANTS, default="svd-xt", help="the model (svd-xt)")
+    which = plan.add_mutually_exclusive_group()
+    which.add_argument("--gpu", metavar="NAME", help="a card such as 'RTX 3060' (this machine's, else all known ones)")
+    which.add_argument("--memory", metavar="12GB", help="of a card that is not known by name")
+    plan.add_argument(
+        "--optimization", action="append", default=[], metavar="NAME", help="these alone; may be repeated"
+    )
+    for name in ("height", "width", "num_frames", "num_inference_steps", "max_guidance_scale", "decode_chunk_size"):
+        _knob(plan, name)
+
+    doctor = commands.add_parser("doctor", help="is this machine ready, and for what")
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("--json", action="store_true", help="the same for a bug report")
+
     variants = commands.add_parser("variants", help="the models, what they are for and what they need")
     variants.set_defaults(run=_variants)
     return parser
+
+
+def _knob(command: argparse.ArgumentParser, name: str) -> None:
+    kind = float if "scale" in name or "strength" in name else int
+    flag = f"--{name.replace('_', '-')}"
+    command.add_argument(flag, type=kind, metavar="N", help=_HELP[name], default=argparse.SUPPRESS)
 
 
 def _clip(options: argparse.Namespace) -> int:
@@ -130,7 +160,8 @@ def _fitting(chosen: dict[str, Any]) -> Any:
     """The setup that fits this machine, with what was asked for on top of it."""
     from svdlab.setup import Setup
 
-    return dataclasses.replace(Setup.fitting(), **{name: value for name, value in chosen.items() if value})
+    fitting = Setup.fitting(say=lambda sentence: print(f"svdlab: {sentence}", file=sys.stderr))
+    return dataclasses.replace(fitting, **{name: value for name, value in chosen.items() if value})
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -139,6 +170,59 @@ def _run(options: argparse.Namespace) -> int:
     for copy in execute(options.notebook, options.params, options.results):
         print(copy, flush=True)
     return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from svdlab.reports import report
+
+    print(report(options.folders, options.output, options.videos))
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from svdlab import cards, estimates
+    from svdlab.setup import Setup
+
+    asked = {name: value for name, value in vars(options).items() if name in _HELP}
+    setup = Setup(options.variant, dtype="fp16", optimizations=tuple(options.optimization))
+    request = setup.request(image="rocket", **asked)
+    card = cards.card(options.gpu) if options.gpu else None if options.memory else cards.here()
+    if card is None and not options.memory:
+        print(f"{setup.variant} on each known card: the fastest exact setup predicted to fit.")
+        _print([{k: v for k, v in line.items() if k != "source"} for line in estimates.by_card(setup, request)])
+    else:
+        memory = card.memory_bytes if card else cards.memory_bytes(options.memory)
+        found = [estimates.estimate(setup, request)] if options.optimization else None
+        found = found or estimates.choices(setup, request, card, on_card=True)
+        print(f"{setup.variant} on {card.name if card else 'a card'} of {memory / 2**30:.1f} GiB, the fastest first:")
+        _print([{k: v for k, v in line.items() if k != "setup"} for line in estimates.table(found, memory, card)])
+        less = None if any(e.fits(memory) for e in found) else estimates.smaller_chunk(setup, request, memory)
+        if less:
+            print(f"None fits, but with --decode-chunk-size {less.request.decode_chunk_size} this does: {less}")
+    print(
+        f"Predicted, not measured. GiB: allocated by PyTorch; needed: {estimates.ALLOWANCE_BYTES / 2**30:.1f} more, "
+        "for what cannot be traced.\nSeconds: the floor, under which nothing can be; expected, at "
+        f"{estimates.UTILISATION:.0%} of what each operation could reach."
+    )
+    return 0
+
+
+def _print(lines: list[dict[str, Any]]) -> None:
+    """A table for a terminal."""
+    shown = {None: "–", True: "yes", False: "no"}
+    texts = [[str(name) for name in lines[0]]]
+    texts += [[shown[v] if v is None or isinstance(v, bool) else str(v) for v in line.values()] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for cells in texts:
+        print("  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from svdlab.readiness import doctor
+
+    found = doctor()
+    print(found.to_json() if options.json else found)
+    return 0 if found.ready else 1
 
 
 def _variants(options: argparse.Namespace) -> int:

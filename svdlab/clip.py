@@ -160,11 +160,17 @@ def generate(
     notes = list(request.concerns())
     started = time.perf_counter()
     label, steps = f"seed {request.seed}", request.num_inference_steps
-    exhausted = None
+    doing, exhausted = "encoding or in the first step", None
+
+    def stepped(done: int, total: int, latents: torch.Tensor) -> None:
+        nonlocal doing
+        doing = f"denoising, step {done + 1} of {total}"
+        if on_step is not None:
+            on_step(done, total, latents)
+
     with Progress(total=steps, desc=label, unit="step", disable=not progress) as bar, _freed(pipeline), torch.no_grad():
-        doing = "encoding"
         try:
-            latents = _sample(pipeline, request, on_step, bar)
+            latents = _sample(pipeline, request, stepped, bar)
             sampled = time.perf_counter()
             doing = "decoding"
             bar.set_postfix_str(doing)
@@ -174,7 +180,7 @@ def generate(
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not _of_memory(error):
                 raise
-            exhausted = f"denoising, step {bar.n + 1} of {steps}" if doing == "encoding" and bar.n else doing
+            exhausted = doing
     if exhausted:  # out here, where no traceback holds the tensors of the attempt
         raise OutOfMemory(_what_would_fit(setup, request, exhausted))
     timings = {"sample_seconds": sampled - started, "decode_seconds": time.perf_counter() - sampled}
@@ -227,16 +233,13 @@ def _variant_for(request: Request, setup: Setup | None) -> str:
     return request.variant
 
 
-def _sample(
-    pipeline: StableVideoDiffusionPipeline, request: Request, on_step: OnStep | None, bar: Progress
-) -> torch.Tensor:
+def _sample(pipeline: StableVideoDiffusionPipeline, request: Request, on_step: OnStep, bar: Progress) -> torch.Tensor:
     """Latents (1, frames, channels, height, width), as the pipeline leaves them before decoding."""
     import torch
 
     def step_end(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         bar.update()
-        if on_step is not None:
-            on_step(step + 1, request.num_inference_steps, tensors["latents"])
+        on_step(step + 1, request.num_inference_steps, tensors["latents"])
         return tensors
 
     out: Any = pipeline(

@@ -38,7 +38,7 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
     repository = variant.repository
     if repository is None:
         raise WeightsError(f"{variant.name!r} has no repository on the hub: its weights are bundled.")
-    _check_token()
+    check_token()
     patterns = ["model_index.json", "scheduler/*.json", "feature_extractor/*.json"]
     for component in COMPONENTS:
         patterns += [f"{component}/*.json", f"{component}/*{'.fp16' if half else ''}*.safetensors"]
@@ -164,7 +164,7 @@ def _check_disk(needed: int, cache: Path, repository: str) -> None:
         )
 
 
-def _check_token() -> None:
+def check_token() -> None:
     """Such a token cannot be sent, and the libraries below would print it in saying so."""
     from huggingface_hub import get_token
 

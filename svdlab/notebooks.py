@@ -43,7 +43,7 @@ def parameters(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} cannot be read ({error.strerror}): give a parameter file such as params/smoke.yaml."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not plain YAML ({' '.join(str(error).split())[:200]}).") from None
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
         raise ValueError(f"{path} sets nothing: expected lines like 'seed: 11'.")

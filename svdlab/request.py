@@ -63,9 +63,12 @@ class Request:
             from svdlab import images  # a copy: what is asked must not change when the caller's picture does
 
             object.__setattr__(self, "image", images.read(self.image))
-        if self.sigmas is not None:
-            object.__setattr__(self, "sigmas", tuple(float(s) for s in self.sigmas))
-        object.__setattr__(self, "focus", tuple(float(f) for f in self.focus))
+        for name in ("sigmas", "focus"):
+            if (value := getattr(self, name)) is not None:
+                try:
+                    object.__setattr__(self, name, tuple(float(each) for each in value))
+                except (TypeError, ValueError, OverflowError):
+                    raise ValueError(f"{name}={value!r} is not a list of numbers, as in (0.5, 0.25).") from None
         _validate(self)
         for sentence in self.concerns():
             warnings.warn(sentence, UserWarning, stacklevel=3)
@@ -80,7 +83,7 @@ class Request:
 
         A `ValueError` if it was filled from another variant before: its numbers would be the wrong model's.
         """
-        if self.variant == name and preset is None:
+        if self.variant == name and preset is None and not self._open():
             return self
         if self.variant is not None and self.variant != name:
             raise ValueError(
@@ -100,7 +103,7 @@ class Request:
 
     def concerns(self) -> list[str]:
         """One sentence for each value outside what the model was trained for; empty when all is well."""
-        if self.variant is None:
+        if self.variant is None or self._open():
             return []
         v = variant(self.variant)
         found = []
@@ -130,6 +133,9 @@ class Request:
                 )
         return found
 
+    def _open(self) -> bool:
+        return any(getattr(self, name) is None for name in _RANGES)
+
     def __hash__(self) -> int:
         return hash(self.to_json())
 
@@ -143,7 +149,10 @@ class Request:
     @classmethod
     def from_json(cls, text: str | dict[str, Any]) -> Request:
         """The request that `to_json` wrote, now or in an older version (what it lacks keeps today's default)."""
-        fields = json.loads(text) if isinstance(text, str) else dict(text)
+        try:
+            fields = json.loads(text) if isinstance(text, str) else dict(text)
+        except RecursionError:
+            fields = None  # a thousand brackets
         if not isinstance(fields, dict) or "image" not in fields:
             raise ValueError("This is not a request: expected a JSON object with at least an 'image'.")
         known = [f.name for f in dataclasses.fields(cls)]
@@ -236,12 +245,12 @@ def _validate(r: Request) -> None:
             )
     if r.fit not in get_args(Fit):
         raise ValueError(f"fit={r.fit!r} is unknown: expected one of {', '.join(get_args(Fit))}.")
-    if len(r.focus) != 2 or not all(0 <= f <= 1 for f in r.focus):
+    if r.focus is None or len(r.focus) != 2 or not all(0 <= f <= 1 for f in r.focus):
         raise ValueError(f"focus={r.focus} must be two numbers from 0 to 1: x from the left, y from the top.")
     if r.image is None or r.image == "":
         raise ValueError("image is empty: give a path, a URL, a picture, or the name of a bundled example ('rocket').")
     if r.variant is not None:
-        variant(r.variant)
+        variant(r.variant if isinstance(r.variant, str) else repr(r.variant))
 
 
 def _number(value: Any, kind: type) -> int | float | None:

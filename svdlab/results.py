@@ -19,9 +19,11 @@ import math
 import os
 import secrets
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from svdlab import hub, images
@@ -49,6 +51,7 @@ class Row:
     clip: Path | None = None  # the video, ready for `show`; the file holds its name only, so that folders can move
     timings: dict[str, float] = field(default_factory=dict)  # seconds, none of them part of another
     quality: dict[str, Any] | None = None
+    measurement: dict[str, Any] | None = None  # memory and time, as `svdlab.measure` found them; `summary` reads it
     notes: tuple[str, ...] = ()  # what was noticed on the way
     axes: tuple[str, ...] = ()  # the fields that its sweep varied
     picture: str | None = None  # `images.digest` of what the model saw
@@ -108,12 +111,59 @@ def load(folder: str | Path) -> pandas.DataFrame:
     """The rows as a tidy table, oldest first: one line a row. Opens no clip.
 
     The columns are named as the fields of rows, requests and setups, as the timings (seconds) and as the measures of
-    quality (nested ones joined: `motion_median`), and `machine_…`; a name taken before gets its group in front. A list
-    of words is one text and other lists are tuples, so that `groupby` takes them.
+    quality (nested ones joined: `motion_median`), as in a measurement's `summary`, and `machine_…`; a name taken before
+    gets its group in front. A list of words is one text and other lists are tuples, so that `groupby` takes them.
     """
     lines = [_line(fields, os.fspath(folder)) for fields in _documents(Path(folder))]
     lines.sort(key=lambda line: (line.get("created") or "", line["key"]))
     return _needed("pandas").DataFrame(lines, columns=None if lines else list(_FIRST[:4]))
+
+
+def summary(measurement: dict[str, Any]) -> dict[str, float | None]:
+    """A measurement in a line: medians over the calls after the first, and peaks over everything. Missing is `None`.
+
+    `load_seconds`; `first_seconds`, of the first call, with what it compiles; of the others `encode_seconds`,
+    `step_seconds`, `clip_seconds` (the whole call). `peak_…_bytes`: allocated and reserved by torch, in use on the card
+    by everybody, resident in the process. `encode_`, `denoise_` and `decode_peak_bytes` are allocated ones on a card,
+    and of the process elsewhere. `psnr_db`, `ssim`, `max_abs_levels`: nearness to the baseline, whose own row tells how
+    near it comes to itself; equal frames have 100, 1 and 0, and latents that differ by less show in `latents_relative`.
+    """
+    stages = measurement["stages"]
+    calls: dict[int, list[dict[str, Any]]] = {}
+    for stage in stages:
+        if stage["call"] is not None:
+            calls.setdefault(stage["call"], []).append(stage)
+    whole = {n: call for n, call in calls.items() if call[-1]["stage"] == "finish" and call[-1]["seconds"] is not None}
+    steady = [call for n, call in whole.items() if n > 0]
+
+    def seconds(call: list[dict[str, Any]], *names: str) -> float:
+        return sum(stage["seconds"] for stage in call if not names or stage["stage"] in names)
+
+    def peak(kind: str, *names: str) -> int | None:
+        found = [s["peaks"].get(f"{kind}_bytes") for s in stages if not names or s["stage"] in names]
+        return max((bytes_ for bytes_ in found if bytes_ is not None), default=None)
+
+    main = "process" if peak("allocated") is None else "allocated"
+    return {
+        "load_seconds": next((stage["seconds"] for stage in stages if stage["stage"] == "load"), None),
+        "first_seconds": seconds(whole[0]) if 0 in whole else None,
+        "encode_seconds": _middle(seconds(call, "encode") for call in steady),
+        "step_seconds": _middle(step for call in steady for stage in call for step in stage.get("step_seconds", ())),
+        "sample_seconds": _middle(seconds(call, "encode", "denoise") for call in steady),
+        "decode_seconds": _middle(seconds(call, "decode") for call in steady),
+        "clip_seconds": _middle(seconds(call) for call in steady),
+        **{f"peak_{kind}_bytes": peak(kind) for kind in ("allocated", "reserved", "device")},
+        "peak_process_bytes": measurement.get("process_peak_bytes") or peak("process"),
+        **{f"{stage}_peak_bytes": peak(main, stage) for stage in ("encode", "denoise", "decode")},
+        **{name: (measurement.get("fidelity") or {}).get(name) for name in _FIDELITY},
+    }
+
+
+_FIDELITY = ("psnr_db", "ssim", "max_abs_levels", "latents_relative")
+
+
+def _middle(values: Iterable[float]) -> float | None:
+    return median(found) if (found := list(values)) else None
 
 
 def export(folder: str | Path, path: str | Path) -> Path:
@@ -171,11 +221,12 @@ def save(row: Row, folder: str | Path, scratch: Path, clip: Path | None = None) 
 # --- the identity of a question --------------------------------------------------------------------------------------
 
 
-def identity(setup: Setup, request: Request, picture: str | None = None) -> str:
+def identity(setup: Setup, request: Request, picture: str | None = None, **also: Any) -> str:
     """16 hex digits, the same for the same question on any machine, wherever its picture and its weights lie.
 
     They hash the setup (`settled`, less its device), what is in its weights, every field of the complete request, and
     in place of the picture and its crop the pixels that the model sees; `picture` is their digest where it is known.
+    `also` is what else sets the question apart.
     """
     asked = request.filled(setup.variant)
     question = {
@@ -183,7 +234,7 @@ def identity(setup: Setup, request: Request, picture: str | None = None) -> str:
         "weights": weights_of(settled(setup)),
         "request": _changed(asked, "image", "fit", "focus"),
         "picture": picture or images.digest(conditioning(asked)),
-    }
+    } | also
     return hashlib.sha256(json.dumps(_plain(question), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -282,10 +333,12 @@ def _line(fields: dict[str, Any], folder: str) -> dict[str, Any]:
     line: dict[str, Any] = {}
     for name in _FIRST:
         _spread(line, name, name, fields.pop(name, None), "")
-    machine = fields.pop("machine", None) or {}
+    machine, measurement = fields.pop("machine", None) or {}, fields.pop("measurement", None)
     for name, value in fields.items():
         if name != "quality" or value:
             _spread(line, name, name, value, "")
+    if measurement:
+        line.update(summary(measurement))
     _spread(line, "machine", "machine", machine | (machine.pop("libraries", None) or {}), "machine_")
     return line
 

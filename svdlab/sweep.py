@@ -108,7 +108,7 @@ def run(
     trials, folder, pictures = list(trials), Path(folder), Pictures()
     keys = [_draft(trial, trial.setup, pictures).key for trial in trials]
     folder.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
+    clear(folder)
     rows = {i: row for i, key in enumerate(keys) if (row := results.find(folder, key))}
     again = {row.key: row.created for row in rows.values() if retry_failed and row.status == "failed"}
     rows = {i: row for i, row in rows.items() if row.key not in again}
@@ -140,7 +140,7 @@ def make(
     pictures = pictures or Pictures()
     row = _draft(trial, setup_of(pipeline) or trial.setup, pictures)
     dtype = pipeline.vae.dtype
-    with nullcontext(scratch) if scratch else _claim(folder, row.key) as scratch:
+    with nullcontext(scratch) if scratch else claim(folder, row.key) as scratch:
         try:
             shown = with_image(trial.request, pictures(trial.request)[0])
             clip = generate(pipeline, shown, on_step=on_step, progress=False)
@@ -158,7 +158,7 @@ def make(
                 try:
                     measured = dataclasses.asdict(assess(clip))
                 except Exception as error:  # the clip itself is whole, and took longer to make
-                    notes.append(f"Its quality could not be measured: {_sentence(error)}")
+                    notes.append(f"Its quality could not be measured: {sentence(error)}")
         with _timed(timings, "save_seconds"):
             file = clip.save(scratch / f"{row.key}.mp4")
         row = dataclasses.replace(row, timings=timings, quality=measured, notes=tuple(notes))
@@ -243,7 +243,7 @@ def _each(
     except Exception as error:  # of any library below: the other setups go on
         for i, trial in trials.items():
             row = _failed(_draft(trial, setup, pictures), error)
-            with _claim(folder, row.key) as scratch:
+            with claim(folder, row.key) as scratch:
                 yield i, results.save(row, folder, scratch)
             bar.finish(trial)
         return
@@ -253,7 +253,7 @@ def _each(
         while waiting:
             i, patient = waiting.popleft()
             key = _draft(trials[i], setup_of(pipeline) or setup, pictures).key  # of the commit that was loaded
-            with _claim(folder, key) as scratch:
+            with claim(folder, key) as scratch:
                 if patient and _taken(scratch):
                     waiting.append((i, False))  # it may be there when all others are; if not, it is made here too
                     continue
@@ -282,10 +282,10 @@ def _draft(trial: Trial, setup: Setup, pictures: Pictures) -> Row:
 
 
 def _failed(row: Row, error: Exception) -> Row:
-    return dataclasses.replace(row, status="failed", error=_sentence(error))
+    return dataclasses.replace(row, status="failed", error=sentence(error))
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """Ours are sentences; of others also what they are and where they come from."""
     line = (str(error).strip().splitlines() or ["no reason given"])[0][:500]
     if line.endswith("."):
@@ -360,7 +360,7 @@ class _Bar(Progress):
 
 
 @contextmanager
-def _claim(folder: Path, key: str) -> Iterator[Path]:
+def claim(folder: Path, key: str) -> Iterator[Path]:
     """A folder for what is not whole yet; its name tells other writers who makes what since when. Gone afterwards."""
     scratch = folder / f".{key}~{socket.gethostname()}~{os.getpid()}~{time.time_ns()}"
     scratch.mkdir()
@@ -377,7 +377,7 @@ def _taken(claim: Path) -> bool:
     return any(_alive(other) for other in others)
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove what killed writers left."""
     for scratch in folder.glob(".*~*~*~*"):
         if not _alive(scratch):

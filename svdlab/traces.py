@@ -13,11 +13,10 @@ import secrets
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 from svdlab import architecture
 from svdlab.architecture import DTYPES
@@ -94,12 +93,9 @@ def _traced(
         return pipeline.decode_latents(torch.empty(1, *latents, dtype=kind), frames, chunk)
 
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    with (
-        architecture.quiet_libraries(),
-        patch.object(torch.nn.Module, "_apply", _replace_parameters),
-        fakes,
-        torch.no_grad(),
-    ):
+    for module in [*unet.modules(), *vae.modules(), *eyes.modules()]:
+        module._apply = partial(_replace_parameters, module)  # on these alone: others may be making a clip meanwhile
+    with architecture.quiet_libraries(), fakes, torch.no_grad():
         for part in (unet, vae, eyes):
             part.to_empty(device="cpu")
         for text in names:

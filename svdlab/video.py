@@ -18,7 +18,7 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -120,7 +120,7 @@ def read(path: str | Path) -> tuple[list[Image.Image], float]:
     Reads what `write` writes, and any other MP4, MOV, WebM, MKV, animated GIF or WebP. `ValueError` in one sentence for
     a file that is missing, cut short, no video, or larger than `MAX_PIXELS` over all frames.
     """
-    path = Path(path)
+    path = _back(Path(path))
     if path.is_dir():
         return _read_png(path)
     kind = _kind(path)
@@ -149,7 +149,7 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
 
     Takes a single PNG frame too, for its text. `ValueError` as `read` has it.
     """
-    path = Path(path)
+    path = _back(Path(path))
     if path.is_dir():
         path = _frame_paths(path)[0]
     kind, cover = _kind(path), None
@@ -301,8 +301,9 @@ def _write_png(path: Path, frames, fps, metadata, picture) -> None:
 def _whole(path: Path) -> Iterator[Path]:
     """A name in the same folder to write to; it takes the place of `path` when all is written, or is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".svdlab-{secrets.token_hex(6)}")
-    old = beside.with_suffix(".old")
+    beside, old = path.with_name(f".svdlab-{secrets.token_hex(6)}"), _put_aside(path)
+    if _back(path).exists() and old.is_dir():
+        shutil.rmtree(old)  # of a `write` that was killed when all but this was done
     try:
         yield beside
         for file in [beside, *beside.glob("*")]:
@@ -319,6 +320,19 @@ def _whole(path: Path) -> Iterator[Path]:
             old.rename(path)
         for left in (beside, old):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _put_aside(path: Path) -> Path:
+    return path.with_name(f".svdlab-{path.name}.old")
+
+
+def _back(path: Path) -> Path:
+    """`path`, where a folder of frames stands again that a `write` was killed over, between taking it away and putting
+    the new one in its place."""
+    if not path.exists() and _put_aside(path).is_dir():
+        with suppress(OSError):  # whoever reads and must not write finds nothing, as before
+            _put_aside(path).rename(path)
+    return path
 
 
 def _checked(frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:
@@ -454,9 +468,9 @@ def _kind(path: Path) -> str:
 
 def _main_stream(container: Any, path: Path) -> Any:
     for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
+        if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
             return stream
-    raise ValueError(f"{path} has no video in it, or is cut short.")
+    raise ValueError(f"{path} has no video in it that can be decoded, or is cut short.")
 
 
 def _affordable(width: int, height: int, frames: int, path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from svdlab import read
+from svdlab.cards import CARDS
 from svdlab.cli import main
 
 
@@ -56,3 +57,25 @@ def test_errors_are_one_sentence_and_an_exit_code(arguments, code, sentence, cap
     assert error.startswith("svdlab: ")
     assert sentence in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_for_a_card_and_for_an_amount_of_memory(capsys):
+    assert main(["plan", "--gpu", "RTX 3060", "--variant", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("tiny on RTX 3060 of 12.0 GiB, the fastest first:\noptimizations")
+    assert "single-token" in said
+    assert "Predicted, not measured." in said
+    assert main(["plan", "--memory", "700MB", "--variant", "tiny", "--optimization", "single-token"]) == 0
+    few = capsys.readouterr().out
+    assert few.count("\n") == 1 + 2 + 2 + ("None fits" in few)
+    assert "–" in few  # no times for a card that has no name
+    assert main(["plan", "--gpu", "RTX 3061"]) == 2
+    assert "Unknown card 'RTX 3061'; nearest: RTX 3060" in capsys.readouterr().err
+    assert main(["plan", "--memory", "lots"]) == 2
+    assert "memory='lots' is no amount of memory" in capsys.readouterr().err
+
+
+def test_plan_for_every_card(capsys):
+    assert main(["plan", "--variant", "tiny", "--num-inference-steps", "2"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in CARDS)

@@ -9,7 +9,7 @@ import nbformat
 import papermill
 import pytest
 
-from svdlab import kernels, notebooks, read, results
+from svdlab import Setup, estimate, kernels, ladder, notebooks, read, results
 from svdlab.cli import main
 
 PARAMS = Path(__file__).parents[1] / "params"
@@ -28,7 +28,12 @@ def execute(tmp_path, monkeypatch):
         outputs = [output for cell in done.cells for output in cell.get("outputs", ())]
         assert [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"] == []
         texts = [o.get("text", "") for o in outputs]
-        pages = [o["data"].get(kind, "") for o in outputs if "data" in o for kind in ("text/plain", "text/html")]
+        pages = [
+            o["data"].get(kind, "")
+            for o in outputs
+            if "data" in o
+            for kind in ("text/plain", "text/html", "text/markdown")
+        ]
         return "\n".join(texts + pages)
 
     return executed
@@ -41,6 +46,19 @@ def test_quickstart(execute, tmp_path):
     calm, lively = read(tmp_path / "made" / "clip.mp4"), read(tmp_path / "made" / "livelier.mp4")
     assert (calm.request.motion_bucket_id, lively.request.motion_bucket_id) == (127, 220)
     assert len(calm.frames) == len(read(tmp_path / "made" / "livelier.gif").frames) == 14
+
+
+def test_memory_and_speed(execute, tmp_path):
+    """Predicted and measured: the rungs are rows beside any others, and their frames were compared."""
+    asked = {"predict": "tiny", "memory": "8GB", "names": ["single-token"], "steps": 2, "repeats": 1}
+    shown = execute("03_memory_and_speed", results=str(tmp_path / "made"), **asked)
+    assert "tiny on a card of 8.0 GiB" in shown
+    assert "RTX 3060" in shown
+    assert "the fastest, exact" in shown
+    frame = results.load(tmp_path / "made")
+    assert frame.optimizations.tolist() == ["", "single-token"]
+    assert (frame.peak_process_bytes > 10**8).all()
+    assert (frame.psnr_db > 50).all()
 
 
 @pytest.fixture
@@ -70,13 +88,33 @@ def reduced(given: dict) -> dict:
     return given | {"axes": axes, "fixed": given.get("fixed", {}) | {"num_inference_steps": 2}}
 
 
+@pytest.mark.parametrize("file", sorted(PARAMS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_parameter_file_says_what_it_is_for_and_fits_its_notebook(file):
+    assert file.read_text().startswith("# ")
+    given = notebooks.parameters(file)
+    if "memory_speed" not in file.name:
+        assert notebooks.check(NOTEBOOKS / "02_micro_conditioning.ipynb", given)
+        return
+    assert notebooks.check(NOTEBOOKS / "03_memory_and_speed.ipynb", given)
+    setup = Setup(given["variant"], given.get("weights", ""))
+    rungs = ladder(setup, given["names"], cumulative=given.get("cumulative", True))
+    assert len(rungs) == len(given["names"]) + 1
+    assert all(rung.setup.weights in ("random", "bundled") for rung in rungs)  # nothing is downloaded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gib", [8, 12, 16])
+def test_the_last_rung_for_a_card_is_predicted_to_fit_it(gib):
+    given = notebooks.parameters(PARAMS / f"memory_speed_{gib}gb.yaml")
+    trial = ladder(Setup(given["variant"], "random", dtype="fp16"), given["names"])[-1]
+    assert estimate(trial.setup, trial.request).fits(gib * 2**30)
+
+
 def test_every_parameter_file_runs_at_reduced_size(tmp_path, monkeypatch, capsys, warm):
     """Twins for SVD-XT too: only their variant is another here. One warm kernel for all of them."""
     monkeypatch.chdir(tmp_path)
-    files = sorted(PARAMS.glob("*.yaml"))
+    files = sorted(file for file in PARAMS.glob("*.yaml") if "memory_speed" not in file.name)
     for file in files:
-        text = file.read_text()
-        assert text.startswith("# "), f"{file.name} does not say what it is for"
         given = reduced(notebooks.parameters(file)) | {"variant": "tiny", "image": "rocket"}
         (tmp_path / file.name).write_text(json.dumps(given))  # JSON is YAML
     assert len(files) == 15
@@ -88,6 +126,22 @@ def test_every_parameter_file_runs_at_reduced_size(tmp_path, monkeypatch, capsys
         assert set(frame["status"]) == {"done"}, file.stem
         assert len(frame) >= 2
         assert (tmp_path / "results" / file.stem / "wall.mp4").is_file()
+
+
+@pytest.mark.parametrize(("steps", "frames"), [(1, 8), pytest.param(4, 14, marks=pytest.mark.slow)])
+def test_troubleshooting(execute, steps, frames):
+    """Every symptom is found after the clip that was to have it, and only there."""
+    shown = execute("05_troubleshooting", steps=steps, frames=frames)
+    found = [line.split(":")[0].strip() for line in shown.splitlines() if "\n" not in line and ": " in line]
+    told = [
+        name for name in found if name in ("black", "size", "shape", "enlarged", "static", "seams", "colour", "faces")
+    ]
+    assert told == ["static", "seams", "colour", "size", "shape", "enlarged", "black", "static", "faces"]
+    assert "Nothing was found that needs a cure." in shown
+    assert "This machine is ready." in shown
+    assert f"Out of memory while decoding ({frames} frames of 72x128" in shown
+    assert "The next clip is the same as before: True" in shown
+    assert shown.count("<video") == 11
 
 
 @pytest.fixture

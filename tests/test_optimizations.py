@@ -128,6 +128,19 @@ def test_all_that_agree_work_together(latents_of, ask):
     torch.testing.assert_close(together, latents_of(ask), rtol=0, atol=ROUNDING)
 
 
+@pytest.mark.parametrize(
+    "name", ["compile-blocks", *(pytest.param(f"compile-{n}", marks=pytest.mark.slow) for n in ("unet", "vae"))]
+)
+def test_compiled_code_changes_rounding_at_most(latents_of, checkpoint, ask, name):
+    """At a size whose latents do not divide evenly, of which the UNet logs a line in the middle of its graph."""
+    sizes = {"height": 72, "width": 104}
+    plain = generate(load(Setup("svd", weights=str(checkpoint))), ask(**sizes), progress=False)
+    fast = generate(load(Setup("svd", weights=str(checkpoint), optimizations=(name,))), ask(**sizes), progress=False)
+    torch.testing.assert_close(fast.latents, plain.latents, rtol=0, atol=ROUNDING)
+    levels = np.stack([np.asarray(frame, dtype=int) for frame in (*fast.frames, *plain.frames)])
+    assert abs(levels[:6] - levels[6:]).max() <= 1
+
+
 def batches_of(pipeline, ask) -> set[int]:
     """The batch sizes that the UNet's first convolution sees, in frames."""
     seen = set()

@@ -18,6 +18,12 @@ MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagrap
 
 
 def _compile(module: nn.Module, value: str | None) -> None:
+    from diffusers.models.unets.unet_spatio_temporal_condition import logger
+    from torch._dynamo import config
+
+    # The UNet logs where a size does not divide evenly, and a call of a logger would break the graph.
+    for name in ("ignore_logging_functions", "ignore_logger_methods"):  # the newer name, the older one
+        getattr(config, name, set()).add(logger.info)
     # In place: offload hooks, `.config` and `.dtype` stay where diffusers looks for them.
     module.compile(mode=value, fullgraph=True)
 

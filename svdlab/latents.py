@@ -1,0 +1,30 @@
+"""Latents as pictures, without the VAE: a linear look, good enough to watch a clip come about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
+
+# One row for each channel and one for the constant, giving red, green and blue in -1..1.
+# SVD's latents are those of Stable Diffusion 1, whose factors are in discuss.huggingface.co's thread 23204.
+_SD1 = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473), (0, 0, 0))
+# Least squares on the latents of tiny's scenes 0 to 23 of both worlds against the same scenes at latent size; R² 0.99.
+_TINY = (
+    *((0.434, 0.009, 0.015), (0.023, 0.440, 0.022), (0.022, 0.018, 0.439), (-0.013, -0.012, 0.0)),
+    (-0.099, -0.114, -0.067),
+)
+
+
+def look(latents: torch.Tensor, variant: str, frames: int = 6) -> list[Image.Image]:
+    """Some of the frames, from the first to the last, in about the right colours and as small as the latents are:
+    (1, frames, 4, height, width), scaled as the UNet has them."""
+    import torch
+
+    factors = torch.tensor(_TINY if variant == "tiny" else _SD1, device=latents.device)
+    shots = latents[0, torch.linspace(0, latents.shape[1] - 1, frames).round().long()].float()
+    colours = torch.einsum("fchw,cr->fhwr", shots, factors[:4]) + factors[4]
+    return [Image.fromarray(pixels) for pixels in ((colours + 1) * 127.5).clamp(0, 255).byte().cpu().numpy()]

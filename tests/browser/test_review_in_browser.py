@@ -1,0 +1,267 @@
+"""Looking through rows: in a live JupyterLab, where clips come from the kernel, and in a report opened from a file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import studies
+
+from svdlab import report, review
+from svdlab.reviews import Note
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'</td><script>alert(2)</script>"
+PLAYING = "() => document.querySelectorAll('.svdlab-rows video[src]').length"
+# the frame that each clip on the stage shows, told from its grey (see studies.py), when all have done seeking
+SHOWN = """async () => {
+  const videos = [...document.querySelectorAll('.svdlab-stage figure > div > video:first-child')];
+  while (!videos.every((v) => v.paused && !v.seeking && v.readyState >= 2)) await new Promise(requestAnimationFrame);
+  await new Promise((done) => setTimeout(done, 60));
+  return videos.map((v) => {
+    const canvas = Object.assign(document.createElement('canvas'), { width: 128, height: 72 });
+    const context = canvas.getContext('2d');
+    context.drawImage(v, 0, 0, 128, 72);
+    return Math.round((context.getImageData(100, 60, 1, 1).data[1] - 80) / 20);
+  });
+}"""
+
+
+def tick(page, *keys: str) -> None:
+    for key in keys:
+        page.get_by_role("checkbox", name=f"Compare {key}").check()
+
+
+def compared(page, *keys: str) -> None:
+    """Those clips on the stage, paused on their first frame."""
+    tick(page, *keys)
+    page.get_by_role("button", name=f"Compare {len(keys)} clips").click()
+    page.get_by_role("button", name="Pause", exact=True).click()
+    page.get_by_role("slider", name="Frame").focus()
+    page.keyboard.press("Home")
+
+
+@pytest.fixture(scope="module")
+def folder(lab) -> Path:
+    """Five hundred rows of one clip, and a failure with a hostile reason, where JupyterLab's kernels find them."""
+    studies.many(lab.files / "many", 500)
+    studies.failure(lab.files / "many", 700, HOSTILE)
+    return lab.files / "many"
+
+
+@pytest.fixture(scope="module")
+def live(lab, folder, browser):
+    """A notebook with the review of them, run; the tests that share it close the stage and clear the filter."""
+    lab.put("review.ipynb", ["from svdlab import review", f"review({str(folder)!r})"])
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
+    lab.open(page, "review.ipynb")
+    lab.run_all(page)
+    page.wait_for_function(f"({PLAYING})() > 2")
+    yield page
+    page.close()
+
+
+def test_clips_come_from_the_kernel_as_they_are_seen(live, screenshot):
+    assert live.locator(".svdlab-rows tbody tr").count() == 501
+    assert live.evaluate(PLAYING) < 20  # a screenful, not five hundred
+    assert live.get_by_text("model not found").count() == 0
+    live.wait_for_function("() => document.querySelector('.svdlab-rows video').currentTime > 0")
+    screenshot(live, "review-light")
+    last = live.locator(".svdlab-rows tr[data-row='499'] video")
+    assert last.get_attribute("src") is None
+    last.scroll_into_view_if_needed()
+    live.wait_for_function("() => document.querySelector('tr[data-row=\"499\"] video').currentTime > 0")
+    assert str(last.get_attribute("src")).startswith("blob:")
+    live.locator(".svdlab-rows tr[data-row='0'] video").scroll_into_view_if_needed()
+
+
+def test_filtering_by_words_and_by_a_knob_and_sorting(live):
+    rows, count = live.locator(".svdlab-rows tbody tr:visible"), live.locator(".svdlab-tools output")
+    live.get_by_role("combobox", name="motion_bucket_id").select_option("150")
+    assert count.inner_text() == "100 of 501 rows"
+    live.get_by_role("searchbox", name="Filter rows").fill("001")
+    assert rows.count() < 20
+    assert rows.count() == int(count.inner_text().split()[0])
+    live.get_by_role("searchbox", name="Filter rows").fill("")
+    live.get_by_role("combobox", name="motion_bucket_id").select_option("all")
+    assert count.inner_text() == "501 rows"
+    seed = live.locator("th[data-knob=seed]")
+    seed.get_by_role("button").click()
+    seed.get_by_role("button").click()
+    assert seed.get_attribute("aria-sort") == "descending"
+    assert live.locator(".svdlab-rows tbody tr").first.get_attribute("data-row") == "499"
+    seed.get_by_role("button").click()
+    assert live.locator(".svdlab-rows tbody tr").first.get_attribute("data-row") == "0"
+
+
+def test_a_star_and_a_note_are_on_disk_and_come_back(live, lab, folder, page):
+    live.get_by_role("button", name="Star 00020000", exact=True).click()
+    note = live.get_by_role("textbox", name="Note on 00020000", exact=True)
+    note.click()
+    live.keyboard.insert_text(HOSTILE)
+    live.keyboard.press("Enter")
+    for _ in range(100):
+        if review(folder).entries[2].note == Note(True, HOSTILE):
+            break
+        live.wait_for_timeout(100)
+    assert review(folder).entries[2].note == Note(True, HOSTILE)
+    live.get_by_role("checkbox", name="starred only").check()
+    assert live.locator(".svdlab-tools output").inner_text() == "1 of 501 rows"
+    live.get_by_role("checkbox", name="starred only").uncheck()
+    lab.put("again.ipynb", ["from svdlab import review", f"review({str(folder)!r})"])
+    lab.open(page, "again.ipynb")
+    lab.run_all(page)
+    star = page.get_by_role("button", name="Star 00020000", exact=True)
+    assert star.get_attribute("aria-pressed") == "true"
+    assert page.get_by_role("textbox", name="Note on 00020000", exact=True).input_value() == HOSTILE
+    assert page.locator(".svdlab-rows img").count() == 0  # and `page` fails the test if a dialog opened
+
+
+def test_comparing_fetches_and_measures(live, screenshot):
+    compared(live, "00000000", "00010000")
+    assert live.evaluate(SHOWN) == [0, 0]
+    live.get_by_role("rowheader", name="PSNR (dB) against the first").wait_for()
+    assert live.locator(".svdlab-measures").get_by_role("cell", name="100", exact=True).count() == 1  # copies
+    live.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    live.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
+    live.wait_for_selector("#jupyterlab-splash", state="detached")
+    screenshot(live, "review-compare-dark")
+    live.get_by_role("button", name="Close").click()
+    assert live.locator(".svdlab-stage video").count() == 0
+
+
+@pytest.fixture(scope="module")
+def motion(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("studies") / "motion"
+    studies.study(folder)
+    studies.failure(folder, 70, HOSTILE)
+    review(folder).note("0003", HOSTILE)
+    review(folder).star("0003")
+    return folder
+
+
+@pytest.fixture
+def reported(motion, tmp_path, page):
+    """The report opened from its file; it fails the test if it asks for anything but itself and its videos."""
+
+    def opened(videos, scheme="light"):
+        path = report(motion, tmp_path / "report.html", videos)
+        page.emulate_media(color_scheme=scheme)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector(".svdlab-wall video")
+        return page, asked, path
+
+    return opened
+
+
+@pytest.mark.parametrize(("videos", "scheme"), [("inside", "light"), ("beside", "dark")])
+def test_a_report_plays_from_a_file_and_asks_for_nothing(reported, screenshot, videos, scheme):
+    page, asked, path = reported(videos, scheme)
+    screenshot(page, f"report-{scheme}")
+    page.locator(".svdlab-wall").scroll_into_view_if_needed()
+    page.wait_for_function("() => [...document.querySelectorAll('.svdlab-wall video')].every((v) => v.currentTime > 0)")
+    page.locator(".svdlab-rows video").first.scroll_into_view_if_needed()
+    page.wait_for_function("() => document.querySelector('.svdlab-rows video').currentTime > 0")
+    screenshot(page, f"report-rows-{scheme}")
+    assert page.locator(".curves").first.evaluate("image => image.complete && image.naturalWidth > 300")
+    outside = [
+        url for url in asked if not url.startswith(("data:", path.as_uri(), path.parent.as_uri() + "/report_files/"))
+    ]
+    assert outside == []
+    assert any("/report_files/" in url for url in asked) == (videos == "beside")
+    # hostile notes and reasons are text; `page` fails the test if a dialog opened
+    assert page.locator(".svdlab-note").nth(3).inner_text() == HOSTILE
+    assert page.locator("img:not(.curves)").count() == 0
+
+
+def test_scrubbing_a_comparison_moves_all_in_step(reported):
+    page, *_ = reported("inside")
+    compared(page, "00000000", "00030000", "00050000")
+    assert page.evaluate(SHOWN) == [0, 0, 0]
+    for key, frame in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 5), ("Home", 0)):
+        page.keyboard.press(key)
+        assert page.evaluate(SHOWN) == [frame] * 3, key
+    page.get_by_role("slider", name="Frame").fill("4")
+    assert page.evaluate(SHOWN) == [4, 4, 4]
+
+
+def test_the_difference_is_black_where_clips_agree(reported, screenshot):
+    page, *_ = reported("beside")  # where a page may not read pixels
+    compared(page, "00000000", "00010000")  # seeds 1 and 2: a square that is 8 levels redder
+    page.get_by_role("combobox", name="Difference from the first").select_option("16")
+    page.wait_for_function("() => document.querySelectorAll('.svdlab-difference video').length === 2")
+    page.wait_for_timeout(500)
+    box = page.locator(".svdlab-difference").bounding_box()
+    screenshot(page, "difference")
+    from io import BytesIO
+
+    from PIL import Image
+
+    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+
+    def at(x: float, y: float) -> tuple[int, ...]:
+        return picture.getpixel((int(box["x"] + x * box["width"]), int(box["y"] + y * box["height"])))  # type: ignore[return-value]
+
+    assert max(at(0.8, 0.8)) < 20
+    assert at(0.2, 0.3)[0] > 80
+    assert page.locator(".svdlab-bar output").inner_text() == "1 / 6"
+
+
+def test_everything_is_reached_by_the_keyboard_and_named(reported):
+    page, *_ = reported("inside")
+    nameless = """() => [...document.querySelectorAll('button, input, select, video, [role=region]')]
+      .filter((e) => !(e.ariaLabel || e.textContent.trim() || e.closest('label'))).map((e) => e.outerHTML)"""
+    assert page.evaluate(nameless) == []
+    page.get_by_role("checkbox", name="Compare 00000000").focus()
+    page.keyboard.press("Space")
+    page.get_by_role("checkbox", name="Compare 00010000").focus()
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="Compare 2 clips").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('.svdlab-stage figure').length === 2")
+    page.locator("th[data-measure] button").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("th[data-measure]").first.get_attribute("aria-sort") == "ascending"
+    page.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    assert page.get_by_text("svdlab clip --again").first.is_visible()
+
+
+@pytest.fixture(scope="module")
+def executed(lab, motion) -> Path:
+    """A notebook that nbconvert ran, which no JupyterLab has signed, and beside it the page that it exports."""
+    path = lab.put("executed.ipynb", ["from svdlab import review", f"review({str(motion)!r})"])
+    for way in (["--execute", "--inplace", "--to", "notebook"], ["--to", "html"]):
+        command = [sys.executable, "-m", "nbconvert", *way, str(path)]
+        subprocess.run(command, check=True, capture_output=True, env=lab.environment)
+    return path
+
+
+def test_a_notebook_that_is_not_trusted_has_the_plain_table(lab, executed, page, screenshot):
+    lab.open(page, executed.name)
+    page.locator(".svdlab-rows video").first.scroll_into_view_if_needed()
+    screenshot(page, "review-untrusted")
+    assert page.locator(".svdlab-review script, .svdlab-tools button").count() == 0
+    assert page.locator(".svdlab-rows tbody tr").count() == 7
+    assert page.locator(".svdlab-rows video[src]").count() == 6
+
+
+def test_an_exported_page_needs_no_kernel(executed, page, screenshot):
+    page.goto(executed.with_suffix(".html").as_uri(), wait_until="domcontentloaded")
+    page.wait_for_selector(".svdlab-tools button")
+    screenshot(page, "review-exported")
+    assert page.locator(".svdlab-star").nth(3).inner_text() == "★"
+    page.get_by_role("searchbox", name="Filter rows").fill("★")
+    assert page.locator(".svdlab-tools output").inner_text() == "1 of 7 rows"
+    page.wait_for_function("() => document.querySelector('tr:not([hidden]) .svdlab-note').innerText")
+    page.wait_for_function("() => document.querySelector('tbody tr:not([hidden]) video').currentTime > 0")
+    # nbconvert's own template asks for require.js, MathJax and, for widgets, more; the page itself for nothing
+    page.complaints[:] = [c for c in page.complaints if "cdnjs.cloudflare.com" not in c and "unpkg.com" not in c]

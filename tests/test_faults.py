@@ -1,0 +1,356 @@
+"""Every fault is survived: nothing that was there is lost, nothing half-written stays, and one sentence says why.
+
+What is shown elsewhere, and not again here:
+- pictures of 1 pixel, of 1x10000, over 80 megapixels, truncated, damaged, of other kinds: `test_images.py`;
+- a full disk and an interrupt while a video is written, files cut short, hostile sizes inside: `test_video.py`;
+- a row cut short, foreign, of a newer version; folders merged: `test_results.py`;
+- a sweep killed at random and at each dangerous system call, two on one folder at once, Ctrl-C: `test_sweep.py`;
+- a parameter file with a name twice, YAML tags, unknown names, no YAML; a kernel that dies: `test_notebooks.py`; values
+  of wrong types and ranges: `test_request.py` and `test_sweep.py`;
+- hostile labels and titles in HTML: `test_display.py`, and that nothing executes in a real browser: `tests/browser`;
+  pages of reviews and reports: `test_reviews.py`, `test_reports.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from svdlab import Setup, generate, images, notebooks, read, results, run, show, sweep, video
+from svdlab.clip import Clip, GenerationError
+from svdlab.setup import load
+from svdlab.trials import grid
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test kills forks of itself")
+
+
+@pytest.fixture(scope="module")
+def setup(checkpoint) -> Iterator[Setup]:
+    yield Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
+    sweep.forget()
+
+
+def trials_of(setup, ask, seeds):
+    return grid(setup, ask(num_inference_steps=1, num_frames=2, decode_chunk_size=2), seed=seeds)
+
+
+def quick(trials, folder):
+    return run(trials, folder, progress=False, quality=False)
+
+
+def noisy(count: int = 4, size: tuple[int, int] = (128, 72)) -> list[Image.Image]:
+    return [Image.effect_noise(size, 80).convert("RGB") for _ in range(count)]
+
+
+def mounted(folder: Path, *options: str) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, check=False) if shutil.which("mount") else None
+    if done is None or done.returncode:
+        pytest.skip("only root may mount a small disk here")
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A real disk of 96 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted(folder, "size=96k")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+# --- disks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_up_keeps_the_finished_rows_and_the_next_run_goes_on(setup, ask, disk, tmp_path):
+    trials = trials_of(setup, ask, range(12))
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(48 * 1024))
+    with pytest.raises(OSError, match="No space left on device"):
+        quick(trials, disk)
+    kept = results.rows(disk)
+    assert 0 < len(kept) < 12
+    assert all(len(row.open().frames) == 2 for row in kept)
+    assert not [p for p in disk.iterdir() if p.name.startswith(".")]  # nothing half-written
+    ballast.unlink()
+    moved = shutil.copytree(disk, tmp_path / "larger")
+    before = {row.key: (moved / f"{row.key}.json").stat().st_mtime_ns for row in kept}
+    assert len(quick(trials, moved)) == 12
+    assert {key: (moved / f"{key}.json").stat().st_mtime_ns for key in before} == before
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip.webp", "frames"])
+def test_a_disk_that_is_full_keeps_the_clip_that_was_there(disk, ask, picture, name):
+    path = Clip([picture] * 2, ask(num_frames=2, decode_chunk_size=1), None).save(disk / name)
+    with pytest.raises(OSError, match="No space left on device"):
+        video.write(path, noisy(12, (256, 144)), 7)
+    assert len(read(path).frames) == 2
+    assert [p.name for p in disk.iterdir()] == [name]
+
+
+@pytest.fixture
+def sealed(tmp_path, setup, ask) -> Iterator[tuple[Path, list]]:
+    """A results folder with one row that nobody may write to, root neither; and its trials, with one more."""
+    folder, trials = tmp_path / "rows", trials_of(setup, ask, [1, 2])
+    if os.geteuid():
+        quick(trials[:1], folder)
+        folder.chmod(0o555)
+        yield folder, trials
+        folder.chmod(0o755)
+        return
+    folder.mkdir()
+    mounted(folder, "size=1m")
+    quick(trials[:1], folder)
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    yield folder, trials
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_folder_that_is_read_only_is_read_and_says_that_it_cannot_be_written(sealed, tmp_path):
+    folder, trials = sealed
+    reason = r"Read-only file system|Permission denied"
+    [row] = results.rows(folder)
+    assert len(row.open().frames) == 2
+    assert len(results.load(folder)) == 1
+    assert quick(trials[:1], folder)[0].key == row.key  # nothing is to be written
+    with pytest.raises(OSError, match=reason):
+        quick(trials, folder)
+    with pytest.raises(OSError, match=reason):
+        row.open().save(folder / "again.mp4")
+    assert len(results.rows(folder)) == 1
+    command = [sys.executable, "-m", "svdlab", "clip", "--again", str(row.clip), "-o", str(folder / "twin.mp4")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"TMPDIR": str(tmp_path)}
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("svdlab: ")
+
+
+def test_a_row_that_no_longer_fits_is_not_half_there(setup, ask, tmp_path):
+    """RLIMIT_FSIZE is a full disk for everybody: write() fails in the middle of a file."""
+    trials = trials_of(setup, ask, [1, 2])
+    quick(trials[:1], tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            quick(trials, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert len(quick(trials, tmp_path)) == 2
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+
+def forked(work) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+    finally:
+        os._exit(0)
+    return pid
+
+
+@needs_fork
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "frames"])
+def test_killed_at_any_moment_of_an_export_there_is_a_whole_clip_the_old_or_the_new(tmp_path, name):
+    path, old, new = tmp_path / name, noisy(2), noisy(3)
+    video.write(path, old, 7, metadata="old")
+    started = time.perf_counter()
+    video.write(tmp_path / f"timing-{name}", new, 7)
+    each, chance = time.perf_counter() - started, random.Random(5)
+    kills, seen = 0, set()
+    for _ in range(12):
+
+        def work():
+            while True:
+                video.write(path, new, 7, metadata="new")
+                video.write(path, old, 7, metadata="old")
+
+        pid = forked(work)
+        time.sleep(chance.uniform(0.2, 2.5) * each)
+        kills += os.waitpid(pid, os.WNOHANG) == (0, 0)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        text = video.read_metadata(path)[0]
+        seen.add(text)
+        assert len(video.read(path)[0]) == {"old": 2, "new": 3}[text or ""]
+    assert kills == 12
+    assert seen <= {"old", "new"}
+    video.write(path, new, 7, metadata="last")
+    assert video.read_metadata(path)[0] == "last"
+
+
+@needs_fork
+@pytest.mark.parametrize("call", ["rename", "replace", "fsync", "unlink", "mkdir", "rmdir"])
+@pytest.mark.parametrize("name", ["clip.mp4", "frames"])
+def test_killed_before_and_after_every_dangerous_call_of_an_export(tmp_path, name, call):
+    old, new = noisy(2), noisy(3)
+    for after in (False, True):
+        for number in range(1, 8):
+            path = tmp_path / f"{after}{number}" / name
+            video.write(path, old, 7, metadata="old")
+
+            def work(path=path, after=after, number=number):
+                real, left = getattr(os, call), [number]
+
+                def deadly(*arguments, **named):
+                    left[0] -= 1
+                    if left[0] == 0 and not after:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    value = real(*arguments, **named)
+                    if left[0] == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return value
+
+                setattr(os, call, deadly)
+                video.write(path, new, 7, metadata="new")
+
+            killed = os.WIFSIGNALED(os.waitpid(forked(work), 0)[1])
+            frames, text = len(video.read(path)[0]), video.read_metadata(path)[0]
+            assert (frames, text) in ((2, "old"), (3, "new"))
+            if not killed:
+                assert text == "new"
+                break
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["image_encoder", "vae.encoder", "unet", "vae.decoder"])
+def test_out_of_memory_in_any_stage_says_what_was_asked_and_the_next_clip_is_the_same(checkpoint, ask, tmp_path, stage):
+    import torch
+
+    setup = Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
+    pipeline, request = load(setup), ask(num_inference_steps=2, num_frames=2, decode_chunk_size=2)
+    before = generate(pipeline, request, progress=False)
+
+    def exhausted(*_):
+        calls.append(stage)
+        if stage == "unet" and len(calls) % 2:
+            return  # the second step
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 28.31 GiB.\nand a page of advice")
+
+    part, calls = attrgetter(stage)(pipeline), []
+    hook = part.register_forward_pre_hook(exhausted)
+    try:
+        with pytest.raises(GenerationError) as refusal:
+            generate(pipeline, request)
+        row = sweep.make(pipeline, grid(setup, request, seed=5)[0], tmp_path, quality=False)
+    finally:
+        hook.remove()
+    sentence = str(refusal.value)
+    assert "\n" not in sentence
+    assert sentence.startswith("Out of memory while ")
+    assert {"unet": "denoising, step 2 of 2", "vae.decoder": "decoding"}.get(stage, "encoding") in sentence
+    assert "2 frames of 64x96, decode chunk 2" in sentence
+    assert row.status == "failed"
+    assert "Out of memory" in (row.error or "")
+    assert generate(pipeline, request, progress=False).frames == before.frames
+
+
+# --- pictures and parameter files ------------------------------------------------------------------------------------
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, *chunks: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def deflated(megabytes: int) -> bytes:
+    packer = zlib.compressobj(9)
+    return b"".join([*(packer.compress(bytes(2**20)) for _ in range(megabytes)), packer.flush()])
+
+
+@pytest.mark.parametrize("kind", ["pixels", "text", "profile", "declared"])
+def test_a_bomb_of_a_png_costs_no_memory(kind):
+    """Pixels beyond the picture, a comment and a colour profile of 300 MB each; and a header that claims them."""
+    bomb = deflated(300)
+    if kind == "declared":
+        data = png(30_000, 30_000, chunk(b"IDAT", bomb))
+    elif kind == "pixels":
+        data = png(64, 64, chunk(b"IDAT", bomb))
+    elif kind == "text":
+        data = png(
+            64, 64, chunk(b"zTXt", b"Comment\0\0" + bomb), chunk(b"IDAT", zlib.compress(bytes(64 * (64 * 3 + 1))))
+        )
+    else:
+        data = png(64, 64, chunk(b"iCCP", b"p\0\0" + bomb), chunk(b"IDAT", zlib.compress(bytes(64 * (64 * 3 + 1)))))
+    assert len(data) < 500_000
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        outcome = images.read(data).size
+    except ValueError as error:
+        outcome = str(error)
+        assert "\n" not in outcome
+        assert outcome.startswith("The data given")
+    assert kind != "declared" or "too large" in str(outcome)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 150 * 2**20
+
+
+def test_a_yaml_bomb_costs_nothing(tmp_path):
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]"
+        for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+    ]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    tracemalloc.start()
+    given = notebooks.parameters(tmp_path / "bomb.yaml")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sorted(given) == list("abcdefghij")
+    assert peak < 10 * 2**20
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ValueError, match="is not plain YAML"):
+        notebooks.parameters(tmp_path / "deep.yaml")
+
+
+# --- hostile text ----------------------------------------------------------------------------------------------------
+
+HOSTILE = "\"><img src=x onerror=alert(1)><script>alert(1)</script>'.png"
+
+
+def test_hostile_names_of_files_and_notes_are_only_text(tmp_path, ask, picture):
+    named = HOSTILE.replace("/", "∕")
+    file = tmp_path / named
+    picture.save(file, "PNG")
+    clip = Clip([picture] * 2, ask(image=str(file), num_frames=2, decode_chunk_size=1), None, notes=(HOSTILE,))
+    page = str(show({HOSTILE: clip, named: file}, title=HOSTILE)) + clip._repr_html_() + str(show([file]))
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    saved = clip.save(tmp_path / "clip.mp4")
+    assert read(saved).notes == (HOSTILE,)
+    with pytest.raises(ValueError, match="There is no file") as refusal:
+        images.read(str(tmp_path / f"no{named}"))
+    assert "\n" not in str(refusal.value)
+    assert io.BytesIO(saved.read_bytes()).read(8)[4:] == b"ftyp"

@@ -1,0 +1,293 @@
+"""The panel without a browser: its controls are set, its threads waited for, and what it shows is read."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import re
+import subprocess
+import sys
+import time
+import warnings
+from datetime import datetime
+
+import pytest
+import torch
+from PIL import Image
+
+from svdlab import Request, Setup, generate, latents, panel, panels, results, sweep
+
+UPLOAD = {"type": "", "size": 0, "last_modified": datetime.now()}
+
+
+@pytest.fixture(scope="module")
+def small(checkpoint):
+    """What opens a panel on the micro checkpoint: a setup, and a request of two steps and 4 frames of 64x64."""
+    size = {"height": 64, "width": 64, "num_frames": 4, "decode_chunk_size": 2, "num_inference_steps": 2}
+    picture = Image.radial_gradient("L").convert("RGB")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        request = Request.for_variant("svd", image=picture, seed=5, min_guidance_scale=1, max_guidance_scale=1, **size)
+    return Setup("svd", weights=str(checkpoint)), request
+
+
+@pytest.fixture
+def tried(small, tmp_path):
+    return panel(*small, results=tmp_path / "made")
+
+
+@pytest.fixture(scope="module")
+def once(small, tmp_path_factory):
+    """A panel that has made one clip, and what it said and showed on the way."""
+    shown = panel(*small, results=tmp_path_factory.mktemp("once"))
+    shown.said, shown.looks = [], []
+    shown.progress.observe(lambda change: shown.said.append(change["new"]), "value")
+    shown.preview.observe(lambda change: shown.looks.append(change["new"]), "value")
+    return made(shown)
+
+
+@pytest.fixture
+def bundled(tmp_path):
+    """A panel as it opens by itself, its predictions held back: full-size ones take many seconds."""
+    with panels._ALONE:
+        yield (shown := panel(results=tmp_path))
+        shown._predictions += 1
+
+
+def made(tried):
+    """The panel when the clip is there."""
+    tried.generate()
+    tried.worker.join()
+    assert tried.alert.value == ""
+    return tried
+
+
+def until(truth):
+    deadline = time.monotonic() + 60
+    while not truth():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def set_to(tried, **values):
+    for name, value in values.items():
+        tried.controls[name].value = value
+
+
+def test_opening_one_loads_no_torch():
+    code = "import sys, svdlab; svdlab.panel(); print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_controls_say_a_request(bundled):
+    assert bundled.request == Request.for_variant("tiny", image="rocket")
+    assert bundled.setup == Setup("tiny")
+    set_to(bundled, motion_bucket_id=180, noise_aug_strength=0.1, seed=9, fps=12, guidance=(1.0, 2.5), fit="pad")
+    set_to(bundled, focus_x=0.25, decode_chunk_size=7, num_inference_steps=6)
+    knobs = {"motion_bucket_id": 180, "noise_aug_strength": 0.1, "seed": 9, "fps": 12, "num_inference_steps": 6}
+    more = {"max_guidance_scale": 2.5, "fit": "pad", "focus": (0.25, 0.5), "decode_chunk_size": 7}
+    assert bundled.request == Request.for_variant("tiny", image="rocket", **knobs, **more)
+
+
+def test_every_control_has_a_name_and_a_line_of_help(bundled):
+    for control in (*bundled.controls.values(), bundled.go, bundled.stop, bundled.gif):
+        assert control.description
+        assert control.tooltip
+        assert "\n" not in control.tooltip
+
+
+def test_presets_move_the_sliders(bundled):
+    motion = next(box for box in bundled.children[0].children[1].children if hasattr(box, "children"))
+    press = {button.description: button.click for button in motion.children[1:]}
+    press["Dramatic"]()
+    assert (bundled.request.motion_bucket_id, bundled.request.noise_aug_strength) == (180, 0.1)
+    press["Subtle"]()
+    assert (bundled.request.motion_bucket_id, bundled.request.noise_aug_strength) == (60, 0.02)
+    set_to(bundled, variant="svd-xt")
+    assert [button.description for button in bundled.sampling.children[1:]] == ["diffusers", "stability"]
+    bundled.sampling.children[2].click()
+    r = bundled.request
+    assert (r.num_inference_steps, r.min_guidance_scale, r.max_guidance_scale) == (30, 1.5, 3.0)
+
+
+def test_another_model_brings_its_own_values_and_keeps_picture_and_seed(bundled):
+    set_to(bundled, seed=9, example="shapes", motion_bucket_id=30, variant="svd-xt-1.1")
+    assert bundled.request == Request.for_variant("svd-xt-1.1", image="shapes", seed=9)
+    assert bundled.setup.variant == "svd-xt-1.1"
+    assert bundled.concerns.value == ""
+    set_to(bundled, motion_bucket_id=60)
+    assert "tuned at motion_bucket_id=127 only" in bundled.concerns.value
+
+
+def test_the_crop_is_shown_as_the_model_will_see_it(bundled):
+    wide = Image.new("RGB", (400, 100), "red")
+    wide.paste("blue", (200, 0, 400, 100))
+    left, right = ({"name": "wide.png", "content": png(wide), **UPLOAD},), 1.0
+    set_to(bundled, upload=left)
+    assert bundled.request.image.size == (400, 100)
+    assert (bundled.controls["example"].value, bundled.controls["path"].value) == ("", "")
+    before = bundled.picture.value
+    set_to(bundled, focus_x=right)
+    assert bundled.picture.value != before
+    assert "128 × 72, as the model will see it" in bundled.picture.value
+
+
+def test_what_goes_wrong_is_one_sentence_in_the_panel(bundled, tmp_path):
+    set_to(bundled, path="nowhere <b>.png")
+    assert re.fullmatch(r'<div role="alert">There is no file .*nowhere &lt;b&gt;.*\.</div>', bundled.alert.value)
+    assert bundled.request.image == "rocket"
+    (tmp_path / "other.mp4").write_bytes(b"no video")
+    set_to(bundled, path=str(tmp_path / "other.mp4"))
+    assert bundled.alert.value.count("role=") == 1
+    bundled.dropped.value = "huge.mp4|"
+    assert "'huge.mp4' has over 7 MB" in html.unescape(bundled.alert.value)
+    set_to(bundled, example="launch")
+    assert bundled.alert.value == ""
+    assert bundled.request.image == "launch"
+
+
+def test_a_clip_is_shown_kept_and_offered(once):
+    [row], [clip] = once.rows, once.clips
+    assert dataclasses.replace(row.request, image="-") == dataclasses.replace(once.request, image="-")
+    assert results.rows(once.results)[0].key == row.key
+    assert (len(clip.frames), clip.frames[0].size) == (4, (64, 64))
+    assert once.stage.outputs[0]["data"]["text/html"].count("<video") == 1
+    assert re.search(r'<a download="\w+\.mp4" href="data:video/mp4;base64,', once.files.value)
+    assert (once.go.disabled, once.stop.disabled, once.preview.value) == (False, True, "")
+    once.gif.click()
+    assert 'href="data:image/gif;base64,R0lGOD' in once.files.value
+
+
+def test_progress_and_preview_move_while_it_is_made(once):
+    text = " ".join(once.said)
+    for part in ("loading svd", 'max="2" value="1"', "step 1 of 2", "decoded 2 of 4", "measuring", "made in"):
+        assert part in text
+    assert once.looks[0].count("data:image/png") == 1
+
+
+def test_the_python_shown_makes_the_same_frames(once, small):
+    text = html.unescape(re.search("<pre>(.*)</pre>", once.code.value, re.DOTALL)[1])
+    names = {}
+    exec(text, names)
+    assert names["clip"].frames == generate(sweep.loaded(small[0]), small[1], progress=False).frames
+    assert names["request"].seed == 5
+
+
+def test_playback_speed_changes_what_is_shown_and_not_what_is_asked(once):
+    before = once.request
+    set_to(once, playback_fps=12)
+    assert once.request == before
+    assert 'data-fps="12"' in once.stage.outputs[0]["data"]["text/html"]
+    assert "fps=12" in once.code.value
+
+
+def test_a_saved_clip_brings_its_settings_back(once, bundled):
+    file, asked = once.rows[0].clip, once.clips[0].request
+    for way in (
+        lambda: set_to(bundled, path=str(file)),
+        lambda: set_to(bundled, upload=({"name": "x.mp4", "content": file.read_bytes(), **UPLOAD},)),
+        lambda: setattr(bundled.dropped, "value", "x.mp4|data:video/mp4;base64," + text(file.read_bytes())),
+    ):
+        set_to(bundled, variant="tiny")
+        way()
+        assert bundled.alert.value == ""
+        assert bundled.request.to_json() == asked.to_json()
+        assert bundled.setup == once.rows[0].setup
+
+
+def test_cancel_stops_within_a_step_and_leaves_the_pipeline_fit(tried, tmp_path):
+    first = made(tried).clips[0]
+    set_to(tried, num_inference_steps=60)
+    tried.generate()
+    until(lambda: "step" in tried.progress.value)
+    tried.cancel()
+    tried.worker.join()
+    assert "cancelled" in tried.progress.value
+    assert (tried.alert.value, len(tried.clips), tried.go.disabled) == ("", 1, False)
+    assert not [p for p in (tmp_path / "made").iterdir() if p.name.startswith(".") or "failed" in p.name]
+    pipeline = sweep.loaded(tried.setup)
+    assert "step" not in vars(pipeline.scheduler)
+    assert "decode" not in vars(pipeline.vae)
+    set_to(tried, num_inference_steps=2)
+    assert made(tried).clips[1].frames == first.frames
+
+
+def test_a_second_press_is_refused_while_one_is_made(tried):
+    set_to(tried, num_inference_steps=60)
+    tried.generate()
+    worker = tried.worker
+    tried.generate()
+    assert "One clip at a time" in tried.alert.value
+    assert tried.worker is worker
+    tried.cancel()
+    worker.join()
+    assert tried.rows == []
+
+
+def test_history_compares_and_restores(tried):
+    made(tried)
+    set_to(tried, motion_bucket_id=200, lock=False)
+    made(tried)
+    seed = tried.rows[1].request.seed
+    assert tried.rows[0].request.seed == 5
+    assert tried.controls["seed"].value == seed != 5
+    first, second = tried.history.children
+    second.children[1].value = first.children[1].value = True
+    page = tried.stage.outputs[0]["data"]["text/html"]
+    assert page.count("<video") == 2
+    assert "1: seed 5, motion_bucket_id 127" in page
+    assert f"2: seed {seed}, motion_bucket_id 200" in page
+    assert tried.code.value == tried.files.value == ""
+    first.children[2].click()
+    assert tried.request == tried.rows[0].request
+    second.children[1].value = False
+    assert tried.stage.outputs[0]["data"]["text/html"].count("<video") == 1
+    assert "motion_bucket_id=200" not in tried.code.value
+
+
+def test_a_clip_that_fails_says_why(small, tmp_path):
+    tried = panel(Setup("svd", weights=str(tmp_path / "gone")), small[1], results=tmp_path)
+    tried.generate()
+    tried.worker.join()
+    assert re.search('role="alert">weights=.*gone.* is neither', tried.alert.value)
+    assert not tried.go.disabled
+
+
+def test_setups_are_marked_with_what_they_need():
+    bundled = panel()
+    assert bundled.predictor is None
+    bundled.dropped.value = "shown"  # as a page says
+    bundled.predictor.join()
+    labels = {setup: text for text, setup in bundled.controls["setup"].options}
+    assert re.fullmatch(r"✓ plain: \d\.\d GiB", labels[Setup("tiny")])
+    assert len(labels) > 1
+    assert bundled.setup == Setup("tiny")
+    assert "✓ fits the" in bundled.fits.value
+
+
+def test_the_look_of_latents_is_that_of_the_clip():
+    """The bundled model's latents of a picture, projected, against that picture: the factors are the right ones."""
+    from svdlab.clip import conditioning
+
+    pipeline = sweep.loaded(Setup("tiny"))
+    picture = conditioning(Request.for_variant("tiny", image="rocket"))
+    pixels = pipeline.video_processor.preprocess(picture, 72, 128)
+    with torch.no_grad():
+        encoded = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
+    [look, *_] = latents.look(encoded[:, None].repeat(1, 3, 1, 1, 1), "tiny", frames=3)
+    small = picture.resize(look.size, Image.Resampling.BOX)
+    apart = torch.tensor(list(look.getdata())).float() - torch.tensor(list(small.getdata())).float()
+    assert look.size == (32, 18)
+    assert apart.abs().mean() < 8
+
+
+def png(picture) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
+
+
+def text(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import studies
+from test_reviews import HOSTILE, Page
+
+from svdlab import report
+from svdlab.cli import main
+
+
+@pytest.fixture
+def motion(tmp_path) -> Path:
+    studies.study(tmp_path / "motion")
+    return tmp_path / "motion"
+
+
+def sources(page: Page) -> list[str]:
+    """Everything that a browser would fetch."""
+    found = [
+        value for _, attributes in page.elements for name, value in attributes.items() if name in ("src", "srcset")
+    ]
+    return [value for value in found if value]
+
+
+def test_one_file_that_needs_nothing_else(motion, tmp_path):
+    path = report(motion, tmp_path / "out" / "report.html")
+    text = path.read_text()
+    page = Page(text)
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert len(page.all("video")) == 6
+    assert all(source.startswith("data:") for source in sources(page))
+    assert not re.search("https?://", text)
+    assert not page.all("link")
+    [policy] = [str(meta["content"]) for meta in page.all("meta") if "http-equiv" in meta]
+    assert policy.startswith("default-src 'none'")
+    assert "<strong>motion, mean of the picture (pixels a frame)</strong>" in text
+    assert "svdlab clip --again" in text
+
+
+def test_it_is_laid_out_for_a_reader_without_eyes(motion, tmp_path):
+    page = Page(report(motion, tmp_path / "report.html").read_text())
+    assert page.all("html")[0]["lang"] == "en"
+    assert [len(page.all(f"h{level}")) for level in (1, 2)] == [1, 1]
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(image["alt"] for image in page.all("img"))
+    assert all(film["aria-label"] for film in page.all("video"))
+    assert all(head["scope"] for head in page.all("th"))
+
+
+def test_videos_beside_it(motion, tmp_path):
+    path = report([motion], tmp_path / "out" / "a report.html", "beside")
+    films = [str(film["src"]) for film in Page(path.read_text()).all("video")]
+    assert len(films) == 6
+    for film in films:
+        assert film.startswith("a%20report_files/motion_motion_bucket_id-")
+        assert (path.parent / unquote(film)).read_bytes()[4:8] == b"ftyp"
+    studies.row(motion, 40, studies.clip(3))
+    assert len(Page(report([motion], path, "beside").read_text()).all("video")) == 7  # it took the other's place
+    assert {file.name for file in path.parent.iterdir()} == {"a report.html", "a report_files"}
+    assert len(list((path.parent / "a report_files").iterdir())) == 7
+
+
+def test_it_is_written_whole_or_not_at_all(motion, tmp_path):
+    out = tmp_path / "out"
+    (out / "report_files").mkdir(parents=True)
+    (out / "report_files" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="something else than a report"):
+        report(motion, out / "report.html", "beside")
+    with pytest.raises(ValueError, match=r"use a name\.html"):
+        report(motion, out / "report.pdf")
+    with pytest.raises(ValueError, match="There are no rows"):
+        report(out, out / "report.html")
+    (out / "in the way").write_text("")
+    with pytest.raises(OSError, match="in the way"):
+        report(motion, out / "in the way" / "report.html")
+    assert {file.name for file in out.iterdir()} == {"report_files", "in the way"}
+    assert [file.name for file in (out / "report_files").iterdir()] == ["thesis.txt"]
+
+
+def test_hostile_text_stays_text(tmp_path):
+    folder = tmp_path / "<script>alert(3)"
+    studies.study(folder)
+    studies.failure(folder, 70, HOSTILE, image=f"/pictures/{HOSTILE}.png")
+    (folder / "0000000000000000.note").write_text('{"star": true, "text": "{{body}}</pre><script>alert(4)</script>"}')
+    text = report(folder, tmp_path / "report.html").read_text()
+    assert "<script>alert" not in text
+    page = Page(text)
+    assert len(page.all("script")) == 1
+    assert len(page.all("img")) == text.count('<img class="curves"')
+    assert text.count("<h1>") == 1
+    assert "1 of them failed" in text
+
+
+def test_what_was_measured_has_a_table(tmp_path):
+    folder = tmp_path / "memory"
+    stage = {"call": 0, "seconds": 2.0, "peaks": {"allocated_bytes": 3 * 2**30, "process_bytes": 2**30}}
+    stages = [{**stage, "stage": name} for name in ("encode", "denoise", "decode", "finish")]
+    again = [{**each, "call": 1, "seconds": 1.5} for each in stages]
+    measurement = {"stages": stages + again, "process_peak_bytes": 2**31}
+    for place in range(2):  # nothing but measured, as with weights of random values
+        bare = {"clip": None, "quality": None, "timings": {}, "axes": ("setup",)}
+        studies.row(folder, place, studies.clip(place), measurement=measurement, **bare)
+    text = report(folder, tmp_path / "report.html").read_text()
+    assert "Memory and speed" in text
+    assert '<th scope="col">peak allocated (GiB)</th>' in text
+    assert '<td class="svdlab-number" data-v="3.0">3</td>' in text
+    assert "psnr" not in text.split("Memory and speed")[1].split("</table>")[0]  # nobody measured it
+
+
+def test_one_row_and_only_failures_are_reported_too(tmp_path):
+    studies.row(tmp_path / "one", 0, studies.clip())
+    assert "Only one" not in report(tmp_path / "one", tmp_path / "one.html").read_text()
+    (tmp_path / "none").mkdir()
+    for place in range(2):
+        studies.failure(tmp_path / "none", place, "The card is too small.", height=72 + 8 * place)
+    text = report(tmp_path / "none", tmp_path / "none.html").read_text()
+    assert "There is no clip to study: The card is too small." in text
+    assert Page(text).all("video") == []
+
+
+def test_from_the_shell(motion, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert main(["report", str(motion), "-o", str(out), "--videos", "beside"]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert len(list((tmp_path / "page_files").iterdir())) == 6
+    assert main(["report", str(tmp_path / "nothing")]) == 1
+    assert "There is no folder" in capsys.readouterr().err

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import threading
+import warnings
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import studies
+
+from svdlab import results, review, video
+from svdlab.cli import _parser
+from svdlab.reviews import INSIDE_BYTES, Note, newest
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_review.ipynb"
+HOSTILE = "<img src=x onerror=alert(1)>\"'</td><script>alert(2)</script>"
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """A study of six clips; tests copy it before they write."""
+    folder = tmp_path_factory.mktemp("studies") / "motion"
+    studies.study(folder)
+    return folder
+
+
+@pytest.fixture
+def motion(drawn, tmp_path) -> Path:
+    return Path(shutil.copytree(drawn, tmp_path / "motion"))
+
+
+class Page(HTMLParser):
+    """The elements of a page, templates and scripts left out."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.hidden = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.hidden += tag == "template"
+        if not self.hidden:
+            self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag == "template"
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_rows_of_a_study_of_several_and_of_a_folder_of_studies(motion, tmp_path):
+    studies.row(tmp_path / "noise", 40, studies.clip(3))
+    assert len(review(motion).rows) == 6
+    assert len(review([motion, str(tmp_path / "noise")]).rows) == 7
+    together = review(tmp_path)
+    assert [entry.folder.name for entry in together.entries] == ["motion"] * 6 + ["noise"]
+    headings = Page(together._repr_html_()).all("th")
+    assert {"motion_bucket_id", "seed"} == {h["data-knob"] for h in headings if h.get("data-knob")}
+    assert "<td>noise</td>" in together._repr_html_()
+    assert newest(tmp_path) == [tmp_path / "noise"]
+    with pytest.raises(ValueError, match="There are no rows in"):
+        review([])
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        review(tmp_path / "nothing")
+
+
+def test_five_hundred_rows_are_a_light_page(tmp_path):
+    studies.many(tmp_path / "many", 500)
+    looked = review(tmp_path / "many", inside=False)
+    text = looked._repr_html_()
+    page = Page(text)
+    assert len(page.all("video")) == 500
+    assert not any(film.get("src") for film in page.all("video"))
+    assert text.count("data:") == 1  # the picture that they share
+    assert len(text) < 1_500_000
+    assert len(page.elements) < 500 * 30
+
+
+def test_few_clips_travel_inside_and_many_are_fetched(motion):
+    looked = review(motion)
+    assert looked.inside
+    assert all(
+        str(film["src"]).startswith("data:video/mp4;base64,") for film in Page(looked._repr_html_()).all("video")
+    )
+    assert not review(motion, inside=False).inside
+    (motion / f"{looked.rows[0].key}.mp4").write_bytes(b"\0" * (INSIDE_BYTES + 1))  # torn as well: it has no picture
+    large = review(motion)
+    assert not large.inside
+    assert len(Page(large._repr_html_()).all("video")) == 6
+
+
+def test_stars_and_notes_are_kept_beside_the_rows_and_disturb_none(motion):
+    looked = review(motion)
+    first, second, *_ = [row.key for row in looked.rows]
+    looked.star(first, second)
+    looked.note(second, "the flame is right ✓")
+    again = review(motion)
+    assert [row.key for row in again.starred] == [first, second]
+    assert again.entries[1].note == Note(True, "the flame is right ✓")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(results.rows(motion)) == len(results.load(motion)) == 6
+    looked.star(first, second, on=False)
+    looked.note(second, "")
+    assert not list(motion.glob("*.note"))
+    (motion / f"{first}.note").write_text('{"star": tru')
+    assert review(motion).entries[0].note == Note()
+    with pytest.raises(ValueError, match="6 rows have a key that begins with '00'"):
+        looked.star("00")
+
+
+def test_several_writers_of_one_note_leave_a_whole_one(motion):
+    entry = review(motion).entries[0]
+    writers = [threading.Thread(target=entry.keep, args=(Note(True, "x" * size),)) for size in range(1, 40)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert entry.note.star
+    assert set(entry.note.text) == {"x"}
+    assert {file.suffix for file in motion.iterdir()} == {".json", ".mp4", ".note"}
+
+
+def test_hostile_text_stays_text(motion):
+    studies.failure(motion, 70, HOSTILE, image=f"/pictures/{HOSTILE}.png")
+    looked = review(motion)
+    looked.note(looked.rows[0].key, HOSTILE)
+    page = Page(looked._repr_html_())
+    assert page.all("img") == []
+    assert len(page.all("script")) == 1
+    assert len(page.all("tr")) == 1 + 7
+    assert [td["data-v"] for td in page.all("td") if td.get("class") == "svdlab-note"] == [HOSTILE] + [""] * 6
+
+
+def test_what_makes_a_row_again_makes_that_row(motion):
+    row = studies.row(motion, 50, studies.clip(5, 60, noise_aug_strength=0.1, focus=(0.2, 0.5)))
+    looked = review(motion)
+    imports, *python, shell = filter(None, looked.again(row.key).splitlines())
+    names: dict = {}
+    exec(imports, names)
+    assert {"generate", "load", "show"} <= names.keys()
+    # what it asks for, not the seconds that it takes
+    names |= {"load": lambda setup: setup, "generate": lambda *asked: asked, "show": lambda clip: None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec("\n".join(python), names)
+    assert names["clip"] == (row.setup, row.request)
+    options = _parser().parse_args(shlex.split(shell)[1:])
+    assert options.again == row.clip
+    failed = studies.failure(motion, 51, "The card is too small.")
+    assert "svdlab clip" not in review(motion).again(failed.key)
+
+
+def test_clips_are_compared_with_the_first(motion):
+    looked = review(motion)
+    same, other = looked.rows[0], looked.rows[1]
+    shown = looked.compare(same.key, other.key, looked.rows[5].key)
+    page = Page(shown.html)
+    assert len(page.all("video")) == 3
+    assert "PSNR (dB) against the first" in shown.html
+    [heads, first, second, third] = [line.split("<t")[1:] for line in shown.html.split("<tr")[1:5]]
+    place = next(i for i, head in enumerate(heads) if "PSNR (dB) against the first" in head)
+    values = [line[place].partition(">")[2].removesuffix("</td>") for line in (first, second, third)]
+    assert values[0] == ""
+    assert 50 > float(values[1]) > float(values[2]) > 20
+    for count in (1, 7):
+        with pytest.raises(ValueError, match="name two to six"):
+            looked.compare(*[same.key] * count)
+
+
+def test_a_wall_by_any_two_knobs(motion):
+    looked = review(motion)
+    assert len(looked.wall().labels) == 6
+    assert looked.wall().labels[0] == "motion_bucket_id 20, seed 1"
+    assert looked.wall("seed").labels[0] == "seed 1, motion_bucket_id 20"
+
+
+def test_chosen_clips_are_exported_with_their_rows(motion, tmp_path):
+    import pandas as pd
+
+    looked = review(motion)
+    with pytest.raises(ValueError, match="star a row first"):
+        looked.export(tmp_path / "chosen")
+    looked.star(looked.rows[0].key, looked.rows[5].key)
+    looked.note(looked.rows[5].key, "the best")
+    folder, archive = looked.export(tmp_path / "chosen"), looked.export(tmp_path / "chosen.zip")
+    names = [
+        "motion_motion_bucket_id-20_seed-1_0000000000000000.mp4",
+        "motion_motion_bucket_id-220_seed-2_0005000000000000.mp4",
+    ]
+    assert sorted(file.name for file in folder.iterdir()) == [*names, "rows.csv"]
+    assert sorted(zipfile.ZipFile(archive).namelist()) == [*names, "rows.csv"]
+    assert (folder / names[0]).read_bytes() == (motion / "0000000000000000.mp4").read_bytes()
+    assert len(video.read(folder / names[1])[0]) == studies.FRAMES
+    table = pd.read_csv(folder / "rows.csv", dtype={"key": str})
+    assert list(table["file"]) == names
+    assert list(table["note"].fillna("")) == ["", "the best"]
+    assert list(table["motion_bucket_id"]) == [20, 220]
+    looked.export(folder, [looked.rows[1].key])  # takes the place of the one before
+    alone = "motion_motion_bucket_id-20_seed-2_0001000000000000.mp4"
+    assert sorted(file.name for file in folder.iterdir()) == [alone, "rows.csv"]
+    with pytest.raises(ValueError, match="give a new folder"):
+        looked.export(motion)  # holds rows
+    with pytest.raises(ValueError, match="give a new folder"):
+        looked.export(tmp_path / "chosen.mp4")
+    assert len(results.rows(motion)) == 6
+
+
+def test_the_page_can_ask_only_for_rows_that_it_shows(motion):
+    class Sent(list):
+        def send(self, content, buffers=None):
+            self.append((content, buffers))
+
+    looked, sent = review(motion), Sent()
+    looked._answer(sent, {"what": "clip", "row": 2}, None)
+    looked._answer(sent, {"what": "compare", "rows": [0, 0]}, None)
+    looked._answer(sent, {"what": "keep", "row": 3, "star": True, "text": HOSTILE}, None)
+    looked._answer(sent, {"what": "notes"}, None)
+    assert sent[0] == ({"clip": 2}, [(motion / "0002000000000000.mp4").read_bytes()])
+    assert sent[1][0]["measures"] == [
+        ["PSNR (dB) against the first", ["", "100"]],
+        ["SSIM against the first", ["", "1"]],
+    ]
+    assert sent[2][0]["notes"][3] == {"star": True, "text": HOSTILE}
+    for row in ("../secret", 99, None):
+        with pytest.raises((IndexError, TypeError)):
+            looked._answer(sent, {"what": "clip", "row": row}, None)
+
+
+def test_the_notebook_runs_without_a_browser(motion, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"folders": [str(motion)], "results": str(tmp_path / "kept")}
+    done = papermill.execute_notebook(str(NOTEBOOK), str(tmp_path / "out.ipynb"), given, progress_bar=False)
+    outputs = [output for cell in done.cells for output in cell.get("outputs", ())]
+    assert [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"] == []
+    pages = [o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {})]
+    assert [len(Page(text).all("video")) for text in pages] == [6, 3, 6]
+    assert all(film["src"] for text in pages for film in Page(text).all("video"))
+    assert {file.name for file in (tmp_path / "kept").iterdir()} == {"chosen", "chosen.zip", "report.html"}
+    assert "svdlab clip --again" in json.dumps(nbformat.from_dict(outputs))
