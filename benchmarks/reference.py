@@ -1,8 +1,10 @@
-"""The pictures of the README, made anew from the bundled model: frames at four buckets, the curves of a motion sweep.
+"""The README's pictures, made anew: from the bundled model frames at four buckets and the curves of a motion sweep, and
+what is predicted for SVD-XT, by stage and by card.
 
     python benchmarks/reference.py
 
-Writes `results/reference/buckets.png` and `motion_curves.png`; the clips behind them stay in `results/motion`.
+Writes `buckets.png`, `motion_curves.png` and `stages.png` into `results/reference`, and the README's table of cards.
+The clips behind them stay in `results/motion`.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from svdlab import Request, Setup, grid, plots, run, study
+from svdlab import Request, Setup, estimate, estimates, grid, plots, run, study
 from svdlab.display import strip
 from svdlab.notebooks import parameters
 
 ROOT = Path(__file__).parents[1]
 INK, PAPER = (30, 30, 30), (255, 255, 255)
+CARDS = ("RTX 2060", "RTX 4060", "RTX 3060", "T4", "RTX 3090", "RTX 4090", "RTX 5090", "A100", "H100", "H200")
+LADDER = ("model-offload", "split-guidance", "single-token", "forward-chunking", "lean-decode")
 
 
 def film(labels: list[str], strips: list[Image.Image]) -> Image.Image:
@@ -31,9 +35,28 @@ def film(labels: list[str], strips: list[Image.Image]) -> Image.Image:
     return page
 
 
+def predicted(out: Path) -> None:
+    """Nothing here is measured: it is the same on every machine."""
+    rungs = [estimate(Setup("svd-xt", dtype="fp16", optimizations=LADDER[:n])) for n in range(len(LADDER) + 1)]
+    plots.stages(rungs).savefig(out / "stages.png", dpi=90)
+    lines = [
+        "| card | GiB | the fastest exact setup | needed, GiB | floor, s | expected, s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line in estimates.by_card(Setup("svd-xt", dtype="fp16")):
+        if line["card"] in CARDS:
+            numbers = f"{line['needed_gib']:.1f} | {line['floor_seconds']:.0f} | {line['expected_seconds']:.0f}"
+            lines.append(f"| {line['card']} | {line['memory_gib']:.0f} | `{line['optimizations']}` | {numbers} |")
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split("<!-- plan-table -->")
+    after = rest.split("<!-- /plan-table -->")[1]
+    readme.write_text("\n".join([f"{before}<!-- plan-table -->", *lines, f"<!-- /plan-table -->{after}"]))
+
+
 def main() -> None:
     out = ROOT / "results" / "reference"
     out.mkdir(parents=True, exist_ok=True)
+    predicted(out)
     setup, folder = Setup("tiny"), ROOT / "results" / "motion"
     buckets = [0, 60, 127, 220]
     rows = run(grid(setup, Request(image="rocket", seed=11), motion_bucket_id=buckets), folder)

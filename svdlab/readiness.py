@@ -32,8 +32,13 @@ from svdlab.variants import VARIANTS
 State = Literal["ok", "note", "problem"]
 GiB = 2**30
 FITS_SECONDS = 5.0  # for predictions that are not remembered; the one under way is finished, which takes 10 s or so
-# What fits with each, fastest first. The second computes what the first does, and so costs no prediction of its own.
-LADDER = ((), ("model-offload",), ("model-offload", "split-guidance", "forward-chunking=1"))
+# What fits with each, fastest first. Those that differ by an offload alone cost one prediction together.
+LADDER: tuple[tuple[str, ...], ...] = (
+    (),
+    ("model-offload", "split-guidance", "single-token"),
+    ("group-offload", "split-guidance", "single-token"),
+    ("group-offload", "split-guidance", "forward-chunking=1", "single-token", "lean-decode"),
+)
 
 
 @dataclass(frozen=True)

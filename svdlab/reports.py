@@ -58,9 +58,9 @@ def report(
     media = "data:" if videos == "inside" else "'self' file:"
     whole = _TEMPLATE.read_text(encoding="utf-8").replace("{{media}}", media).replace("{{title}}", escape(title))
     with ExitStack() as stack:  # the page takes its place last
-        document = stack.enter_context(video._whole(path))
+        document = stack.enter_context(video.whole(path))
         if videos == "beside":
-            made = stack.enter_context(video._whole(folder))
+            made = stack.enter_context(video.whole(folder))
             made.mkdir()
             for entry in films:
                 copyfile(str(entry.clip), made / names[entry.clip])

@@ -82,7 +82,7 @@ class Entry:
         if note == Note():
             path.unlink(missing_ok=True)
             return
-        with video._whole(path) as beside:
+        with video.whole(path) as beside:
             beside.write_text(json.dumps(dataclasses.asdict(note), ensure_ascii=False), encoding="utf-8")
 
     @property
@@ -191,7 +191,7 @@ class Review:
         table.insert(1, "note", [each.note.text for each in chosen])
         files = {name: each.clip.read_bytes() for name, each in zip(names, chosen, strict=True) if each.clip}
         files["rows.csv"] = table.to_csv(index=False).encode()
-        with video._whole(path) as beside:
+        with video.whole(path) as beside:
             if path.suffix:
                 with zipfile.ZipFile(beside, "w") as archive:
                     for name, data in files.items():

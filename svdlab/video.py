@@ -92,7 +92,7 @@ def write(
         raise ValueError(f"loop={loop!r} must be how often the clip plays: 0 (for ever), 1, 2, …")
     if ping_pong:
         shots += shots[-2:0:-1]
-    with _whole(path) as beside:
+    with whole(path) as beside:
         if suffix == ".mp4":
             _write_mp4(beside, shots * max(loop, 1), fps, metadata, picture, crf)
         elif suffix == ".gif":
@@ -298,7 +298,7 @@ def _write_png(path: Path, frames, fps, metadata, picture) -> None:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """A name in the same folder to write to; it takes the place of `path` when all is written, or is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside, old = path.with_name(f".svdlab-{secrets.token_hex(6)}"), _put_aside(path)
