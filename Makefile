@@ -14,10 +14,10 @@ quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no acco
 	@echo "The video:             results/quickstart/clip.mp4"
 
 test: $(INSTALLED)  ## everything that needs neither a GPU nor a browser, in minutes
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-all: $(INSTALLED)  ## and what takes minutes more, with a browser where Chromium is installed
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu"
 
 browser: $(INSTALLED)  ## JupyterLab in headless Chromium
 	$(BIN)/python -m pytest -m browser
@@ -32,9 +32,10 @@ lint: $(INSTALLED)
 lab: $(INSTALLED)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
-bench: $(INSTALLED)  ## ratios, each measured in one run: what a sweep costs, what a warm kernel saves
+bench: $(INSTALLED)  ## ratios, each measured in one run: what a sweep costs, what a warm kernel saves, what a second worker adds
 	$(BIN)/python benchmarks/sweep_overhead.py
 	$(BIN)/python benchmarks/warm_kernel.py
+	$(BIN)/python benchmarks/cluster.py
 
 gpu:  ## every optimisation at full size on this machine's card, in under ten minutes, with or without .venv
 	PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)

@@ -18,7 +18,8 @@ from svdlab.estimates import choices, estimate, lighter
 from svdlab.optimizations import OPTIMIZATIONS
 
 GiB = 2**30
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
+# In one process: what one test traces another finds.
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning:svdlab"), pytest.mark.xdist_group("estimates")]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -170,9 +171,9 @@ def test_it_agrees_with_pytorchs_own_meters(checkpoint, ask):
     assert found.component_bytes["unet"] + found.stages["denoise"].activation_bytes == pytest.approx(peak, rel=0.02)
 
 
-def test_every_optimisation_can_be_predicted():
+def test_every_optimisation_can_be_predicted(checkpoint, ask):
     for o in OPTIMIZATIONS.values():
-        found = estimate(Setup("tiny", dtype="bf16", optimizations=(o.name,)))
+        found = estimate(Setup("svd", weights=str(checkpoint), dtype="bf16", optimizations=(o.name,)), ask())
         assert set(found.stages) == {"encode", "denoise", "decode"}
         assert all(s.flops > 0 and s.least_bytes > 0 and s.activation_bytes > 0 for s in found.stages.values())
         assert found.needed_bytes == found.peak_bytes + found.allowance_bytes

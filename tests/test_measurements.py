@@ -20,7 +20,8 @@ from svdlab.measurements import PSNR_CAP_DB, fidelity, ssim
 from svdlab.optimizations import OPTIMIZATIONS
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+# In one process: the fixtures make what all of them look at.
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.xdist_group("measurements")]
 ABSENT = ("av", "cv2", "skimage", "scipy", "pandas", "matplotlib", "mediapy", "papermill", "pynvml")
 
 

@@ -51,6 +51,7 @@ def test_quickstart(execute, tmp_path):
 def test_memory_and_speed(execute, tmp_path):
     """Predicted and measured: the rungs are rows beside any others, and their frames were compared."""
     asked = {"predict": "tiny", "memory": "8GB", "names": ["single-token"], "steps": 2, "repeats": 1}
+    asked |= {"fixed": {"num_frames": 4}}
     shown = execute("03_memory_and_speed", results=str(tmp_path / "made"), **asked)
     assert "tiny on a card of 8.0 GiB" in shown
     assert "RTX 3060" in shown
@@ -78,14 +79,15 @@ def test_micro_conditioning(execute, tmp_path):
 
 
 def reduced(given: dict) -> dict:
-    """The study at the size of a test: two values an axis, one seed, few steps."""
+    """The study at the size of a test: two values an axis, one seed, few steps, few frames."""
     axes = {}
     for name, values in given["axes"].items():
         values = [values["start"], values["stop"]] if isinstance(values, dict) else [values[0], values[-1]]
         axes[name] = values[:1] if name == "seed" and len(given["axes"]) > 1 else values
     if "num_inference_steps" in axes:
-        return given | {"axes": axes | {"num_inference_steps": [2, 3]}}
-    return given | {"axes": axes, "fixed": given.get("fixed", {}) | {"num_inference_steps": 2}}
+        axes |= {"num_inference_steps": [1, 2]}
+    steps = {} if "num_inference_steps" in axes else {"num_inference_steps": 1}
+    return given | {"axes": axes, "fixed": given.get("fixed", {}) | steps | {"num_frames": 6}}
 
 
 @pytest.mark.parametrize("file", sorted(PARAMS.glob("*.yaml")), ids=lambda file: file.stem)
@@ -110,14 +112,16 @@ def test_the_last_rung_for_a_card_is_predicted_to_fit_it(gib):
     assert estimate(trial.setup, trial.request).fits(gib * 2**30)
 
 
-def test_every_parameter_file_runs_at_reduced_size(tmp_path, monkeypatch, capsys, warm):
-    """Twins for SVD-XT too: only their variant is another here. One warm kernel for all of them."""
+@pytest.mark.parametrize("of", ["tiny", pytest.param("svd-xt", marks=pytest.mark.slow)])
+def test_every_parameter_file_runs_at_reduced_size(tmp_path, monkeypatch, capsys, warm, of):
+    """One warm kernel for all of them. The twins for SVD-XT differ by their variant, which here is tiny."""
     monkeypatch.chdir(tmp_path)
-    files = sorted(file for file in PARAMS.glob("*.yaml") if "memory_speed" not in file.name)
+    studies = sorted(file for file in PARAMS.glob("*.yaml") if "memory_speed" not in file.name)
+    files = [file for file in studies if notebooks.parameters(file)["variant"] == of]
     for file in files:
         given = reduced(notebooks.parameters(file)) | {"variant": "tiny", "image": "rocket"}
         (tmp_path / file.name).write_text(json.dumps(given))  # JSON is YAML
-    assert len(files) == 15
+    assert (len(files), len(studies)) == (8 if of == "tiny" else 7, 15)
     assert main(["run", str(NOTEBOOKS / "02_micro_conditioning.ipynb"), *(file.name for file in files)]) == 0
     printed = capsys.readouterr().out.split()
     assert printed == [str(Path("results") / file.stem / "02_micro_conditioning.ipynb") for file in files]

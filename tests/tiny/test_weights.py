@@ -21,6 +21,7 @@ from svdlab.tiny.evaluate import (
 from svdlab.tiny.model import decode, encode
 from svdlab.tiny.scenes import draw, pixels_per_frame
 
+pytestmark = pytest.mark.xdist_group("weights")  # in one process: the clips are made once
 SEEDS = (1, 2, 3)  # held out, and not among those of the model card
 BUCKETS = (20, 90, 160, 240)
 
