@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("notebook", type=Path)
     run.add_argument("params", type=Path, nargs="+", metavar="PARAMS.yaml")
     run.add_argument("--results", type=Path, default=Path("results"), help="folder; each study gets its own in it")
+    run.add_argument("--on", metavar="RAY", help="a cluster for the notebook's sweep: 'ray', or an address")
 
     report = commands.add_parser("report", help="one page about studies, for somebody who has no Python")
     report.set_defaults(run=_report)
@@ -167,7 +168,8 @@ def _fitting(chosen: dict[str, Any]) -> Any:
 def _run(options: argparse.Namespace) -> int:
     from svdlab.notebooks import execute
 
-    for copy in execute(options.notebook, options.params, options.results):
+    also = {"on": options.on} if options.on else {}
+    for copy in execute(options.notebook, options.params, options.results, **also):
         print(copy, flush=True)
     return 0
 

@@ -66,18 +66,20 @@ def check(notebook: str | Path, given: Iterable[str]) -> set[str]:
     return set(known)
 
 
-def execute(notebook: str | Path, files: Iterable[str | Path], results: str | Path = "results") -> Iterator[Path]:
+def execute(
+    notebook: str | Path, files: Iterable[str | Path], results: str | Path = "results", **also: Any
+) -> Iterator[Path]:
     """Run a notebook once for each parameter file, on one warm kernel; gives the executed copies as they are done.
 
     The study is the file's name: `params/motion.yaml` leaves `results/motion/02_micro_conditioning.ipynb`, and the rows
-    beside it unless the file says where. All files are checked before the first run starts. Raises what the notebook
-    raised; its copy up to there is kept.
+    beside it unless the file says where; `also` is set for all of them. All files are checked before the first run
+    starts. Raises what the notebook raised; its copy up to there is kept.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    studies = [(Path(file).stem, parameters(file)) for file in files]
+    studies = [(Path(file).stem, parameters(file) | also) for file in files]
     known = check(notebook, [name for _, given in studies for name in given])
     for study, given in studies:
         folder = Path(results) / study

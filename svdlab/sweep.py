@@ -17,8 +17,8 @@ import socket
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 import svdlab
-from svdlab import images, results
+from svdlab import cluster, images, results
 from svdlab.clip import conditioning, generate
 from svdlab.machine import Machine
 from svdlab.progress import Progress
@@ -91,6 +91,8 @@ def run(
     trials: Iterable[Trial],
     folder: str | Path,
     *,
+    on: str = "",
+    store: str = "",
     retry_failed: bool = False,
     progress: bool = True,
     quality: bool = True,
@@ -103,27 +105,55 @@ def run(
 
     Weights are loaded once for each setup, and kept for the next run (`loaded`). What trials share is computed once,
     which leaves the frames as they are, bit for bit; so the first of them takes a little longer than the others.
-    A `ValueError` before anything starts if a picture cannot be read; an `OSError` where rows cannot be written.
+
+    `on` spreads the work over a Ray cluster: "ray" (this machine's cards, or the cluster that it belongs to) or an
+    address. Clips come into `folder` all the same, through Ray where workers do not see it. A trial whose worker dies
+    is given to another, and fails the third time. `store`, an address that fsspec knows such as "s3://bucket/motion",
+    keeps what workers make as well: what is there already comes into `folder` first, on whatever machine this runs.
+
+    A `ValueError` before anything starts if a picture cannot be read; an `OSError` where rows cannot be written; a
+    `ConnectionError` where there is no Ray.
     """
     trials, folder, pictures = list(trials), Path(folder), Pictures()
-    keys = [_draft(trial, trial.setup, pictures).key for trial in trials]
-    folder.mkdir(parents=True, exist_ok=True)
-    clear(folder)
-    rows = {i: row for i, key in enumerate(keys) if (row := results.find(folder, key))}
-    again = {row.key: row.created for row in rows.values() if retry_failed and row.status == "failed"}
-    rows = {i: row for i, row in rows.items() if row.key not in again}
-    todo = {i: trial for i, trial in enumerate(trials) if i not in rows}
-    with _Bar(todo.values(), progress) as bar:
-        try:
-            for setup in dict.fromkeys(trial.setup for trial in todo.values()):
-                same = {i: trial for i, trial in todo.items() if trial.setup == setup}
-                for i, row in _each(same, setup, folder, pictures, again, quality, bar):
-                    rows[i] = row
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"Stopped: {len(rows)} of {len(trials)} rows are in {folder}, and the next run makes the others."
-            ) from None
-    return [dataclasses.replace(rows[i], request=t.request, axes=t.axes) for i, t in enumerate(trials)]
+    if store and not on:
+        raise ValueError(
+            f"store={store!r} is where the workers of a cluster put their clips: name the cluster (on='ray')."
+        )
+    with cluster.connected(on) if on else nullcontext():
+        if on:
+            if _kept:
+                forget()  # the card is the workers' now
+            trials = [dataclasses.replace(trial, setup=cluster.settled(trial.setup)) for trial in trials]
+        keys = [_draft(trial, trial.setup, pictures).key for trial in trials]
+        folder.mkdir(parents=True, exist_ok=True)
+        clear(folder)
+        if store:
+            with claim(folder, "store") as scratch:
+                cluster.fetch(store, folder, scratch)
+        rows = {key: row for key in keys if (row := results.find(folder, key))}
+        again = {key: row.created for key, row in rows.items() if retry_failed and row.status == "failed"}
+        rows = {key: row for key, row in rows.items() if key not in again}
+        todo: dict[str, Trial] = {}
+        for key, trial in zip(keys, trials, strict=True):
+            if key not in rows:
+                todo.setdefault(key, trial)
+        options = {key: {"quality": quality, "replacing": again.get(key)} for key in todo}
+        with _Bar(todo.values(), progress) as bar:
+            made = (
+                _there(todo, folder, pictures, options, bar, store)
+                if on
+                else _here(todo, folder, pictures, options, bar)
+            )
+            try:
+                with closing(made):
+                    for key, row in made:
+                        rows[key] = row
+                        bar.finish(todo[key])
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    f"Stopped: {len(rows)} of {len({*keys})} rows are in {folder}, and the next run makes the others."
+                ) from None
+    return [dataclasses.replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
 
 
 def make(
@@ -131,7 +161,7 @@ def make(
     trial: Trial,
     folder: Path,
     *,
-    pictures: Pictures | None = None,
+    pictures: Pictured | None = None,
     quality: bool = True,
     on_step: OnStep | None = None,
     scratch: Path | None = None,
@@ -147,8 +177,9 @@ def make(
         except Exception as error:  # of any library below: it becomes the row
             if pipeline.vae.dtype != dtype:
                 pipeline.vae.to(dtype)  # diffusers leaves it in float32 where encoding fails
-            return results.save(_failed(row, error), folder, scratch)
-        if isinstance(trial.request.image, str) and "://" not in trial.request.image:
+            return results.save(_failed(row, sentence(error)), folder, scratch)
+        name = trial.request.image
+        if isinstance(name, str) and (name in images.EXAMPLES or Path(name).is_file()):  # (on a cluster it may not be)
             clip = dataclasses.replace(clip, request=trial.request)  # the video names its picture, as any clip's does
         timings, notes, measured = dict(clip.timings), list(clip.notes), None
         if quality:
@@ -209,6 +240,9 @@ def shared(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
         vars(pipeline).update(before)
 
 
+Pictured = Callable[[Request], tuple[Image.Image, str]]
+
+
 class Pictures:
     """`pictures(request)`: the picture as the model sees it and its digest, read once for all that ask for the same."""
 
@@ -228,45 +262,97 @@ class Pictures:
 # --- one trial after another -----------------------------------------------------------------------------------------
 
 
-def _each(
-    trials: Mapping[int, Trial],
-    setup: Setup,
+class _Maker:
+    """Makes one row after another, each on its setup's pipeline; what the trials of a setup share, it computes once."""
+
+    def __init__(self) -> None:
+        self._setup: Setup | None = None
+        self._pipeline: StableVideoDiffusionPipeline | None = None
+        self._error = ""  # why there is none
+        self._sharing = ExitStack()
+
+    def __enter__(self) -> _Maker:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._sharing.close()
+
+    def warm(self, setup: Setup) -> None:
+        if setup == self._setup:
+            return
+        self._sharing.close()
+        self._setup, self._pipeline, self._error = setup, None, ""
+        try:
+            self._pipeline = loaded(setup)
+            self._sharing.enter_context(shared(self._pipeline))
+        except Exception as error:  # of any library below: the other setups go on
+            self._error = sentence(error)
+
+    def __call__(
+        self, trial: Trial, folder: Path, pictures: Pictured, *, patient: bool, replacing: str | None, **options: Any
+    ) -> Row | None:
+        """The row, which somebody else may have made by now; None where one is at it and we are `patient`. A row that
+        was `created` when `replacing` says is made anew; `options` are those of `make`."""
+        self.warm(trial.setup)
+        setup = self._pipeline and setup_of(self._pipeline)  # with the commit that was loaded
+        draft = _draft(trial, setup or trial.setup, pictures)
+        with claim(folder, draft.key) as scratch:
+            if patient and _taken(scratch):
+                return None
+            row = results.find(folder, draft.key)
+            if row is not None and row.created != replacing:
+                return row
+            if self._pipeline is None:
+                return results.save(_failed(draft, self._error), folder, scratch)
+            return make(self._pipeline, trial, folder, pictures=pictures, scratch=scratch, **options)
+
+
+def _here(
+    todo: Mapping[str, Trial], folder: Path, pictures: Pictures, options: Mapping[str, dict[str, Any]], bar: _Bar
+) -> Generator[tuple[str, Row], None, None]:
+    """The rows as they come, by their keys, made in this process."""
+    with _Maker() as maker:
+        for setup in dict.fromkeys(trial.setup for trial in todo.values()):
+            maker.warm(setup)
+            bar.unpause()  # the time left is that of clips, not of loading
+            waiting = deque((key, True) for key, trial in todo.items() if trial.setup == setup)
+            while waiting:
+                key, patient = waiting.popleft()
+                bar.begin(todo[key])
+                row = maker(todo[key], folder, pictures, patient=patient, on_step=bar.step, **options[key])
+                if row is None:
+                    waiting.append((key, False))  # it may be there when all others are; if not, it is made here too
+                else:
+                    yield key, row
+
+
+def _there(
+    todo: Mapping[str, Trial],
     folder: Path,
     pictures: Pictures,
-    again: Mapping[str, str],
-    quality: bool,
+    options: Mapping[str, dict[str, Any]],
     bar: _Bar,
-) -> Iterator[tuple[int, Row]]:
-    """The rows of the trials of one setup, as they come."""
-    try:
-        pipeline = loaded(setup)
-    except Exception as error:  # of any library below: the other setups go on
-        for i, trial in trials.items():
-            row = _failed(_draft(trial, setup, pictures), error)
-            with claim(folder, row.key) as scratch:
-                yield i, results.save(row, folder, scratch)
-            bar.finish(trial)
-        return
-    bar.unpause()  # the time left is that of clips, not of loading
-    with shared(pipeline):
-        waiting = deque((i, True) for i in trials)
-        while waiting:
-            i, patient = waiting.popleft()
-            key = _draft(trials[i], setup_of(pipeline) or setup, pictures).key  # of the commit that was loaded
-            with claim(folder, key) as scratch:
-                if patient and _taken(scratch):
-                    waiting.append((i, False))  # it may be there when all others are; if not, it is made here too
-                    continue
-                row = results.find(folder, key)  # somebody else may have made it since this run began
-                if row is None or row.created == again.get(key):
-                    bar.begin(trials[i])
-                    options: Any = {"pictures": pictures, "quality": quality, "on_step": bar.step, "scratch": scratch}
-                    row = make(pipeline, trials[i], folder, **options)
-            bar.finish(trials[i])
-            yield i, row
+    store: str,
+) -> Generator[tuple[str, Row], None, None]:
+    """The rows as they come, by their keys, made on a cluster."""
+    with claim(folder, "cluster") as scratch:
+        said = {"said": bar.crew, "gone": lambda place: clear(folder, place)}
+        for key, made in cluster.spread(todo, _Maker, pictures, scratch, options=options, store=store, **said):
+            if made.row is None:
+                row = _failed(_draft(todo[key], todo[key].setup, pictures), made.error)
+                yield key, results.save(row, folder, scratch)
+            elif made.there:
+                clip = made.row.clip and folder / made.row.clip.name
+                yield key, dataclasses.replace(made.row, clip=clip)
+            else:
+                row, clip = dataclasses.replace(made.row, request=todo[key].request, clip=None), None
+                if made.clip is not None:
+                    clip = scratch / f"{row.key}.mp4"
+                    clip.write_bytes(made.clip)
+                yield key, results.save(row, folder, scratch, clip)
 
 
-def _draft(trial: Trial, setup: Setup, pictures: Pictures) -> Row:
+def _draft(trial: Trial, setup: Setup, pictures: Pictured) -> Row:
     """The row of a trial before there is an answer."""
     _, digest = pictures(trial.request)
     return Row(
@@ -281,8 +367,8 @@ def _draft(trial: Trial, setup: Setup, pictures: Pictures) -> Row:
     )
 
 
-def _failed(row: Row, error: Exception) -> Row:
-    return dataclasses.replace(row, status="failed", error=sentence(error))
+def _failed(row: Row, reason: str) -> Row:
+    return dataclasses.replace(row, status="failed", error=reason)
 
 
 def sentence(error: Exception) -> str:
@@ -341,7 +427,7 @@ class _Bar(Progress):
             disable=not (progress and self.steps),
             smoothing=0,  # the mean of all so far: with a decode every few steps, that of the last would swing
         )
-        self.reached = 0
+        self.reached = self.working = 0
 
     def begin(self, trial: Trial) -> None:
         self.set_description_str(f"clip {self.finished + 1} of {len(self.steps)}", refresh=False)
@@ -350,9 +436,20 @@ class _Bar(Progress):
     def step(self, *_: Any) -> None:
         self.update()
 
+    def crew(self, working: int) -> None:
+        """What a cluster is at."""
+        if working and not self.working and not self.finished:
+            self.unpause()  # the time left is that of clips, not of starting workers
+        self.working, seconds = working, self.format_dict["elapsed"]
+        said = f"clip {self.finished} of {len(self.steps)}, {working} worker{'s' * (working != 1)}"
+        self.set_description_str(said, refresh=False)
+        self.set_postfix_str(f"{60 * self.finished / seconds:.1f} clips a minute" if self.finished and seconds else "")
+
     def finish(self, trial: Trial) -> None:
         self.finished += 1
         self.reached += trial.request.num_inference_steps
+        if self.working:
+            self.crew(self.working)
         self.update(self.reached - self.n)  # also of a clip that failed half way, or that somebody else made
 
 
@@ -377,10 +474,10 @@ def _taken(claim: Path) -> bool:
     return any(_alive(other) for other in others)
 
 
-def clear(folder: Path) -> None:
-    """Remove what killed writers left."""
+def clear(folder: Path, gone: tuple[str, int] | None = None) -> None:
+    """Remove what killed writers left; of `gone` (host and process) that is known, wherever it ran."""
     for scratch in folder.glob(".*~*~*~*"):
-        if not _alive(scratch):
+        if tuple(scratch.name.split("~")[1:3]) == (gone and (gone[0], str(gone[1]))) or not _alive(scratch):
             shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -92,7 +92,7 @@ def test_environment_leaves_versions_to_pyproject():
     [installed] = pip["pip"]
     extra = re.fullmatch(r"-e \.\[([\w,]+)\]", installed)
     assert extra
-    assert set(extra[1].split(",")) == set(PROJECT["optional-dependencies"]) - {"dev", "parquet"}
+    assert set(extra[1].split(",")) == set(PROJECT["optional-dependencies"]) - {"dev", "parquet", "ray"}
 
 
 def test_every_dependency_has_a_lower_bound_and_a_tested_version():

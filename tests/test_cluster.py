@@ -1,0 +1,376 @@
+"""The same rows from a Ray cluster as from here, whoever is killed on the way; on a real Ray that the tests start."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from svdlab import Setup, cluster, results
+from svdlab.sweep import plan, run
+from svdlab.trials import Trial, grid
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+ROOT = Path(__file__).parents[1]
+SMALL = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+WARM = Setup("svd", dtype="fp32")
+COLD = Setup("svd", dtype="bf16")
+
+
+def misfortune() -> None:
+    """In every worker, before its first task: seed 13 ends it as the system ends what takes too much memory, and seed
+    14 asks for more than the process may have."""
+    from svdlab import sweep
+
+    plain = sweep.generate
+
+    def generate(pipeline, request, **options):
+        if request.seed == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if request.seed == 14:
+            import resource
+
+            import torch
+
+            before = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (64 * 2**30, before[1]))
+            try:
+                torch.empty(128 * 2**30, dtype=torch.uint8)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, before)
+        return plain(pipeline, request, **options)
+
+    sweep.generate = generate
+
+
+@pytest.fixture(scope="module")
+def two_cores():
+    """A Ray of two cores, ended whatever happens; more nodes may join."""
+    from ray.cluster_utils import Cluster
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **SMALL})
+    try:
+        quiet = {"log_to_driver": False, "logging_level": "error"}
+        ray.init(started.address, runtime_env={"worker_process_setup_hook": misfortune}, **quiet)
+        yield started
+    finally:
+        ray.shutdown()
+        started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def setup(checkpoint) -> Setup:
+    return Setup("svd", weights=str(checkpoint), dtype="fp32")
+
+
+def trials_of(setup, ask, steps=1, **axes) -> list[Trial]:
+    return grid(setup, ask(num_inference_steps=steps, num_frames=2, decode_chunk_size=2), **axes)
+
+
+def spread(trials, folder, **options):
+    return run(trials, folder, on="ray", **{"progress": False, "quality": False} | options)
+
+
+def check_whole(folder: Path, trials: list[Trial], failed: int = 0) -> None:
+    """Every row is there once, those that are done with a clip that decodes, and nothing else is."""
+    rows = results.rows(folder)
+    keys = [results.identity(t.setup, t.request) for t in trials]
+    assert sorted(row.key for row in rows) == sorted(keys)
+    assert [row.status for row in rows].count("failed") == failed
+    for row in rows:
+        assert row.status == "failed" or len(row.open().frames) == row.request.num_frames
+    ends = {"done": (".json", ".mp4"), "failed": (".failed.json",)}
+    names = {row.key + end for row in rows for end in ends[row.status]}
+    assert {path.name for path in folder.iterdir() if path.suffix != ".png"} == names
+
+
+def at_work(folder: Path) -> list[tuple[str, int]]:
+    """Key and process of what is being made."""
+    claims = [path.name.split("~") for path in folder.glob(".*~*~*~*")]
+    return [(key[1:], int(pid)) for key, _, pid, _ in claims if key not in (".cluster", ".store")]
+
+
+@contextmanager
+def meanwhile(strike: Callable[[], bool]) -> Iterator[list[float]]:
+    """Try `strike` again and again beside what runs, until it hits."""
+    over, hits = threading.Event(), []
+
+    def watch() -> None:
+        while not over.is_set() and not hits:
+            if strike():
+                hits.append(time.time())
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield hits
+    finally:
+        over.set()
+        watcher.join()
+
+
+# --- who gets what ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("waiting", "loaded", "own", "chosen"),
+    [
+        ({WARM: 1, COLD: 9}, {WARM: 1}, WARM, WARM),  # what it has, while there is any
+        ({WARM: 0, COLD: 3}, {WARM: 1}, WARM, COLD),
+        ({WARM: 4, COLD: 4}, {WARM: 1}, None, COLD),  # where nobody is
+        ({WARM: 4, COLD: 9}, {WARM: 1, COLD: 3}, None, WARM),  # where most are left for each
+        ({WARM: 1, COLD: 1}, {WARM: 1, COLD: 1}, None, None),  # loading once more would not pay
+        ({WARM: 0, COLD: 0}, {}, None, None),
+        ({WARM: 0, COLD: 1}, {}, WARM, COLD),
+    ],
+)
+def test_a_worker_keeps_its_setup_while_it_pays(waiting, loaded, own, chosen):
+    queues = {setup: deque("k" * count) for setup, count in waiting.items()}
+    assert cluster._next(queues, loaded, own) == chosen
+
+
+def test_a_worker_gets_the_share_that_its_setup_needs(monkeypatch, setup, ask):
+    trials, gib = trials_of([setup, dataclasses.replace(setup, device="cpu")], ask, seed=1), 2**30
+
+    def share(needed_gib, card_gib, trials, *nodes):
+        monkeypatch.setattr(cluster, "_nodes", lambda: list(nodes))
+        monkeypatch.setattr(cluster, "_needed_bytes", lambda _: needed_gib * gib)
+        monkeypatch.setattr(cluster, "_card_bytes", lambda: card_gib and card_gib * gib)
+        cpus, gpus = cluster._share(trials)
+        return cpus, gpus, cluster._places(cpus, gpus)
+
+    head, cards = {"CPU": 4.0, "memory": 16 * gib}, {"CPU": 16.0, "GPU": 4.0, "memory": 64 * gib}
+    assert share(20, 24, trials, head, cards, cards) == (1, 1, 8)
+    assert share(11, 24, trials, head, cards, cards) == (1, 0.5, 16)
+    assert share(1, 80, trials, cards) == (1, 0.5, 8)  # no more than two on a card
+    assert share(11, None, trials, cards) == (1, 1, 4)
+    assert share(11, 24, trials, cards | {"CPU": 2.0}) == (0.5, 1, 4)  # hardly any cores
+    assert share(30, 24, trials, cards) == (1, 1, 4)  # too large by prediction: the worker will tell
+    assert share(2, 24, trials[1:], cards) == (1, 0, 16)
+    assert share(2, None, trials, head) == (1, 0, 4)
+    assert share(6, None, trials, head, {"CPU": 2.0, "memory": 16 * gib}) == (1, 0, 6)
+    assert share(8, None, trials, head) == (2, 0, 2)  # as many as the memory holds, the cores among them
+    assert share(99, None, trials, head) == (4, 0, 1)
+    assert share(2, None, trials) == (1, 0, 1)  # nobody there yet
+
+
+def test_one_precision_for_all_whatever_this_machine_has(monkeypatch):
+    monkeypatch.setattr(cluster, "_nodes", lambda: [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}])
+    assert cluster.settled(Setup("svd")) == Setup("svd", dtype="fp16")
+    assert cluster.settled(Setup("svd", device="cpu")) == Setup("svd", dtype="fp32", device="cpu")
+    assert cluster.settled(COLD) == COLD
+    with pytest.raises(ValueError, match="device='cuda:1' is one card, and on a cluster Ray gives them out"):
+        cluster.settled(Setup("svd", device="cuda:1"))
+    monkeypatch.setattr(cluster, "_nodes", lambda: [{"CPU": 4.0}])
+    assert cluster.settled(Setup("svd")) == Setup("svd", dtype="fp32", device="cpu")
+
+
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch, setup, ask, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match=r"on='ray' needs Ray: pip install \"svdlab\[ray\]\" brings it\.$"):
+        spread(trials_of(setup, ask, seed=1), tmp_path / "rows")
+    assert not (tmp_path / "rows").exists()
+    with pytest.raises(ValueError, match="name the cluster"):
+        run([], tmp_path, store="s3://bucket/rows")
+
+
+def test_nobody_who_stays_here_loads_ray():
+    code = "import sys, svdlab.sweep; print('ray' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+# --- the same rows ---------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_makes_the_rows_that_this_machine_makes(two_cores, setup, ask, picture, tmp_path, capsys):
+    picture.rotate(180).save(tmp_path / "cat.png")
+    images = [picture, str(tmp_path / "cat.png")]
+    bf16, broken = dataclasses.replace(setup, dtype="bf16"), dataclasses.replace(setup, weights=str(tmp_path / "none"))
+    asked = [
+        t for image in images for t in trials_of([setup, bf16], lambda i=image, **f: ask(image=i, **f), seed=[1, 2])
+    ]
+    asked += trials_of(broken, ask, seed=[1, 2])
+    rows = spread([*asked, asked[0]], tmp_path / "there", progress=True, quality=True)
+    here = run(asked, tmp_path / "here", progress=False, quality=True)
+    assert [row.key for row in rows] == [row.key for row in (*here, here[0])]
+    assert [row.status for row in rows] == ["done"] * 8 + ["failed"] * 2 + ["done"]
+    assert "nor a folder that exists" in (rows[8].error or "")
+    for row, same in zip(rows, here, strict=False):
+        assert (row.request, row.quality, row.axes) == (same.request, same.quality, same.axes)
+        if row.clip:
+            assert row.open().request == same.open().request
+            assert [f.tobytes() for f in row.open().frames] == [f.tobytes() for f in same.open().frames]
+    check_whole(tmp_path / "there", asked, failed=2)
+    assert "2 workers" in (said := capsys.readouterr().err)
+    assert "clips a minute" in said
+    assert plan(asked, tmp_path / "there").to_make == 0
+    assert spread(asked, tmp_path / "there") == rows[:-1]
+    again = spread(asked, tmp_path / "there", retry_failed=True)
+    assert again[:8] == rows[:8]
+    assert all(new.created > old.created for new, old in zip(again[8:], rows[8:10], strict=True))
+
+
+def test_a_worker_killed_in_the_middle_of_a_clip_costs_nothing(two_cores, setup, ask, tmp_path):
+    trials = trials_of(setup, ask, steps=6, seed=range(6))
+
+    def strike() -> bool:
+        busy = at_work(tmp_path)
+        for _, pid in busy[:1]:
+            time.sleep(0.05)
+            os.kill(pid, signal.SIGKILL)
+        return bool(busy)
+
+    with meanwhile(strike) as hits:
+        rows = spread(trials, tmp_path)
+    assert hits
+    assert [row.request.seed for row in rows] == list(range(6))
+    check_whole(tmp_path, trials)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="a folder that only one process sees")
+def test_clips_come_through_ray_where_there_is_no_shared_folder_and_lie_in_the_store_too(
+    two_cores, setup, ask, picture, tmp_path
+):
+    trials = [*trials_of(setup, ask, seed=[1, 2]), *trials_of(setup, ask, seed=14)]
+    (tmp_path / "real").mkdir()
+    descriptor = os.open(tmp_path / "real", os.O_RDONLY)
+    try:
+        rows = spread(trials, Path(f"/proc/self/fd/{descriptor}"))
+    finally:
+        os.close(descriptor)
+    assert "llocat" in (rows[2].error or "")  # a failure comes through, too
+    check_whole(tmp_path / "real", trials, failed=1)
+
+    store = f"file://{tmp_path}/bucket/motion"
+    spread(trials[:2], tmp_path / "first", store=store)
+    check_whole(tmp_path / "first", trials[:2])
+    check_whole(tmp_path / "bucket" / "motion", trials[:2])
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bucket" / "motion").iterdir()}
+    spread(trials[:2], tmp_path / "second", store=store)  # another driver, elsewhere
+    check_whole(tmp_path / "second", trials[:2])
+    assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bucket" / "motion").iterdir()}
+
+
+# --- what may happen -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_trial_that_always_kills_its_worker_is_recorded_and_the_rest_go_on(two_cores, setup, ask, tmp_path):
+    trials = trials_of(setup, ask, seed=[11, 12, 13, 14, 15, 16])
+    rows = spread(trials, tmp_path)
+    assert [row.status for row in rows] == ["done", "done", "failed", "failed", "done", "done"]
+    assert (rows[2].error or "").startswith("Its worker died 3 times while making it, at last: ")
+    assert "llocat" in (rows[3].error or "")
+    check_whole(tmp_path, trials, failed=2)
+    assert spread(trials, tmp_path) == rows
+
+
+@pytest.mark.slow
+def test_a_lost_node_takes_nothing_with_it_and_a_new_one_is_used(two_cores, setup, ask, tmp_path):
+    trials = trials_of(setup, ask, steps=4, seed=range(100, 124))
+    nodes = [two_cores.add_node(num_cpus=1, **SMALL)]
+    try:
+        with ThreadPoolExecutor(1) as beside:  # (nodes start in the main thread only)
+            made = beside.submit(spread, trials, tmp_path)
+            while len({pid for _, pid in at_work(tmp_path)}) < 3 and not made.done():
+                time.sleep(0.002)
+            lost = {pid for _, pid in at_work(tmp_path)}
+            two_cores.remove_node(nodes.pop(), allow_graceful=False)
+            nodes.append(two_cores.add_node(num_cpus=1, **SMALL))
+            seen = set[int]()
+            while not made.done():
+                seen |= {pid for _, pid in at_work(tmp_path)}
+                time.sleep(0.002)
+            made.result()
+    finally:
+        for node in nodes:
+            two_cores.remove_node(node)
+    assert len(lost) == 3
+    assert seen - lost, "the new node was not used"
+    check_whole(tmp_path, trials)
+
+
+@pytest.mark.slow
+def test_a_driver_killed_is_started_again(two_cores, setup, ask, picture, tmp_path):
+    picture.save(tmp_path / "cat.png")
+    trials = trials_of(setup, lambda **f: ask(image=str(tmp_path / "cat.png"), **f), steps=4, seed=range(12))
+    code = (
+        "import sys, pickle; from svdlab import run; from pathlib import Path; "
+        "run(pickle.loads(Path(sys.argv[1]).read_bytes()), sys.argv[2], on=sys.argv[3], quality=False)"
+    )
+    (tmp_path / "trials").write_bytes(pickle.dumps(trials))
+    folder = tmp_path / "rows"
+    driver = subprocess.Popen([sys.executable, "-c", code, tmp_path / "trials", folder, two_cores.address])
+    try:
+        while driver.poll() is None and len(list(folder.glob("*.json"))) < 2:
+            time.sleep(0.05)
+    finally:
+        driver.kill()
+        driver.wait()
+    made = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    assert 2 <= len(made) < 12
+    spread(trials, folder)
+    check_whole(folder, trials)
+    assert made.items() <= {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}.items()
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_finished(two_cores, setup, ask, tmp_path):
+    trials = trials_of(setup, ask, steps=4, seed=range(12))
+
+    def strike() -> bool:
+        if enough := len(list(tmp_path.glob("*.json"))) >= 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return enough
+
+    with meanwhile(strike), pytest.raises(KeyboardInterrupt, match=r"Stopped: \d+ of 12 rows are in"):
+        spread(trials, tmp_path)
+    made = len(results.rows(tmp_path))
+    assert 2 <= made < 12
+    spread(trials, tmp_path)
+    check_whole(tmp_path, trials)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_on_a_cluster_from_the_command_line(two_cores, tmp_path):
+    (tmp_path / "study.yaml").write_text(
+        "axes: {motion_bucket_id: [60, 180], seed: [1]}\n"
+        "fixed: {num_frames: 4, num_inference_steps: 1, decode_chunk_size: 4}\n"
+    )
+    command = [sys.executable, "-m", "svdlab", "run", str(ROOT / "notebooks/02_micro_conditioning.ipynb"), "study.yaml"]
+    done = subprocess.run(
+        [*command, "--on", two_cores.address], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    copy = (tmp_path / "results/study/02_micro_conditioning.ipynb").read_text()
+    assert "clip 2 of 2, 2 workers" in copy
+    assert len(results.rows(tmp_path / "results/study")) == 2
+
+
+def test_the_example_clusters_are_what_ray_takes():
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    for path in sorted((ROOT / "clusters").glob("*.yaml")):
+        validate_config(prepare_config(yaml.safe_load(path.read_text())))
+    script = (ROOT / "clusters" / "slurm.sh").read_text()
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "symmetric-run", "--help"], capture_output=True
+    )
+    assert b"--min-nodes" in shown.stdout
