@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import re
+import socket
+import threading
 import time
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import ipaddress
-    import socket
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
 
 MAX_DOWNLOAD_BYTES = 50 * 2**20  # a 50-megapixel JPEG has about 25 MB
 MAX_DOWNLOAD_SECONDS = 30.0  # for one picture with all its redirects; the name server's own time comes on top
 MAX_REDIRECTS = 3  # http to https, a short link, a content server
 
-_HEADERS = {  # some hosts answer only those who say who they are
-    "User-Agent": "svdlab",
-    "Accept": "image/*",
-    "Accept-Encoding": "identity",
-}
+# some hosts answer only those who say who they are
+_HEADERS = {"User-Agent": "svdlab", "Accept": "image/*", "Accept-Encoding": "identity"}
 
 
 def download(url: str) -> bytes:
     """The bytes at a public address, within the limits above; redirects followed, each checked like the first."""
-    from urllib.parse import urljoin
-
     deadline = time.monotonic() + MAX_DOWNLOAD_SECONDS
     for _ in range(MAX_REDIRECTS + 1):
         body, location = _get(url, deadline)
@@ -37,9 +32,7 @@ def download(url: str) -> bytes:
 
 def _get(url: str, deadline: float) -> tuple[bytes, str | None]:
     """One answer: its body, or where it redirects to."""
-    import http.client
-    import threading
-    from urllib.parse import quote
+    import http.client  # and with it ssl: only a URL needs them
 
     tls, host, port, target = _parts(url)
     connection = http.client.HTTPConnection(host, port)
@@ -78,7 +71,6 @@ def _get(url: str, deadline: float) -> tuple[bytes, str | None]:
 
 def _cut(line: socket.socket) -> None:
     """End a connection from another thread: whoever reads from it reads its end."""
-    import socket
 
     with contextlib.suppress(OSError):  # ended by itself
         socket.socket.shutdown(line, socket.SHUT_RDWR)  # not SSLSocket's own, which takes the TLS state from its reader
@@ -103,8 +95,6 @@ def _body(answer: Any, url: str, deadline: float) -> bytes:
 
 def _parts(url: str) -> tuple[bool, str, int, str]:
     """Whether TLS is used, the host, port and target of an http(s) URL without credentials."""
-    from urllib.parse import urlsplit
-
     try:
         split = urlsplit(url)
         host, port = split.hostname or "", split.port
@@ -123,9 +113,6 @@ def _parts(url: str) -> tuple[bool, str, int, str]:
 
 def _connect(host: str, port: int, deadline: float) -> socket.socket:
     """A connection to an address that was checked, not to a name that may point elsewhere when asked again."""
-    import ipaddress
-    import socket
-
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -151,7 +138,6 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
 
 def _allowed_address(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Whether `ip` is on the public internet, and so is the IPv4 address that it may carry. Tests replace this."""
-    import ipaddress
 
     if isinstance(ip, ipaddress.IPv6Address):
         carried = ip.ipv4_mapped or ip.sixtofour

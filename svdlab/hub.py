@@ -42,12 +42,8 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
     patterns = ["model_index.json", "scheduler/*.json", "feature_extractor/*.json"]
     for component in COMPONENTS:
         patterns += [f"{component}/*.json", f"{component}/*{'.fp16' if half else ''}*.safetensors"]
-    what: dict[str, Any] = {
-        "repo_id": repository,
-        "revision": revision,
-        "allow_patterns": patterns,
-        "ignore_patterns": None if half else ["*.fp16*"],
-    }
+    what: dict[str, Any] = {"repo_id": repository, "revision": revision, "allow_patterns": patterns}
+    what["ignore_patterns"] = None if half else ["*.fp16*"]
     downloading = False
     try:
         try:
@@ -203,16 +199,11 @@ def _sentence(error: BaseException, repository: str, revision: str | None, downl
             f"Downloading {repository} stopped ({reason}): run it again; files that arrived whole are kept, and no "
             "part of a file is ever used."
         )
+    absent = f"{repository} is not in the cache ({constants.HF_HUB_CACHE})"
     otherwise = "use Setup(…, weights='/folder/in/the/hub/layout'), weights='random', or Setup('tiny')"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return (
-            f"{repository} is not in the cache ({constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE=1 forbids to fetch it: "
-            f"unset HF_HUB_OFFLINE, or {otherwise}."
-        )
-    return (
-        f"{repository} is not in the cache ({constants.HF_HUB_CACHE}) and the hub cannot be reached ({reason}): "
-        f"connect to the network once, or {otherwise}."
-    )
+        return f"{absent} and HF_HUB_OFFLINE=1 forbids to fetch it: unset HF_HUB_OFFLINE, or {otherwise}."
+    return f"{absent} and the hub cannot be reached ({reason}): connect to the network once, or {otherwise}."
 
 
 def _kind(half: bool) -> str:

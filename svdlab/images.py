@@ -52,13 +52,11 @@ def read(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode(io.BytesIO(source), f"The data given ({len(source)} bytes)")
     if isinstance(source, str):
-        if source in EXAMPLES:
-            return _open(EXAMPLES[source])
         if source.startswith("data:"):
             return _decode(io.BytesIO(_data(source)), "The data URL")
         if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", source):
             return _decode(io.BytesIO(download(source)), f"What {shown(source)} sent")
-        return _open(Path(source))
+        source = EXAMPLES.get(source) or Path(source)
     if isinstance(source, Path):
         return _open(source)
     import numpy as np  # 60 ms that a path or a URL need not pay
@@ -85,9 +83,8 @@ def fit(
     if how not in ("crop", "pad", "stretch"):
         raise ValueError(f"how={how!r} is unknown: expected one of crop, pad, stretch.")
     if not all(isinstance(side, Integral) and side > 0 for side in (height, width)):
-        raise ValueError(
-            f"A size of {height!r}x{width!r} (height x width) is not possible: both must be whole and above 0."
-        )
+        size = f"{height!r}x{width!r} (height x width)"
+        raise ValueError(f"A size of {size} is not possible: both must be whole and above 0.")
     picture = read(picture)
     across, down = width / picture.width, height / picture.height
     scale = min(across, down) if how == "pad" else max(across, down)
@@ -99,7 +96,7 @@ def fit(
             stacklevel=2,
         )
     if how == "pad":
-        return _padded(picture, height, width)
+        return _padded(picture, height, width, scale)
     box = crop_box(picture.size, height, width, focus) if how == "crop" else None
     return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
@@ -141,9 +138,8 @@ def digest(picture: Image.Image) -> str:
     return hashlib.sha256(f"RGB {picture.width}x{picture.height}\n".encode() + picture.tobytes()).hexdigest()
 
 
-def _padded(picture: Image.Image, height: int, width: int) -> Image.Image:
+def _padded(picture: Image.Image, height: int, width: int, scale: float) -> Image.Image:
     """All of the picture in the middle, over a copy of itself that fills the size and is blurred past recognition."""
-    scale = min(width / picture.width, height / picture.height)
     whole = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     inner = picture.resize(whole, Image.Resampling.LANCZOS)
     if whole == (width, height):
@@ -279,15 +275,11 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 def _check_size(width: int, height: int, name: str) -> None:
+    size, most = f"{width}x{height} pixels (width x height)", f"{MAX_PIXELS // 10**6} million"
     if width < 1 or height < 1:
-        raise ValueError(
-            f"{name} is empty, {width}x{height} pixels (width x height): give a picture with pixels in it."
-        )
+        raise ValueError(f"{name} is empty, {size}: give a picture with pixels in it.")
     if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{name} is too large, {width}x{height} pixels (width x height): at most {MAX_PIXELS // 10**6} million "
-            "are decoded, so scale it down first."
-        )
+        raise ValueError(f"{name} is too large, {size}: at most {most} are decoded, so scale it down first.")
 
 
 def _data(url: str) -> bytes:

@@ -68,7 +68,7 @@ class Request:
                 try:
                     object.__setattr__(self, name, tuple(float(each) for each in value))
                 except (TypeError, ValueError, OverflowError):
-                    raise ValueError(f"{name}={value!r} is not a list of numbers, as in (0.5, 0.25).") from None
+                    raise ValueError(f"{name}={_shown(value)} is not a list of numbers, as in (0.5, 0.25).") from None
         _validate(self)
         for sentence in self.concerns():
             warnings.warn(sentence, UserWarning, stacklevel=3)
@@ -160,7 +160,7 @@ class Request:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 raise ValueError(
-                    f"Unknown request field {name!r}"
+                    f"Unknown request field {_shown(name)}"
                     + (
                         f"; did you mean {near[0]!r}?"
                         if near
@@ -212,7 +212,7 @@ def _validate(r: Request) -> None:
         number = _number(value, kind)
         if number is None:
             expected = "a whole number" if kind is int else "a number"
-            raise ValueError(f"{name}={value!r} is not {expected}: {hint}.")
+            raise ValueError(f"{name}={_shown(value)} is not {expected}: {hint}.")
         if not low <= number <= high:
             raise ValueError(f"{name}={value} is outside {low} to {high}: {hint}.")
         object.__setattr__(r, name, number)
@@ -244,13 +244,19 @@ def _validate(r: Request) -> None:
                 f"num_inference_steps={r.num_inference_steps} disagrees with {len(r.sigmas)} sigmas: leave it out."
             )
     if r.fit not in get_args(Fit):
-        raise ValueError(f"fit={r.fit!r} is unknown: expected one of {', '.join(get_args(Fit))}.")
+        raise ValueError(f"fit={_shown(r.fit)} is unknown: expected one of {', '.join(get_args(Fit))}.")
     if r.focus is None or len(r.focus) != 2 or not all(0 <= f <= 1 for f in r.focus):
         raise ValueError(f"focus={r.focus} must be two numbers from 0 to 1: x from the left, y from the top.")
     if r.image is None or r.image == "":
         raise ValueError("image is empty: give a path, a URL, a picture, or the name of a bundled example ('rocket').")
     if r.variant is not None:
         variant(r.variant if isinstance(r.variant, str) else repr(r.variant))
+
+
+def _shown(value: Any) -> str:
+    """As Python writes it, cut where that would fill the page."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:100]}…{text[-20:]}"
 
 
 def _number(value: Any, kind: type) -> int | float | None:

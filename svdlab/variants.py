@@ -128,4 +128,4 @@ def variant(name: str) -> Variant:
         return VARIANTS[name]
     near = difflib.get_close_matches(str(name), VARIANTS, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"Unknown variant {name!r}: expected one of {', '.join(VARIANTS)}{hint}")
+    raise ValueError(f"Unknown variant {str(name)[:100]!r}: expected one of {', '.join(VARIANTS)}{hint}")

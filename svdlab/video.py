@@ -13,15 +13,16 @@ import binascii
 import io
 import itertools
 import json
+import math
 import os
+import re
 import secrets
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import av.error
@@ -36,16 +37,14 @@ _KEY = "svdlab"
 _EXIF_DESCRIPTION = 0x010E
 _BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16 - 0.47  # mean 0
 # what `max_bytes` gives up, in this order: colours, then size, then every second frame
-_GIF_STEPS = [
-    (256, 1, 1),
-    (128, 1, 1),
-    (64, 1, 1),
-    (64, 0.75, 1),
-    (64, 0.5, 1),
-    (64, 0.25, 1),
-    (64, 0.5, 2),
-    (64, 0.25, 2),
-]
+_STEPS = [(256, 1, 1), (128, 1, 1), (64, 1, 1), (64, 0.75, 1), (64, 0.5, 1), (64, 0.25, 1), (64, 0.5, 2), (64, 0.25, 2)]
+_SIGNS = {  # what files begin with
+    "gif": rb"GIF8",
+    "webp": rb"RIFF....WEBP",
+    "png": rb"\x89PNG\r\n\x1a\n",
+    "mp4": rb"....ftyp",
+    "matroska": rb"\x1aE\xdf\xa3",
+}
 
 
 class Info(NamedTuple):
@@ -96,7 +95,7 @@ def write(
         if suffix == ".mp4":
             _write_mp4(beside, shots * max(loop, 1), fps, metadata, picture, crf)
         elif suffix == ".gif":
-            _write_gif(beside, shots, fps, metadata, picture, loop, max_bytes)
+            _write_gif(beside, shots, fps, metadata, picture, loop, max_bytes or math.inf)
         elif suffix == ".webp":
             _write_webp(beside, shots, fps, metadata, picture, loop)
         else:
@@ -106,10 +105,11 @@ def write(
 
 def check_path(path: str | Path) -> str:
     """The suffix of `path`, in small letters. A `ValueError` where `write` would refuse it: to ask before the work."""
-    suffix = Path(path).suffix.lower()
+    path = Path(path)
+    suffix = path.suffix.lower()
     if suffix not in (".mp4", ".gif", ".webp", ""):
         raise ValueError(f"Cannot write {suffix!r}: use .mp4, .gif or .webp, or a name without a dot for PNG frames.")
-    if suffix == "" and Path(path).exists() and not _only_frames(Path(path)):
+    if suffix == "" and path.exists() and not (path.is_dir() and all(p.match("frame-*.png") for p in path.iterdir())):
         raise ValueError(f"{path} holds more than PNG frames: choose a new folder, or a name with .mp4 or .gif.")
     return suffix
 
@@ -157,9 +157,8 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
         if kind in ("gif", "webp", "png"):
             with Image.open(path) as image:
                 fields = _comment(image)
-            cover = (
-                base64.b64decode(fields["picture"], validate=True) if isinstance(fields.get("picture"), str) else None
-            )
+            if isinstance(inside := fields.get("picture"), str):
+                cover = base64.b64decode(inside, validate=True)
         else:
             with av.open(str(path), format=kind) as container:
                 fields = _unpack(container.metadata.get("comment", ""))
@@ -205,12 +204,11 @@ def _write_mp4(path: Path, frames, fps, metadata, picture, crf: int) -> None:
             cover = container.add_stream("png", rate=1)
             cover.width, cover.height, cover.pix_fmt = *picture.size, "rgb24"
             cover.disposition = Disposition.attached_pic.value  # pyright: ignore[reportAttributeAccessIssue]
-            packet = av.Packet(_png(picture))
+            packet = av.Packet(_encoded([picture], "PNG"))
             packet.stream, packet.pts, packet.dts, packet.time_base = cover, 0, 0, Fraction(1)
             container.mux(packet)
         for number, image in enumerate(frames):
-            frame = av.VideoFrame.from_image(image)
-            frame = frame.reformat(
+            frame = av.VideoFrame.from_image(image).reformat(
                 format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", interpolation="LANCZOS"
             )
             frame.pts, frame.time_base = number, 1 / rate
@@ -218,30 +216,26 @@ def _write_mp4(path: Path, frames, fps, metadata, picture, crf: int) -> None:
         container.mux(video.encode())
 
 
-def _write_gif(path: Path, frames, fps, metadata, picture, loop: int, limit: int | None) -> None:
+def _write_gif(path: Path, frames, fps, metadata, picture, loop: int, limit: float) -> None:
     if fps > 50:
         raise ValueError(
             f"A GIF plays at most 50 fps (browsers slow anything faster to 10): use fps=50 or .mp4, not {fps}."
         )
-    for colours, scale, every in _GIF_STEPS if limit else _GIF_STEPS[:1]:
-        chosen = frames[::every]
-        if scale < 1:
-            size = [max(1, round(side * scale)) for side in frames[0].size]
-            chosen = [frame.resize(size, Image.Resampling.LANCZOS) for frame in chosen]
+    for colours, scale, every in _STEPS:
+        size = [max(1, round(side * scale)) for side in frames[0].size]
+        chosen = [frame.resize(size, Image.Resampling.LANCZOS) if scale < 1 else frame for frame in frames[::every]]
         fields = _pack(metadata, picture, fps=fps / every, frames=len(chosen))
-        data = io.BytesIO()
-        _encode_gif(data, chosen, colours, _delays(len(frames), fps, 10, every), loop, fields)
-        if not limit or data.tell() <= limit:
-            path.write_bytes(data.getvalue())
+        data = _encode_gif(chosen, colours, _delays(len(frames), fps, 10, every), loop, fields)
+        if len(data) <= limit:
+            path.write_bytes(data)
             return
-    assert limit  # a GIF without a limit is written at the first step
     inside = f", {len(fields):,} of them the picture and metadata inside" if len(fields) > limit // 10 else ""
     raise ValueError(
-        f"Even the smallest version takes {data.tell():,} bytes{inside}; max_bytes={limit:,}: raise it or use .mp4."
+        f"Even the smallest version takes {len(data):,} bytes{inside}; max_bytes={limit:,}: raise it or use .mp4."
     )
 
 
-def _encode_gif(file: IO[bytes], frames, colours: int, delays: list[int], loop: int, comment: str) -> None:
+def _encode_gif(frames, colours: int, delays: list[int], loop: int, comment: str) -> bytes:
     """One palette over all frames and a still dither pattern: what does not move does not shimmer, and packs well."""
     samples = [frame.resize([min(side, 48) for side in frame.size], Image.Resampling.NEAREST) for frame in frames]
     sheet = Image.fromarray(np.concatenate([np.asarray(sample) for sample in samples]))
@@ -257,36 +251,16 @@ def _encode_gif(file: IO[bytes], frames, colours: int, delays: list[int], loop: 
         pages.append(Image.fromarray(dithered).quantize(palette=palette, dither=Image.Dither.NONE))
     taken = {table[i : i + 3] for i in range(0, len(table), 3)}
     unused = next(rgb for rgb in (bytes([0, 0, blue]) for blue in range(256)) if rgb not in taken)
-    # GIF counts the times after the first
-    repeat: dict[str, Any] = {} if loop == 1 else {"loop": max(loop - 1, 0)}
-    pages[0].save(
-        file,
-        "GIF",
-        save_all=True,
-        append_images=pages[1:],
-        palette=table + unused,
-        transparency=len(table) // 3,
-        optimize=True,
-        disposal=1,
-        duration=delays,
-        comment=comment.encode("ascii"),
-        **repeat,
-    )
+    repeat: dict[str, Any] = {} if loop == 1 else {"loop": max(loop - 1, 0)}  # GIF counts the times after the first
+    colouring = {"palette": table + unused, "transparency": len(table) // 3, "optimize": True, "disposal": 1}
+    return _encoded(pages, "GIF", duration=delays, comment=comment.encode("ascii"), **colouring, **repeat)
 
 
 def _write_webp(path: Path, frames, fps, metadata, picture, loop: int) -> None:
     exif = Image.Exif()
     exif[_EXIF_DESCRIPTION] = _pack(metadata, picture, fps=fps, frames=len(frames))
-    frames[0].save(
-        path,
-        "WEBP",
-        save_all=True,
-        append_images=frames[1:],
-        duration=_delays(len(frames), fps, 1),
-        loop=loop,
-        quality=90,
-        exif=exif.tobytes(),
-    )
+    delays = _delays(len(frames), fps, 1)
+    path.write_bytes(_encoded(frames, "WEBP", duration=delays, loop=loop, quality=90, exif=exif.tobytes()))
 
 
 def _write_png(path: Path, frames, fps, metadata, picture) -> None:
@@ -342,8 +316,7 @@ def _checked(frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:
     frames = list(frames)
     if not frames:
         raise ValueError("There are no frames to write.")
-    sizes = Counter(frame.size for frame in frames)
-    if len(sizes) > 1:
+    if len(sizes := dict.fromkeys(frame.size for frame in frames)) > 1:
         raise ValueError(f"All frames must have one size, and there are {', '.join(f'{w}x{h}' for w, h in sizes)}.")
     return [frame.convert("RGB") for frame in frames]
 
@@ -354,14 +327,14 @@ def _delays(count: int, fps: float, unit: int, every: int = 1) -> list[int]:
     return [end - start for start, end in itertools.pairwise(edges)]
 
 
-def _png(picture: Image.Image) -> bytes:
+def _encoded(pages: list[Image.Image], format: str, **options: Any) -> bytes:
     data = io.BytesIO()
-    picture.save(data, "PNG")
+    pages[0].save(data, format, save_all=format != "PNG", append_images=pages[1:], **options)
     return data.getvalue()
 
 
 def _pack(metadata: str | None, picture: Image.Image | None = None, **facts: float) -> str:
-    inside = {} if picture is None else {"picture": base64.b64encode(_png(picture)).decode()}
+    inside = {} if picture is None else {"picture": base64.b64encode(_encoded([picture], "PNG")).decode()}
     return json.dumps({_KEY: metadata, **facts, **inside})
 
 
@@ -388,11 +361,8 @@ def _read_animation(path: Path) -> tuple[list[Image.Image], float]:
     with path.open("rb") as file:
         head = file.read(12)
         file.seek(-1, os.SEEK_END)
-        whole = (
-            file.read() == b";"
-            if head[:3] == b"GIF"
-            else int.from_bytes(head[4:8], "little") + 8 <= path.stat().st_size
-        )
+        end, size = file.read(), file.tell()
+    whole = end == b";" if head[:3] == b"GIF" else int.from_bytes(head[4:8], "little") + 8 <= size
     if not whole:
         raise ValueError(f"{path} is cut short: its last frames are missing.")
     shots, ends, clock = [], [], 0
@@ -443,25 +413,14 @@ def _frame_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def _only_frames(folder: Path) -> bool:
-    return folder.is_dir() and all(file.match("frame-*.png") for file in folder.iterdir())
-
-
 def _kind(path: Path) -> str:
     """What the first bytes say. ffmpeg's own guess would take playlists too, which make it open other files."""
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     with path.open("rb") as file:
         head = file.read(12)
-    signs = {
-        "gif": head[:4] == b"GIF8",
-        "webp": head[:4] == b"RIFF" and head[8:] == b"WEBP",
-        "png": head[:8] == b"\x89PNG\r\n\x1a\n",
-        "mp4": head[4:8] == b"ftyp",
-        "matroska": head[:4] == b"\x1aE\xdf\xa3",
-    }
-    for kind, found in signs.items():
-        if found:
+    for kind, sign in _SIGNS.items():
+        if re.match(sign, head, re.DOTALL):
             return kind
     raise ValueError(f"{path} is not a video: MP4, MOV, WebM, MKV, GIF, WebP or a folder of PNG frames can be read.")
 

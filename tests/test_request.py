@@ -209,3 +209,10 @@ def test_a_field_from_the_future_or_a_slip_is_named():
         Request.from_json({"image": "rocket", "xyzzy": 3})
     with pytest.raises(ValueError, match="not a request"):
         Request.from_json("[]")
+
+
+@pytest.mark.parametrize("field", ["decode_chunk_size", "focus", "fit", "variant"])
+def test_a_value_of_any_length_leaves_the_sentence_short(field):
+    with pytest.raises(ValueError, match=field if field != "variant" else "Unknown variant") as caught:
+        Request(image="rocket", **{field: [["long"] * 900]})
+    assert len(str(caught.value)) < 500
