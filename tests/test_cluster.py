@@ -243,6 +243,7 @@ def test_a_worker_killed_in_the_middle_of_a_clip_costs_nothing(two_cores, setup,
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="a folder that only one process sees")
+@pytest.mark.slow
 def test_clips_come_through_ray_where_there_is_no_shared_folder_and_lie_in_the_store_too(
     two_cores, setup, ask, picture, tmp_path
 ):

@@ -46,7 +46,7 @@ def full(name: str, *optimizations: str, **asked):
         pytest.param("svd", (), 7.18, marks=pytest.mark.slow),
         pytest.param("svd", ("forward-chunking=2",), 5.34, marks=pytest.mark.slow),
         pytest.param("svd", ("split-guidance",), 4.92, marks=pytest.mark.slow),
-        ("svd", ("forward-chunking=2", "split-guidance"), 3.99),
+        pytest.param("svd", ("forward-chunking=2", "split-guidance"), 3.99, marks=pytest.mark.slow),
     ],
 )
 def test_the_peak_of_a_step(name, optimizations, gib):

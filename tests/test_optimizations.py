@@ -46,7 +46,7 @@ def test_approximate_ones_stay_near_and_are_not_the_same(latents_of, ask, optimi
     assert 0 < error < 0.3
 
 
-@pytest.mark.parametrize("value", ["leaf", "block"])
+@pytest.mark.parametrize("value", ["leaf", pytest.param("block", marks=pytest.mark.slow)])
 def test_group_offload_leaves_the_frames_as_they_are(latents_of, checkpoint, ask, value):
     """The hooks themselves, from the processor to the processor."""
     pipeline, group = load(Setup("svd", weights=str(checkpoint))), OPTIMIZATIONS["group-offload"]
