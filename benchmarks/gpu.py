@@ -61,7 +61,7 @@ def best(rows: Iterable[Row], column: str) -> Row | None:
 
 def summary(row: Row) -> dict[str, Any]:
     """With `memory_bytes`, torch's peak on a card and the process's on a processor, and the clip of all steps."""
-    found = results.summary(row.measurement or {"stages": []})
+    found = results.summary(row.measurement)
     missing = Setup(row.setup.variant).request(image="rocket").num_inference_steps - row.request.num_inference_steps
     clip, step = found["clip_seconds"], found["step_seconds"]
     memory = found["peak_allocated_bytes"] or found["peak_process_bytes"]

@@ -114,9 +114,8 @@ def blank(
         image_encoder: Any = CLIPVisionModelWithProjection(encoder_config)
     with quiet_libraries():
         for module in (unet, vae, image_encoder):
-            module.eval().to(
-                device="meta", dtype=dtype
-            )  # diffusers makes the mixing factors on the processor all the same
+            # To "meta" again: diffusers makes the mixing factors on the processor all the same.
+            module.eval().to(device="meta", dtype=dtype)
     return StableVideoDiffusionPipeline(
         vae=vae,
         image_encoder=image_encoder,

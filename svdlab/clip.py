@@ -295,9 +295,8 @@ def _decode(
 def _of_memory(error: RuntimeError) -> bool:
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(
-        error
-    )  # of a card, of a processor
+    of_a_card = isinstance(error, torch.OutOfMemoryError)
+    return of_a_card or "can't allocate memory" in str(error)  # as a processor says it
 
 
 def _what_would_fit(setup: Setup | None, request: Request, doing: str) -> str:

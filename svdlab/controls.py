@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable
 from html import escape
@@ -11,6 +10,7 @@ from typing import Any, get_args
 from PIL import Image
 
 from svdlab import images
+from svdlab.display import data_url
 from svdlab.request import Fit, Request
 from svdlab.variants import VARIANTS, variant
 
@@ -141,13 +141,9 @@ def figure(picture: Image.Image, said: str, width: int = WIDTH) -> str:
     data = io.BytesIO()
     picture.save(data, "PNG")
     said = escape(said)
-    image = f'<img width="{width}" alt="{said}" src="{url("image/png", data.getvalue())}">'
+    image = f'<img width="{width}" alt="{said}" src="{data_url("image/png", data.getvalue())}">'
     return f"<figure>{image}<figcaption>{said}</figcaption></figure>"
 
 
 def small(text: str) -> str:
     return f"<small>{escape(text)}</small>"
-
-
-def url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

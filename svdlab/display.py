@@ -110,11 +110,11 @@ class _Item:
         """A `<video>` or `<img>`, `cell` pixels wide where the page is wide enough; `label`, escaped, is read aloud."""
         style = 'style="display: block; width: 100%; height: auto; border-radius: 8px"'
         if self.count == 1 and not self.mp4:
-            return f'<img {style} src="data:image/png;base64,{_text(_png(self._fitted(cell)[0]))}" alt="{label}">'
+            return f'<img {style} src="{data_url("image/png", _png(self._fitted(cell)[0]))}" alt="{label}">'
         data = self.mp4 or _mp4(self._fitted(cell), self.fps)
         # `src` on <video>: JupyterLab strips it from <source> where a notebook is not trusted
         return (
-            f'<video {style} src="data:video/mp4;base64,{_text(data)}" width="{cell}" autoplay loop muted playsinline '
+            f'<video {style} src="{data_url("video/mp4", data)}" width="{cell}" autoplay loop muted playsinline '
             f'controls aria-label="{label}" data-fps="{self.fps:g}" data-frames="{self.count}"></video>'
         )
 
@@ -168,5 +168,5 @@ def _png(picture: Image.Image) -> bytes:
     return data.getvalue()
 
 
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+def data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

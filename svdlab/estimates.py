@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # The CUDA context takes about 0.5 GiB; workspaces and fragmentation, which nobody can trace, get a tenth more.
 ALLOWANCE_BYTES = int(0.6 * 2**30)
 # Of the sum over operations of what each takes at best. Published times of plain SVD-XT on an A100 are 39.9 to 50.9 s,
-# and that sum is EAGER_BEST s there: the middle gives this share. Other cards and versions reach more or less.
+# and that sum is 21.4 s there: the middle gives this share. Other cards and versions reach more or less.
 UTILISATION = 0.45
 # Between the machine's memory and the card, unpinned, over PCIe 4.0 x16: assumed, not measured here.
 LINK_BYTES = 8e9
@@ -104,7 +104,7 @@ class Estimate:
     def __str__(self) -> str:
         doing = {"encode": "encoding", "denoise": "denoising", "decode": "decoding"}
         highest = max(self.stages, key=lambda name: self.stages[name].peak_bytes)
-        how = ", ".join((self.setup.variant, _dtype(self.setup), *self.setup.optimizations))
+        how = ", ".join((self.setup.variant, self.setup.precision, *self.setup.optimizations))
         return f"{how}: {self.needed_bytes / 2**30:.1f} GiB needed, the most while {doing[highest]}."
 
 
@@ -119,7 +119,7 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
     known = trace(
         setup.variant,
         setup.weights if setup.weights not in ("hub", "bundled", "random") else None,
-        _dtype(setup),
+        setup.precision,
         tuple(text for text, (o, value) in zip(setup.optimizations, chosen, strict=True) if o.traced(value)),
         (request.height, request.width, request.num_frames, request.decode_chunk_size),
         2 if request.max_guidance_scale > 1 else 1,
@@ -155,14 +155,20 @@ def choices(
     """
     if on_card is None:
         on_card = (setup.device or best_device()) != "cpu"
-    card = card or cards.here() or cards.CARDS["RTX 3060"]
+    return _fastest_first(_candidates(setup, request, on_card), card or cards.here() or cards.CARDS["RTX 3060"])
+
+
+def _candidates(setup: Setup, request: Request | None, on_card: bool) -> list[Estimate]:
     asked = (Request(image="rocket") if request is None else request).filled(setup.variant)
     split = ("split-guidance",) if asked.max_guidance_scale > 1 else ()
     chunk = next(f"forward-chunking={n}" for n in (5, 2, 1) if asked.num_frames % n == 0)
     thrifty = [("single-token", *split), ("single-token", *split, chunk)]
     graphs = dict.fromkeys([("single-token",), *thrifty, *((*graph, "lean-decode") for graph in thrifty)])
     placements = [(), ("model-offload",), ("group-offload",)] if on_card else [()]
-    found = [estimate(replace(setup, optimizations=(*p, *graph)), asked) for graph in graphs for p in placements]
+    return [estimate(replace(setup, optimizations=(*p, *graph)), asked) for graph in graphs for p in placements]
+
+
+def _fastest_first(found: Iterable[Estimate], card: Card) -> list[Estimate]:
     return sorted(found, key=lambda e: (e.seconds(card).expected, len(e.setup.optimizations)))
 
 
@@ -186,9 +192,10 @@ def table(found: Iterable[Estimate], memory_bytes: int, card: Card | None = None
 def by_card(setup: Setup, request: Request | None = None) -> list[dict[str, Any]]:
     """One line for each known card, ready for a DataFrame: the fastest of the `choices` that fits it, or None."""
     lines, names = [], ("optimizations", "needed_gib", "floor_seconds", "expected_seconds")
+    found = _candidates(setup, request, on_card=True)
     for card in cards.CARDS.values():
-        fitting = [e for e in choices(setup, request, card, on_card=True) if e.fits(card.memory_bytes)]
-        best = table(fitting[:1], card.memory_bytes, card)
+        fitting = [one for one in found if one.fits(card.memory_bytes)]
+        best = table(_fastest_first(fitting, card)[:1], card.memory_bytes, card)
         line: dict[str, Any] = {"card": card.name, "memory_gib": round(card.memory_bytes / 2**30, 1)}
         line |= {name: best[0][name] if best else None for name in names}
         lines.append(line | {"source": card.source})
@@ -223,8 +230,3 @@ def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> 
         f"{now.needed_bytes / 2**30:.1f} GiB were predicted, and no exact setup needs less: lower decode_chunk_size "
         f"(now {request.decode_chunk_size}), num_frames or the size."
     )
-
-
-def _dtype(setup: Setup) -> str:
-    """As `load` will choose it."""
-    return setup.dtype or ("fp32" if (setup.device or best_device()) == "cpu" else "fp16")

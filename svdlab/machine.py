@@ -51,7 +51,7 @@ def _here() -> Machine:
         memory_bytes=memory,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         python=platform.python_version(),
-        libraries={library: _version(library) for library in LIBRARIES},
+        libraries={library: installed(library) for library in LIBRARIES},
         commit=_commit(),
     )
 
@@ -95,7 +95,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(library: str) -> str | None:
+def installed(library: str) -> str | None:
+    """The version of a library; None where it is not there."""
     try:
         return version(library)
     except PackageNotFoundError:

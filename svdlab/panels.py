@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import gc
 import random
 import secrets
 import tempfile
@@ -27,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from svdlab import images, latents, sweep
 from svdlab.clip import Clip, read
-from svdlab.controls import MOTION, asked, button, classed, controls, figure, fill, output, row, small, url, w
-from svdlab.display import show, strip
+from svdlab.controls import MOTION, asked, button, classed, controls, figure, fill, output, row, small, w
+from svdlab.display import data_url, show, strip
 from svdlab.notebooks import results_folder
 from svdlab.recipes import apart, named, recipe
 from svdlab.request import Request
@@ -260,7 +259,7 @@ class Panel(w.VBox):
                 found = {e.setup: e for e in (*estimates.choices(plain, request), estimates.estimate(setup, request))}
                 memory = card.memory_bytes if card else Machine.here().memory_bytes or 0
             except Exception as error:  # a prediction is a help, no condition
-                self.fits.value = small(f"No prediction: {_sentence(error)}")
+                self.fits.value = small(f"No prediction: {sweep.sentence(error, where=False)}")
                 return
         with self._quietly():
             if number != self._predictions:
@@ -306,7 +305,7 @@ class Panel(w.VBox):
             except _Cancelled:
                 ended = "cancelled"
         self.preview.value = ""
-        _free()
+        sweep.release()
         self._say(ended)
         self.go.disabled, self.stop.disabled = False, True
 
@@ -356,7 +355,7 @@ class Panel(w.VBox):
         try:
             yield
         except Exception as error:  # of any library below
-            self.alert.value = f'<div role="alert">{escape(_sentence(error))}</div>'
+            self.alert.value = f'<div role="alert">{escape(sweep.sentence(error, where=False))}</div>'
 
     # --- what was made -----------------------------------------------------------------------------------------------
 
@@ -405,7 +404,9 @@ class Panel(w.VBox):
             path, fps = Path(folder) / f"clip{suffix}", self.controls["playback_fps"].value
             data = self.clips[self._shown].save(path, fps, **options).read_bytes()
         name, said = f"{self.rows[self._shown].key}{suffix}", f"Download {suffix[1:].upper()}, {len(data) / 1e6:.2f} MB"
-        return f'<a download="{name}" href="{url("video/mp4" if suffix == ".mp4" else "image/gif", data)}">{said}</a>'
+        return (
+            f'<a download="{name}" href="{data_url("video/mp4" if suffix == ".mp4" else "image/gif", data)}">{said}</a>'
+        )
 
 
 class _Cancelled(BaseException):
@@ -434,20 +435,5 @@ def _after(thing: Any, name: str, see: Callable[[Any], None]) -> Iterator[None]:
         delattr(thing, name) if own is None else setattr(thing, name, own)
 
 
-def _free() -> None:
-    """Give back what a clip took; the model stays."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _dice() -> int:
     return random.randrange(2**31)
-
-
-def _sentence(error: Exception) -> str:
-    """Ours are sentences; of others also what they are."""
-    line = (str(error).strip().splitlines() or ["no reason given"])[0][:500]
-    return line if line.endswith(".") else f"{type(error).__name__}: {line}."

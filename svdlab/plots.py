@@ -74,8 +74,7 @@ def _axes(lines: int, columns: int, width: float, height: float, **options: Any)
 
 def _measured(rows: Sequence[Row]) -> list[tuple[Row, float, float]]:
     """Rows that were done, with their peak in GiB and their seconds a clip."""
-    found = [(row, rungs.peak_bytes(row), summary(row.measurement or {"stages": []})["clip_seconds"]) for row in rows]
-    done = [(row, peak / 2**30, seconds) for row, peak, seconds in found if row.status == "done" and peak and seconds]
+    done = [(row, peak / 2**30, seconds) for row, peak, seconds in rungs.measured(rows)]
     if not done:
         raise ValueError("No rung was measured: see the rows' errors.")
     return done
@@ -89,7 +88,7 @@ def _added(rows: Sequence[Row]) -> list[str]:
         old = [before.setup.dtype, *before.setup.optimizations] if before else []
         kept = before is not None and len(set(old) - set(parts)) == (before.setup.dtype != row.setup.dtype)
         new = [part for part in parts if part and part not in old]
-        labels.append(f"+ {', '.join(new)}" if kept and new else rungs.name(row))
+        labels.append(f"+ {', '.join(new)}" if kept and new else row.setup.label)
     return labels
 
 
@@ -128,7 +127,7 @@ def pareto(rows: Sequence[Row]) -> Figure:
         fill = COLOURS[0] if rungs.exact(row, rows[0]) else "none"
         axis.plot(peak, seconds, "o", color=COLOURS[0], markerfacecolor=fill, markersize=7)
         axis.annotate(str(number), (peak, seconds), xytext=(5, 5), textcoords="offset points", fontsize=8)
-        numbers.append(f"{number}  {rungs.name(row)}")
+        numbers.append(f"{number}  {row.setup.label}")
     axis.set_xlabel("GiB at the peak", fontsize=9)
     axis.set_ylabel("seconds a clip", fontsize=9)
     axis.set_ylim(bottom=0, top=1.15 * max(seconds for _, _, seconds in done))
@@ -153,7 +152,7 @@ def stages(things: Sequence[Row | Estimate]) -> Figure:
                 memory.barh(place, found.activation_bytes / gib, 0.24, left=found.weight_bytes / gib, color=colour)
                 length = found.flops / 1e12
             else:
-                numbers = summary(thing.measurement or {"stages": []})
+                numbers = summary(thing.measurement)
                 peak = (numbers[f"{stage}_peak_bytes"] or 0) - rungs.before_bytes(thing)
                 memory.barh(place, max(peak, 0) / 2**30, 0.24, color=colour)
                 sample = numbers["sample_seconds"] or 0
@@ -165,7 +164,7 @@ def stages(things: Sequence[Row | Estimate]) -> Figure:
     predicted = any(isinstance(thing, Estimate) for thing in things)
     memory.set_xlabel("GiB: weights (pale) and activations" if predicted else "GiB at the stage's peak", fontsize=9)
     time.set_xlabel("TFLOP a clip" if predicted else "seconds a clip", fontsize=9)
-    memory.set_yticks(range(len(things)), [textwrap.fill(rungs.name(thing), 36) for thing in things])
+    memory.set_yticks(range(len(things)), [textwrap.fill(thing.setup.label, 36) for thing in things])
     memory.invert_yaxis()
     figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=3)
     return figure
@@ -186,15 +185,13 @@ def timeline(row: Row) -> Figure:
                 [s - start for s in points["seconds"]], [n / 2**30 for n in points[kind]], color=colour, label=label
             )
     top = axis.get_ylim()[1]
+    shades = {"load": "0.5", "encode": COLOURS[4], "denoise": COLOURS[5], "decode": COLOURS[2]}
     for stage in measurement["stages"]:
         if stage["stage"] != "prepare" and stage["call"] in (None, 0, 1) and stage["seconds"]:
             begun = stage["begun_seconds"] - start
-            shade = {"load": "0.5", "encode": COLOURS[4], "denoise": COLOURS[5], "decode": COLOURS[2]}.get(
-                stage["stage"]
-            )
-            if shade:
+            if shade := shades.get(stage["stage"]):
                 axis.axvspan(begun, begun + stage["seconds"], color=shade, alpha=0.18, linewidth=0)
-            if stage["seconds"] > 0.04 * points["seconds"][-1] - 0.04 * start:
+            if stage["seconds"] > 0.04 * (points["seconds"][-1] - start):
                 middle = begun + stage["seconds"] / 2
                 axis.text(middle, 1.02 * top, stage["stage"], ha="center", fontsize=8)
     changes = measurement.get("resident") or []
@@ -203,8 +200,8 @@ def timeline(row: Row) -> Figure:
         moments = [change["seconds"] - start for change in changes] + [points["seconds"][-1] - start]
         parts = [name for name in changes[0] if name != "seconds"]
         sizes = [[(c[part].get(place, 0)) / 2**30 for c in (*changes, changes[-1])] for part in parts]
-        shades = [COLOURS[0], COLOURS[3], COLOURS[1]]
-        axis.stackplot(moments, sizes, step="post", colors=shades, alpha=0.55, labels=[f"weights: {p}" for p in parts])
+        colours = [COLOURS[0], COLOURS[3], COLOURS[1]]
+        axis.stackplot(moments, sizes, step="post", colors=colours, alpha=0.55, labels=[f"weights: {p}" for p in parts])
     axis.set_ylim(0, 1.1 * top)
     axis.set_xlabel("seconds", fontsize=9)
     axis.set_ylabel("GiB", fontsize=9)

@@ -19,14 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import metadata, requires, version
 from pathlib import Path
 from typing import Literal
 
 import svdlab
 from svdlab import hub
 from svdlab.hub import WeightsError
-from svdlab.machine import Machine, best_device, free_bytes
+from svdlab.machine import Machine, best_device, free_bytes, installed
 from svdlab.variants import VARIANTS
 
 State = Literal["ok", "note", "problem"]
@@ -232,7 +232,7 @@ def _versions() -> Iterator[Check]:
     tested = dict(re.findall(r"^([\w-]+)==(\S+)$", pins.read_text(), re.MULTILINE)) if pins.is_file() else {}
     old, new = [], []
     for wanted in map(Requirement, requires("svdlab") or ()):
-        found = _version(wanted.name)
+        found = installed(wanted.name)
         if found is None:
             if wanted.marker is None:
                 old.append(f"{wanted.name} is missing (expected {wanted.specifier})")
@@ -260,13 +260,13 @@ def _notebooks() -> Iterator[Check]:
     if "google.colab" in sys.modules:
         yield Check("notebooks", "ok", "Colab, which brings its own")
         return
-    missing = [name for name in ("ipykernel", "papermill", "pandas", "matplotlib", "mediapy") if not _version(name)]
+    missing = [name for name in ("ipykernel", "papermill", "pandas", "matplotlib", "mediapy") if not installed(name)]
     if missing:
         todo = "pip install 'svdlab[notebooks]'"
         yield Check("notebooks", "note", f"missing: {', '.join(missing)}", todo)
     else:
-        yield Check("notebooks", "ok", f"ipykernel {_version('ipykernel')}, papermill {_version('papermill')}")
-    widgets, lab = _version("ipywidgets"), _version("jupyterlab")
+        yield Check("notebooks", "ok", f"ipykernel {installed('ipykernel')}, papermill {installed('papermill')}")
+    widgets, lab = installed("ipywidgets"), installed("jupyterlab")
     if not widgets or not lab:
         found = f"missing: {', '.join(n for n, v in (('jupyterlab', lab), ('ipywidgets', widgets)) if not v)}"
         todo = "pip install 'svdlab[lab]' for panels with sliders; everything else works without."
@@ -294,13 +294,6 @@ def _driver() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return said[0] if said else None
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
 
 
 def _homely(text: str) -> str:

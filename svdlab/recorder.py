@@ -185,8 +185,7 @@ def _measured(asked: dict[str, Any], folder: Path, record: Recorder) -> None:
     if limit is not None:
         _limit(device, limit)
     if setup.weights == "hub":  # what must be sent is no part of loading
-        half = setup.dtype in ("fp16", "bf16") or (setup.dtype is None and device != "cpu")
-        hub.fetch(variant(setup.variant), half=half, revision=setup.revision)
+        hub.fetch(variant(setup.variant), half=setup.precision != "fp32", revision=setup.revision)
     record.leave()
     record.enter("load")
     pipeline = load(setup)

@@ -15,9 +15,11 @@ from shutil import copyfile
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from svdlab import plots, results, study, video
+from svdlab import plots, results, study
+from svdlab.display import data_url
+from svdlab.files import whole
 from svdlab.results import Row
-from svdlab.reviews import Entry, cell, data_url, fields, file_names, knobs, page, replaceable, review
+from svdlab.reviews import Entry, cell, fields, file_names, knobs, page, replaceable, review
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,15 +58,15 @@ def report(
     sections = [_section(home, own, Entry.inside if videos == "inside" else beside) for home, own in homes.items()]
     body = f"<h1>{escape(title)}</h1>{_lead([entry.row for entry in entries])}{''.join(sections)}"
     media = "data:" if videos == "inside" else "'self' file:"
-    whole = _TEMPLATE.read_text(encoding="utf-8").replace("{{media}}", media).replace("{{title}}", escape(title))
+    html = _TEMPLATE.read_text(encoding="utf-8").replace("{{media}}", media).replace("{{title}}", escape(title))
     with ExitStack() as stack:  # the page takes its place last
-        document = stack.enter_context(video.whole(path))
+        document = stack.enter_context(whole(path))
         if videos == "beside":
-            made = stack.enter_context(video.whole(folder))
+            made = stack.enter_context(whole(folder))
             made.mkdir()
             for entry in films:
                 copyfile(str(entry.clip), made / names[entry.clip])
-        document.write_text(whole.replace("{{body}}", body), encoding="utf-8")
+        document.write_text(html.replace("{{body}}", body), encoding="utf-8")
     return path
 
 

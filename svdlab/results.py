@@ -17,7 +17,6 @@ import importlib
 import json
 import math
 import os
-import secrets
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -28,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from svdlab import hub, images
 from svdlab.clip import Clip, conditioning, read
+from svdlab.files import whole
 from svdlab.hub import WeightsError
-from svdlab.machine import Machine, best_device
+from svdlab.machine import Machine
 from svdlab.request import Request
 from svdlab.setup import Setup
 from svdlab.tiny import WEIGHTS
@@ -119,8 +119,9 @@ def load(folder: str | Path) -> pandas.DataFrame:
     return _needed("pandas").DataFrame(lines, columns=None if lines else list(_FIRST[:4]))
 
 
-def summary(measurement: dict[str, Any]) -> dict[str, float | None]:
-    """A measurement in a line: medians over the calls after the first, and peaks over everything. Missing is `None`.
+def summary(measurement: dict[str, Any] | None) -> dict[str, float | None]:
+    """A measurement in a line: medians over the calls after the first, and peaks over everything. Missing is `None`,
+    and so is all of it where nothing was measured.
 
     `load_seconds`; `first_seconds`, of the first call, with what it compiles; of the others `encode_seconds`,
     `step_seconds`, `clip_seconds` (the whole call). `peak_…_bytes`: allocated and reserved by torch, in use on the card
@@ -128,7 +129,8 @@ def summary(measurement: dict[str, Any]) -> dict[str, float | None]:
     and of the process elsewhere. `psnr_db`, `ssim`, `max_abs_levels`: nearness to the baseline, whose own row tells how
     near it comes to itself; equal frames have 100, 1 and 0, and latents that differ by less show in `latents_relative`.
     """
-    stages = measurement["stages"]
+    measurement = measurement or {}
+    stages = measurement.get("stages", ())
     calls: dict[int, list[dict[str, Any]]] = {}
     for stage in stages:
         if stage["call"] is not None:
@@ -173,13 +175,10 @@ def export(folder: str | Path, path: str | Path) -> Path:
         raise ValueError(f"Cannot export to {path.name!r}: use a name that ends in .parquet or .csv.")
     if path.suffix == ".parquet":
         _needed("pyarrow")
-    table, beside = load(folder), path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    table = load(folder)
+    with whole(path) as beside:
         (table.to_csv if path.suffix == ".csv" else table.to_parquet)(beside, index=False)
-        return _move(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    return path
 
 
 def find(folder: str | Path, key: str) -> Row | None:
@@ -240,14 +239,13 @@ def identity(setup: Setup, request: Request, picture: str | None = None, **also:
 
 def settled(setup: Setup) -> Setup:
     """`setup` with what it leaves open filled in as `svdlab.load` would: the dtype, the commit in the hub's cache."""
-    dtype = setup.dtype or ("fp32" if (setup.device or best_device()) == "cpu" else "fp16")
     revision, repository = setup.revision, variant(setup.variant).repository
     if setup.weights == "hub" and repository:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(repository, "model_index.json", revision=revision)
         revision = Path(cached).parent.name if isinstance(cached, str) else revision  # snapshots are named by commit
-    return dataclasses.replace(setup, dtype=dtype, revision=revision)
+    return dataclasses.replace(setup, dtype=setup.precision, revision=revision)
 
 
 def weights_of(setup: Setup) -> str:

@@ -10,7 +10,6 @@ A star and a note are a small file beside the row, `<key>.note`: they travel wit
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import io
 import json
@@ -28,7 +27,8 @@ from typing import Any
 from PIL import Image
 
 from svdlab import results, video, walls
-from svdlab.display import Shown
+from svdlab.display import Shown, data_url
+from svdlab.files import whole
 from svdlab.notebooks import results_folder
 from svdlab.quality import difference
 from svdlab.recipes import recipe
@@ -82,7 +82,7 @@ class Entry:
         if note == Note():
             path.unlink(missing_ok=True)
             return
-        with video.whole(path) as beside:
+        with whole(path) as beside:
             beside.write_text(json.dumps(dataclasses.asdict(note), ensure_ascii=False), encoding="utf-8")
 
     @property
@@ -191,7 +191,7 @@ class Review:
         table.insert(1, "note", [each.note.text for each in chosen])
         files = {name: each.clip.read_bytes() for name, each in zip(names, chosen, strict=True) if each.clip}
         files["rows.csv"] = table.to_csv(index=False).encode()
-        with video.whole(path) as beside:
+        with whole(path) as beside:
             if path.suffix:
                 with zipfile.ZipFile(beside, "w") as archive:
                     for name, data in files.items():
@@ -370,10 +370,6 @@ def replaceable(folder: Path) -> bool:
     if not folder.is_dir():
         return not folder.exists()
     return all(file.suffix == ".mp4" or file.name == "rows.csv" for file in folder.iterdir())
-
-
-def data_url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def cell(value: Any) -> str:

@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 GiB = 2**30
 
 
-def name(row: Row | Estimate) -> str:
-    """The setup as a label: its type where that says something, and its optimisations."""
-    return ", ".join((row.setup.dtype or "", *row.setup.optimizations)).strip(", ") or "plain"
-
-
 def peak_bytes(row: Row) -> int | None:
     """What PyTorch allocated at most; on a processor, what the process took beyond what it had before loading."""
-    found = summary(row.measurement or {"stages": []})
+    found = summary(row.measurement)
     if found["peak_allocated_bytes"] is not None:
         return int(found["peak_allocated_bytes"])
     peak = found["peak_process_bytes"]
     return None if peak is None else int(peak - before_bytes(row))
+
+
+def measured(rows: Sequence[Row]) -> list[tuple[Row, int, float]]:
+    """The rows that were done, with their peak and their seconds a clip."""
+    found = [(row, peak_bytes(row), summary(row.measurement)["clip_seconds"]) for row in rows]
+    return [(row, peak, clip) for row, peak, clip in found if row.status == "done" and peak and clip]
 
 
 def before_bytes(row: Row) -> int:
@@ -55,13 +56,13 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    lines, whole = [], summary(rows[0].measurement or {"stages": []})["clip_seconds"] if rows else None
+    lines, whole = [], summary(rows[0].measurement)["clip_seconds"] if rows else None
     for row in rows:
-        found, peak = summary(row.measurement or {"stages": []}), peak_bytes(row)
+        found, peak = summary(row.measurement), peak_bytes(row)
         guess, card = estimate(row.setup, row.request), cards.find(row.machine.name) if row.machine else None
         clip = found["clip_seconds"]
         line = {
-            "setup": name(row),
+            "setup": row.setup.label,
             "exact": exact(row, rows[0]),
             "peak_gib": peak and peak / GiB,
             "predicted_gib": guess.peak_bytes / GiB,
@@ -86,8 +87,7 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
 
 def advice(rows: Sequence[Row]) -> str:
     """What these rows come to, in Markdown: the fastest, the leanest, and the rungs that cost and give nothing."""
-    found = [(row, peak_bytes(row), summary(row.measurement or {"stages": []})["clip_seconds"]) for row in rows]
-    done = [(row, peak, clip) for row, peak, clip in found if row.status == "done" and peak and clip]
+    done = measured(rows)
     if not done:
         reason = next((row.error for row in rows if row.error), "the ladder has no rungs")
         return f"Nothing was measured: {reason}"
@@ -95,14 +95,14 @@ def advice(rows: Sequence[Row]) -> str:
     same = [each for each in done if exact(each[0], first)] or done
     fastest, leanest = min(same, key=lambda each: each[2]), min(same, key=lambda each: each[1])
     lines = [
-        f"- **{what}:** `{name(row)}`, {clip:.2f} s a clip, {peak / GiB:.2f} GiB"
+        f"- **{what}:** `{row.setup.label}`, {clip:.2f} s a clip, {peak / GiB:.2f} GiB"
         for what, (row, peak, clip) in (("the fastest, exact", fastest), ("the least memory, exact", leanest))
     ]
     loose = [each for each in done if not exact(each[0], first)]
     for row, peak, clip in loose:
         if clip < fastest[2] or peak < leanest[1]:
-            near = summary(row.measurement or {"stages": []})["psnr_db"]
+            near = summary(row.measurement)["psnr_db"]
             away = "" if near is None else f", {near:.0f} dB from the baseline's picture"
-            lines.append(f"- **not exact:** `{name(row)}`, {clip:.2f} s, {peak / GiB:.2f} GiB{away}")
-    lines += [f"- **failed:** `{name(row)}`: {row.error}" for row in rows if row.status != "done"]
+            lines.append(f"- **not exact:** `{row.setup.label}`, {clip:.2f} s, {peak / GiB:.2f} GiB{away}")
+    lines += [f"- **failed:** `{row.setup.label}`: {row.error}" for row in rows if row.status != "done"]
     return "\n".join(lines)

@@ -63,6 +63,16 @@ class Setup:
             raise ValueError(f"Unknown device {self.device!r}: expected 'cuda', 'cuda:1', 'mps' or 'cpu'.")
         check(names, v)
 
+    @property
+    def precision(self) -> str:
+        """The dtype, or what is taken where it is left open: fp32 on a processor, fp16 elsewhere."""
+        return self.dtype or ("fp32" if (self.device or best_device()) == "cpu" else "fp16")
+
+    @property
+    def label(self) -> str:
+        """The dtype, where one is named, and the optimisations; "plain" where there are neither."""
+        return ", ".join(filter(None, (self.dtype, *self.optimizations))) or "plain"
+
     def request(self, **fields: Any) -> Request:
         """`Request.for_variant` with this setup's variant."""
         return Request.for_variant(self.variant, **fields)
@@ -132,9 +142,8 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
             raise RuntimeError(f"{text!r} needs a GPU to offload from, and this runs on the processor: leave it out.")
         if optimization.stage == "placement" and device not in ("cuda", "cuda:0", "mps"):
             raise RuntimeError(f"{text!r} works on the first card only: choose one with CUDA_VISIBLE_DEVICES instead.")
-    dtype_name = setup.dtype or ("fp32" if device == "cpu" else "fp16")
-    dtype: torch.dtype = getattr(torch, DTYPES[dtype_name])
-    setup = dataclasses.replace(setup, dtype=dtype_name)
+    setup = dataclasses.replace(setup, dtype=setup.precision)
+    dtype: torch.dtype = getattr(torch, DTYPES[setup.precision])
 
     placed = any(optimization.stage == "placement" for optimization, _ in chosen.values())
     if setup.weights == "random":

@@ -213,9 +213,14 @@ def loaded(setup: Setup) -> StableVideoDiffusionPipeline:
 
 def forget() -> None:
     """Let go of the pipeline that `loaded` keeps, and of its memory on the card."""
+    _kept.clear()
+    release()
+
+
+def release() -> None:
+    """Give back what clips took; a pipeline that is kept stays."""
     import torch
 
-    _kept.clear()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -371,13 +376,13 @@ def _failed(row: Row, reason: str) -> Row:
     return dataclasses.replace(row, status="failed", error=reason)
 
 
-def sentence(error: Exception) -> str:
-    """Ours are sentences; of others also what they are and where they come from."""
+def sentence(error: Exception, where: bool = True) -> str:
+    """Ours are sentences; of others also what they are and, unless it does not matter, `where` they come from."""
     line = (str(error).strip().splitlines() or ["no reason given"])[0][:500]
     if line.endswith("."):
         return line
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {line} ({Path(where.filename).name}, line {where.lineno})."
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {line}{f' ({Path(place.filename).name}, line {place.lineno})' if where else ''}."
 
 
 def _asked(setup: Setup) -> tuple[Setup, str]:

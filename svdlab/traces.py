@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from svdlab import architecture
 from svdlab.architecture import DTYPES
+from svdlab.files import whole
+from svdlab.hub import COMPONENTS
 from svdlab.optimizations import parse
 from svdlab.optimizations.registry import Weights
 from svdlab.variants import variant
@@ -27,7 +29,6 @@ from svdlab.variants import variant
 if TYPE_CHECKING:
     from torch import nn
 
-_PARTS = ("image_encoder", "unet", "vae")
 _NO_TRAFFIC = ("empty", "empty_strided", "new_empty", "new_empty_strided", "empty_like", "detach", "lift_fresh")
 
 
@@ -52,13 +53,8 @@ def trace(
             _known[asked] = json.loads(file.read_text())
         except (OSError, ValueError):
             _known[asked] = _traced(*asked)
-            beside = file.with_suffix(f".{secrets.token_hex(4)}")
-            try:
-                home.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError), whole(file) as beside:  # in a home that is read-only the next process traces again
                 beside.write_text(json.dumps(_known[asked]))
-                beside.replace(file)
-            except OSError:
-                beside.unlink(missing_ok=True)  # a home that cannot be written to: the next process traces again
     return _known[asked]
 
 
@@ -101,7 +97,7 @@ def _traced(
         for text in names:
             optimization, value = parse(text)
             optimization.apply(pipeline, value)
-        weights = {part: _weights(getattr(pipeline, part)) for part in _PARTS}
+        weights = {part: _weights(getattr(pipeline, part)) for part in COMPONENTS}
         modules = [unet, vae, eyes]
         stages = {"denoise": _metered(denoise, modules), "decode": _metered(decode, modules)}
         upcast = dtype == "fp16" and vae.config["force_upcast"]  # the pipeline takes the VAE to 32 bits to encode
@@ -131,14 +127,12 @@ def _replace_parameters(module: nn.Module, change: Callable[[Any], Any], recurse
 
 def _weights(module: nn.Module) -> Weights:
     def size(tensors: Iterable[Any]) -> int:
-        return sum(-(-t.numel() * t.element_size() // 512) * 512 for t in tensors)
+        return sum(_allocated(t.numel() * t.element_size()) for t in tensors)
 
     def held(module: nn.Module, recurse: bool) -> int:
         return size(module.parameters(recurse)) + size(module.buffers(recurse))
 
-    lists: list[Any] = [
-        child for _, child in module.named_children() if type(child).__name__ in ("ModuleList", "Sequential")
-    ]
+    lists: list[Any] = [child for child in module.children() if type(child).__name__ in ("ModuleList", "Sequential")]
     blocks = [held(block, True) for child in lists for block in child]
     return Weights(
         whole=held(module, True),
@@ -146,6 +140,11 @@ def _weights(module: nn.Module) -> Weights:
         largest_block=max(blocks, default=0),
         beside_blocks=held(module, True) - sum(blocks),
     )
+
+
+def _allocated(size: int) -> int:
+    """PyTorch's allocator gives out blocks of 512 bytes."""
+    return -(-size // 512) * 512
 
 
 def _metered(run: Callable[[], Any], modules: Iterable[nn.Module]) -> dict[str, Any]:
@@ -209,7 +208,7 @@ def _meter() -> Any:
             key = storage._cdata
             if key in self.storages:
                 return False
-            size = -(-storage.nbytes() // 512) * 512  # PyTorch's allocator gives out blocks of 512 bytes
+            size = _allocated(storage.nbytes())
 
             def gone(_: Any) -> None:
                 self.live -= size
@@ -224,7 +223,7 @@ def _meter() -> Any:
 
 
 def _configuration(folder: str | None) -> str:
-    files = [Path(folder or "") / part / "config.json" for part in _PARTS] if folder else []
+    files = [Path(folder or "") / part / "config.json" for part in COMPONENTS] if folder else []
     return " ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
 
 

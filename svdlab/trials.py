@@ -40,7 +40,7 @@ class Trial:
 
     def __str__(self) -> str:
         if self.axes == ("setup",):
-            return ", ".join(filter(None, [self.setup.dtype, *self.setup.optimizations])) or "plain"
+            return self.setup.label
         return _named({name: getattr(self.request, name) for name in self.axes or ("seed",) if name in _TYPES})
 
 

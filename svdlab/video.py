@@ -16,10 +16,8 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +27,8 @@ import av.error
 import numpy as np
 from av.stream import Disposition
 from PIL import Image, PngImagePlugin
+
+from svdlab.files import back, whole
 
 MAX_PIXELS = 2**30  # over all frames, what `read` takes on: 3 GiB of RGB, seven times 256 frames at 576x1024
 _CRF = 17  # x264: visually lossless is about 18, https://trac.ffmpeg.org/wiki/Encode/H.264
@@ -120,7 +120,7 @@ def read(path: str | Path) -> tuple[list[Image.Image], float]:
     Reads what `write` writes, and any other MP4, MOV, WebM, MKV, animated GIF or WebP. `ValueError` in one sentence for
     a file that is missing, cut short, no video, or larger than `MAX_PIXELS` over all frames.
     """
-    path = _back(Path(path))
+    path = back(Path(path))
     if path.is_dir():
         return _read_png(path)
     kind = _kind(path)
@@ -149,7 +149,7 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
 
     Takes a single PNG frame too, for its text. `ValueError` as `read` has it.
     """
-    path = _back(Path(path))
+    path = back(Path(path))
     if path.is_dir():
         path = _frame_paths(path)[0]
     kind, cover = _kind(path), None
@@ -269,44 +269,6 @@ def _write_png(path: Path, frames, fps, metadata, picture) -> None:
         text = PngImagePlugin.PngInfo()
         text.add_text("Comment", _pack(metadata, None if number else picture, fps=fps, frames=len(frames)))
         frame.save(path / f"frame-{number:04d}.png", pnginfo=text)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name in the same folder to write to; it takes the place of `path` when all is written, or is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside, old = path.with_name(f".svdlab-{secrets.token_hex(6)}"), _put_aside(path)
-    if _back(path).exists() and old.is_dir():
-        shutil.rmtree(old)  # of a `write` that was killed when all but this was done
-    try:
-        yield beside
-        for file in [beside, *beside.glob("*")]:
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        if beside.is_dir() and path.exists():  # a folder cannot be replaced in one move
-            path.rename(old)
-        beside.replace(path)
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        for left in (beside, old):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-
-
-def _put_aside(path: Path) -> Path:
-    return path.with_name(f".svdlab-{path.name}.old")
-
-
-def _back(path: Path) -> Path:
-    """`path`, where a folder of frames stands again that a `write` was killed over, between taking it away and putting
-    the new one in its place."""
-    if not path.exists() and _put_aside(path).is_dir():
-        with suppress(OSError):  # whoever reads and must not write finds nothing, as before
-            _put_aside(path).rename(path)
-    return path
 
 
 def _checked(frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:

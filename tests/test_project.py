@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # A file imports only from floors below its own. Imports inside functions count too, those for types alone do not.
 FLOORS = [
-    {"variants", "machine", "progress", "fetch", "video", "tiny", "kernels", "cards"},
+    {"variants", "machine", "files", "progress", "fetch", "video", "tiny", "kernels", "cards"},
     {"images", "hub", "display", "notebooks", "engine", "latents"},
     {"request", "architecture", "optimizations"},
     {"traces"},
