@@ -21,7 +21,8 @@ import time
 import warnings
 from datetime import datetime
 
-from svdlab import Request, Setup, grid, run, sweep
+from svdlab import Request, Setup, grid, run
+from svdlab.sweeps import run as sweep
 
 
 def measured(name: str, trials: list, workers: int) -> tuple[float, float]:

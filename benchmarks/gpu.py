@@ -21,9 +21,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from svdlab import Machine, Row, Setup, Trial, ladder, profile, results
+from svdlab import Machine, Row, Setup, Trial, ladder, profile
 from svdlab.machine import best_device
 from svdlab.optimizations import OPTIMIZATIONS, parse
+from svdlab.sweeps import rows as results
 
 ROOT = Path(__file__).parents[1]
 FAST = ("single-token", "compile-unet", "compile-vae")
@@ -74,7 +75,7 @@ def predicted(row: Row, until: float) -> int | None:
     if row.setup.device == "cpu" or time.monotonic() > until:
         return None
     try:
-        from svdlab.estimates import estimate
+        from svdlab.prediction.estimate import estimate
 
         return estimate(row.setup, row.request).peak_bytes
     except Exception as error:  # the measured ones stand without

@@ -13,9 +13,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from svdlab import Request, Setup, estimate, estimates, grid, plots, run, study
-from svdlab.display import strip
-from svdlab.notebooks import parameters
+from svdlab import Request, Setup, estimate, grid, run
+from svdlab.headless.run_notebooks import parameters
+from svdlab.interface import plots
+from svdlab.media.show import strip
+from svdlab.prediction import fitting
+from svdlab.sweeps import study
 
 ROOT = Path(__file__).parents[1]
 INK, PAPER = (30, 30, 30), (255, 255, 255)
@@ -43,7 +46,7 @@ def predicted(out: Path) -> None:
         "| card | GiB | the fastest exact setup | needed, GiB | floor, s | expected, s |",
         "|---|---|---|---|---|---|",
     ]
-    for line in estimates.by_card(Setup("svd-xt", dtype="fp16")):
+    for line in fitting.by_card(Setup("svd-xt", dtype="fp16")):
         if line["card"] in CARDS:
             numbers = f"{line['needed_gib']:.1f} | {line['floor_seconds']:.0f} | {line['expected_seconds']:.0f}"
             lines.append(f"| {line['card']} | {line['memory_gib']:.0f} | `{line['optimizations']}` | {numbers} |")

@@ -19,7 +19,9 @@ import warnings
 from pathlib import Path
 from statistics import median
 
-from svdlab import Request, Setup, generate, grid, results, sweep
+from svdlab import Request, Setup, generate, grid
+from svdlab.sweeps import rows as results
+from svdlab.sweeps import run as sweep
 
 
 def bare(pipeline, trials, folder: Path) -> None:

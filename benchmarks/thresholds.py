@@ -1,4 +1,4 @@
-"""Where the thresholds of `svdlab.diagnosis` come from: its measures on clips that are well, and on clips that are not.
+"""The measures of `svdlab.quality.diagnose` on healthy clips and on broken ones: where its thresholds come from.
 
     python benchmarks/thresholds.py [--scenes 6]
 
@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from skimage import data
 
-from svdlab import Clip, Request, Setup, assess, generate, images, load
-from svdlab.diagnosis import faces, seam_ratio, travel_percent
+from svdlab import Clip, Request, Setup, assess, generate, load
+from svdlab.media import images
+from svdlab.quality.diagnose import faces, seam_ratio, travel_percent
 from svdlab.tiny.scenes import draw, layers, pixels_per_frame
 
 PIPELINE = load(Setup("tiny"))

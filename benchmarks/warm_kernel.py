@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from svdlab import results, video
+from svdlab.media import video
+from svdlab.sweeps import rows as results
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_micro_conditioning.ipynb"
 BIN = Path(sys.executable).parent

@@ -1,3 +1,3 @@
-from svdlab.cli import main
+from svdlab.interface.command_line import main
 
 raise SystemExit(main())

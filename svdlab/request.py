@@ -60,7 +60,7 @@ class Request:
         if isinstance(self.image, os.PathLike):
             object.__setattr__(self, "image", os.fspath(self.image))
         elif self.image is not None and (not isinstance(self.image, str) or self.image.startswith("data:")):
-            from svdlab import images  # a copy: what is asked must not change when the caller's picture does
+            from svdlab.media import images  # a copy: what is asked must not change when the caller's picture does
 
             object.__setattr__(self, "image", images.read(self.image))
         for name in ("sigmas", "focus"):
@@ -141,7 +141,7 @@ class Request:
 
     def to_json(self) -> str:
         """One line of JSON that `from_json` reads back; a picture in memory travels inside it, as a PNG."""
-        from svdlab.images import to_text
+        from svdlab.media.images import to_text
 
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return json.dumps(fields | {"image": to_text(self.image)}, ensure_ascii=False)

@@ -26,7 +26,7 @@ def micro():
     )
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    from svdlab.architecture import SCHEDULER
+    from svdlab.pipelines.random_weights import SCHEDULER
 
     torch.manual_seed(0)
     unet = UNetSpatioTemporalConditionModel(

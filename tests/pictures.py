@@ -1,4 +1,4 @@
-"""Pictures and servers for the tests of `svdlab.images`."""
+"""Pictures and servers for the tests of `svdlab.media.images`."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 
 from svdlab import Request, Row, Setup, assess
-from svdlab.clip import Clip
+from svdlab.generation.clip import Clip
 from svdlab.machine import Machine
-from svdlab.results import _plain
+from svdlab.sweeps.rows import _plain
 
 FRAMES = 6
 KEY = "{:04x}000000000000"  # rows go by the first eight

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from svdlab import chain, generate, read
-from svdlab.chaining import jump
-from svdlab.clip import Seam
+from svdlab.generation.chain import jump
+from svdlab.generation.clip import Seam
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from svdlab import read
-from svdlab.cards import CARDS
-from svdlab.cli import main
+from svdlab.interface.command_line import main
+from svdlab.prediction.cards import CARDS
 
 
 def test_a_clip_from_the_shell_and_its_twin(tmp_path):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from svdlab import Setup, generate, images, load, read
-from svdlab.clip import Clip, GenerationError, conditioning
+from svdlab import Setup, generate, load, read
+from svdlab.generation.clip import Clip, GenerationError, conditioning
+from svdlab.media import images
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
 
@@ -127,7 +128,7 @@ def test_the_picture_is_named_where_it_is_unchanged_and_carried_where_it_is_not(
 
 
 def test_playback_speed_is_not_the_conditioning(micro, ask, tmp_path):
-    from svdlab import video
+    from svdlab.media import video
 
     clip = generate(micro, ask(fps=6), progress=False)
     assert video.read(clip.save(tmp_path / "own.mp4"))[1] == 6
@@ -136,7 +137,7 @@ def test_playback_speed_is_not_the_conditioning(micro, ask, tmp_path):
 
 
 def test_a_file_of_somebody_else_is_refused(tmp_path):
-    from svdlab import video
+    from svdlab.media import video
 
     frames = [Image.new("RGB", (64, 64), (i * 40, 0, 0)) for i in range(4)]
     newer = '{"svdlab": "9.0", "request": {"image": "rocket", "zoom": 2}, "setup": null}'

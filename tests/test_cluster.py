@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from svdlab import Setup, cluster, results
-from svdlab.sweep import plan, run
-from svdlab.trials import Trial, grid
+from svdlab import Setup
+from svdlab.sweeps import ray_cluster as cluster
+from svdlab.sweeps import rows as results
+from svdlab.sweeps.grid import Trial, grid
+from svdlab.sweeps.run import plan, run
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -33,7 +35,7 @@ COLD = Setup("svd", dtype="bf16")
 def misfortune() -> None:
     """In every worker, before its first task: seed 13 ends it as the system ends what takes too much memory, and seed
     14 asks for more than the process may have."""
-    from svdlab import sweep
+    from svdlab.sweeps import run as sweep
 
     plain = sweep.generate
 
@@ -190,7 +192,7 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch, setup, ask, 
 
 
 def test_nobody_who_stays_here_loads_ray():
-    code = "import sys, svdlab.sweep; print('ray' in sys.modules)"
+    code = "import sys, svdlab.sweeps.run; print('ray' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from svdlab import Request, Setup, diagnose, generate
-from svdlab.clip import Clip, Seam
-from svdlab.diagnosis import Finding, faces, measures, seam_ratio, travel_percent
+from svdlab.generation.clip import Clip, Seam
+from svdlab.quality.diagnose import Finding, faces, measures, seam_ratio, travel_percent
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svdlab import video
-from svdlab.display import show, strip
+from svdlab.media import video
+from svdlab.media.show import show, strip
 
 
 def clip(count: int = 4, size: tuple[int, int] = (128, 72)) -> SimpleNamespace:
@@ -134,7 +134,7 @@ def test_strip_is_the_first_to_the_last():
 
 
 def test_importing_it_loads_no_torch():
-    check = "import sys, svdlab.display; sys.exit('torch' in sys.modules)"
+    check = "import sys, svdlab.media.show; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 

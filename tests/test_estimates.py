@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svdlab import Request, Setup, generate, load
-from svdlab.cards import CARDS, card, memory_bytes
-from svdlab.clip import OutOfMemory
-from svdlab.estimates import choices, estimate, lighter
+from svdlab.generation.clip import OutOfMemory
 from svdlab.optimizations import OPTIMIZATIONS
+from svdlab.prediction.cards import CARDS, card, memory_bytes
+from svdlab.prediction.estimate import estimate
+from svdlab.prediction.fitting import choices, lighter
 
 GiB = 2**30
 # In one process: what one test traces another finds.
@@ -184,7 +185,8 @@ def test_every_optimisation_can_be_predicted(checkpoint, ask):
 
 def test_a_second_process_finds_the_trace(tmp_path, monkeypatch):
     code = (
-        "import json; from svdlab import Setup; from svdlab import traces; from svdlab.estimates import estimate\n"
+        "import json; from svdlab import Setup; import svdlab.prediction.fake_run as traces;"
+        "from svdlab.prediction.estimate import estimate\n"
         "calls = []; traced = traces._traced; traces._traced = lambda *a: calls.append(a) or traced(*a)\n"
         "found = [estimate(Setup('tiny', optimizations=o)).peak_bytes for o in ((), (), ('single-token',))]\n"
         "print(json.dumps([len(calls), found]))"

@@ -32,10 +32,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from svdlab import Setup, generate, images, notebooks, read, results, run, show, sweep, video
-from svdlab.clip import Clip, GenerationError
-from svdlab.setup import load
-from svdlab.trials import grid
+from svdlab import Setup, generate, read, run, show
+from svdlab.generation.clip import Clip, GenerationError
+from svdlab.headless import run_notebooks as notebooks
+from svdlab.media import images, video
+from svdlab.pipelines.load import load
+from svdlab.sweeps import rows as results
+from svdlab.sweeps import run as sweep
+from svdlab.sweeps.grid import grid
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test kills forks of itself")

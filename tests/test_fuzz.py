@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svdlab import Request, images, read, video
-from svdlab.clip import Clip
+from svdlab import Request, read
+from svdlab.generation.clip import Clip
+from svdlab.media import images, video
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

@@ -18,8 +18,9 @@ import pytest
 import torch
 from hub_server import HubServer
 
-from svdlab import hub as hub_module
-from svdlab.setup import Setup, load, setup_of
+from svdlab.pipelines import hub as hub_module
+from svdlab.pipelines.load import load, setup_of
+from svdlab.setup import Setup
 from svdlab.variants import VARIANTS
 
 REPOSITORY = "svdlab/micro"
@@ -576,7 +577,7 @@ def test_the_published_model_needs_over_four_gigabytes_of_disk(monkeypatch, tmp_
 
 
 def test_too_little_memory(checkpoint, monkeypatch):
-    monkeypatch.setattr("svdlab.setup.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("svdlab.pipelines.load.free_bytes", lambda device: 1000)
     text = refusal(local(checkpoint, dtype="fp32"), MemoryError)
     assert text.startswith(f"The weights in {checkpoint} take 0.0 GiB and 0.0 GiB are free on cpu: ")
     assert "a smaller variant" in text
@@ -585,7 +586,7 @@ def test_too_little_memory(checkpoint, monkeypatch):
 
 def test_memory_is_asked_for_in_the_precision_that_is_loaded(checkpoint, monkeypatch):
     stored = sum(file.stat().st_size for file in checkpoint.rglob("*.safetensors"))
-    monkeypatch.setattr("svdlab.setup.free_bytes", lambda device: stored * 3 // 4)
+    monkeypatch.setattr("svdlab.pipelines.load.free_bytes", lambda device: stored * 3 // 4)
     refusal(local(checkpoint, dtype="fp32"), MemoryError)
     assert load(local(checkpoint, dtype="fp16")).unet.dtype == torch.float16
 

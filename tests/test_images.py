@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from pictures import cmyk_profile, encoded, http, scene, serve, swapped_profile
 from PIL import Image, ImageCms
 
-from svdlab import fetch, images
-from svdlab.images import EXAMPLES, crop_box, digest, fit, read, to_text
+from svdlab.media import fetch, images
+from svdlab.media.images import EXAMPLES, crop_box, digest, fit, read, to_text
 
 SCENE = scene()
 PIXELS = np.asarray(SCENE)
@@ -97,7 +97,7 @@ def test_reading_changes_nothing_and_gives_a_picture_of_its_own():
 
 
 def test_importing_loads_neither_numpy_nor_torch_nor_http():
-    code = "import sys, svdlab.images; print({'numpy', 'torch', 'http.client', 'ssl'} & set(sys.modules))"
+    code = "import sys, svdlab.media.images; print({'numpy', 'torch', 'http.client', 'ssl'} & set(sys.modules))"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "set()"
     )

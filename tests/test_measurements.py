@@ -15,9 +15,11 @@ import numpy as np
 import psutil
 import pytest
 
-from svdlab import Setup, ladder, measure, profile, quality, results
-from svdlab.measurements import PSNR_CAP_DB, fidelity, ssim
+from svdlab import Setup, ladder, measure, profile
 from svdlab.optimizations import OPTIMIZATIONS
+from svdlab.profiling.profile import PSNR_CAP_DB, fidelity, ssim
+from svdlab.quality import assess as quality
+from svdlab.sweeps import rows as results
 
 ROOT = Path(__file__).parents[1]
 # In one process: the fixtures make what all of them look at.
@@ -217,7 +219,7 @@ def test_a_process_that_is_killed_leaves_what_it_had_found(small, request_, tmp_
     while not any('"denoise"' in lines.read_text() for lines in tmp_path.glob(".svdlab-*/lines.jsonl")):
         assert thread.is_alive()
         time.sleep(0.05)
-    [child] = [p for p in psutil.Process().children() if "svdlab.recorder" in p.cmdline()]
+    [child] = [p for p in psutil.Process().children() if "svdlab.profiling.measured_process" in p.cmdline()]
     child.kill()
     thread.join()
     [row] = found

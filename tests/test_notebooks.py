@@ -9,8 +9,11 @@ import nbformat
 import papermill
 import pytest
 
-from svdlab import Setup, estimate, kernels, ladder, notebooks, read, results
-from svdlab.cli import main
+from svdlab import Setup, estimate, ladder, read
+from svdlab.headless import run_notebooks as notebooks
+from svdlab.headless import warm_kernel as kernels
+from svdlab.interface.command_line import main
+from svdlab.sweeps import rows as results
 
 PARAMS = Path(__file__).parents[1] / "params"
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"

@@ -17,7 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from svdlab import Request, Setup, generate, latents, panel, panels, results, sweep
+from svdlab import Request, Setup, generate, panel
+from svdlab.generation import preview as latents
+from svdlab.interface.panel import panel as panels
+from svdlab.sweeps import rows as results
+from svdlab.sweeps import run as sweep
 
 UPLOAD = {"type": "", "size": 0, "last_modified": datetime.now()}
 
@@ -269,7 +273,7 @@ def test_setups_are_marked_with_what_they_need():
 
 def test_the_look_of_latents_is_that_of_the_clip():
     """The bundled model's latents of a picture, projected, against that picture: the factors are the right ones."""
-    from svdlab.clip import conditioning
+    from svdlab.generation.clip import conditioning
 
     pipeline = sweep.loaded(Setup("tiny"))
     picture = conditioning(Request.for_variant("tiny", image="rocket"))

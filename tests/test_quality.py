@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svdlab.chaining import jump
-from svdlab.clip import Clip
-from svdlab.quality import PSNR_CAP_DB, Quality, assess, difference
+from svdlab.generation.chain import jump
+from svdlab.generation.clip import Clip
+from svdlab.quality.assess import PSNR_CAP_DB, Quality, assess, difference
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
 FPS = 7
@@ -273,7 +273,7 @@ def test_blur_and_drift_are_seen():
 def test_a_clip_brings_its_picture_fps_and_latents(ask):
     import torch
 
-    from svdlab.clip import conditioning
+    from svdlab.generation.clip import conditioning
 
     request = ask()
     frames = [conditioning(request)] * 6

@@ -9,15 +9,18 @@ import sys
 
 import pytest
 
-from svdlab import readiness
-from svdlab.readiness import Check, Readiness, doctor
+from svdlab.interface import doctor as readiness
+from svdlab.interface.doctor import Check, Readiness, doctor
 
 SECRET = "hf_DoNotShowThisToAnybody"
 
 
 def shell(*options: str, code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """`svdlab doctor` in a process of its own, after `code`."""
-    program = ["-c", f"{code}\nimport svdlab.cli\nraise SystemExit(svdlab.cli.main({['doctor', *options]!r}))"]
+    program = [
+        "-c",
+        f"{code}\nfrom svdlab.interface.command_line import main\nraise SystemExit(main({['doctor', *options]!r}))",
+    ]
     command = [sys.executable, *(program if code else ["-m", "svdlab", "doctor", *options])]
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
 

@@ -9,7 +9,7 @@ import studies
 from test_reviews import HOSTILE, Page
 
 from svdlab import report
-from svdlab.cli import main
+from svdlab.interface.command_line import main
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svdlab import Request, Setup, results
+from svdlab import Request, Setup
 from svdlab.machine import Machine
-from svdlab.results import Row, export, find, identity, load, rows, save
+from svdlab.sweeps import rows as results
+from svdlab.sweeps.rows import Row, export, find, identity, load, rows, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab.request")
 RANDOM = Setup("svd", weights="random", dtype="fp32")
@@ -70,7 +71,7 @@ def test_a_row_comes_back_as_it_went(tmp_path):
 
 
 def test_a_row_opens_its_clip(tmp_path, ask):
-    from svdlab.clip import Clip
+    from svdlab.generation.clip import Clip
 
     frames = [Image.new("RGB", (96, 64), (40 * i, 0, 0)) for i in range(6)]
     clip = Clip(frames, ask(), RANDOM)

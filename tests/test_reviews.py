@@ -14,9 +14,11 @@ import papermill
 import pytest
 import studies
 
-from svdlab import results, review, video
-from svdlab.cli import _parser
-from svdlab.reviews import INSIDE_BYTES, Note, newest
+from svdlab import review
+from svdlab.interface.command_line import _parser
+from svdlab.interface.review import INSIDE_BYTES, Note, newest
+from svdlab.media import video
+from svdlab.sweeps import rows as results
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_review.ipynb"
 HOSTILE = "<img src=x onerror=alert(1)>\"'</td><script>alert(2)</script>"

@@ -6,10 +6,12 @@ import dataclasses
 
 import pytest
 
-from svdlab import Machine, Request, Setup, plots, rungs
-from svdlab.cards import CARDS
-from svdlab.estimates import estimate
-from svdlab.results import Row
+from svdlab import Machine, Request, Setup
+from svdlab.interface import plots
+from svdlab.prediction.cards import CARDS
+from svdlab.prediction.estimate import estimate
+from svdlab.profiling import ladder as rungs
+from svdlab.sweeps.rows import Row
 
 GiB = 2**30
 RTX = Machine("cuda", "NVIDIA GeForce RTX 3060", 12 * GiB, 8, "3.12", {})

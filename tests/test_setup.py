@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from svdlab import architecture, generate
-from svdlab.hub import WeightsError
+from svdlab import generate
 from svdlab.optimizations import OPTIMIZATIONS, parse
 from svdlab.optimizations.forward_chunking import chunk_sizes
-from svdlab.setup import Setup, load, setup_of
+from svdlab.pipelines import random_weights as architecture
+from svdlab.pipelines.hub import WeightsError
+from svdlab.pipelines.load import load, setup_of
+from svdlab.setup import Setup
 from svdlab.tiny import WEIGHTS
 from svdlab.variants import VARIANTS
 
@@ -319,7 +321,7 @@ def test_random_weights_are_the_same_every_time(checkpoint, monkeypatch):
 
 
 def test_random_weights_need_memory_too(monkeypatch):
-    monkeypatch.setattr("svdlab.setup.free_bytes", lambda device: GiB)
+    monkeypatch.setattr("svdlab.pipelines.load.free_bytes", lambda device: GiB)
     with pytest.raises(MemoryError, match=r"Random weights of svd-xt take 8\.4 GiB and 1\.0 GiB are free on cpu: use "):
         load(Setup("svd-xt", weights="random", device="cpu"))
 
@@ -335,6 +337,6 @@ def test_the_bundled_model_loads():
 
 
 def test_a_bundled_model_that_is_not_there(monkeypatch, tmp_path):
-    monkeypatch.setattr("svdlab.setup.WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr("svdlab.pipelines.load.WEIGHTS", tmp_path / "weights")
     with pytest.raises(WeightsError, match=r"holds no model_index\.json"):
         load(Setup("tiny", device="cpu"))

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from svdlab import plots, study
+from svdlab.interface import plots
+from svdlab.sweeps import study
 
 
 @pytest.fixture

@@ -21,12 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from svdlab import Request, Setup, generate, results, sweep
-from svdlab.clip import conditioning
-from svdlab.images import EXAMPLES
-from svdlab.setup import load
-from svdlab.sweep import make, plan, run, shared
-from svdlab.trials import Trial, _values, grid
+from svdlab import Request, Setup, generate
+from svdlab.generation.clip import conditioning
+from svdlab.media.images import EXAMPLES
+from svdlab.pipelines.load import load
+from svdlab.sweeps import rows as results
+from svdlab.sweeps import run as sweep
+from svdlab.sweeps.grid import Trial, _values, grid
+from svdlab.sweeps.run import make, plan, run, shared
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab", "ignore::UserWarning:test_sweep")
 RANDOM = Setup("svd", weights="random", dtype="fp32")
@@ -325,7 +327,7 @@ def test_quality_goes_into_the_row_and_its_failure_into_the_notes(setup, ask, tm
         flow_pixels: float = 0.5
 
     fake = types.SimpleNamespace(assess=lambda clip: Quality())
-    monkeypatch.setitem(sys.modules, "svdlab.quality", fake)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setitem(sys.modules, "svdlab.quality.assess", fake)  # pyright: ignore[reportArgumentType]
     [row] = quick(trials_of(setup, ask, seed=1), tmp_path, quality=True)
     assert row.quality == {"flow_pixels": 0.5}
     assert "quality_seconds" in row.timings

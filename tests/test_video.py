@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svdlab import video
+from svdlab.media import video
 
 AWKWARD = "a=1;b#c\\d\n\r\t\0 \ud800 ünïcödé 火箭 🚀 </x:xmpmeta> -- ' \""
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svdlab import Request, Row, Setup, save_wall, video, wall
+from svdlab import Request, Row, Setup, save_wall, wall
+from svdlab.media import video
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_values_grow_to_the_right_and_downwards(rows):
 
 
 def test_the_video_has_every_clip_in_its_place(rows, tmp_path, monkeypatch):
-    from svdlab.clip import Clip
+    from svdlab.generation.clip import Clip
 
     monkeypatch.setattr(Row, "open", lambda row: Clip(video.read(row.clip)[0], row.request, row.setup))
     frames, fps = video.read(save_wall(rows, tmp_path / "wall.mp4", "motion_bucket_id", "seed"))

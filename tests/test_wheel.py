@@ -20,7 +20,7 @@ def test_a_wheel_installed_elsewhere_makes_a_clip(tmp_path):
         names = set(packed.namelist())
         packed.extractall(tmp_path / "elsewhere")
     for needed in (
-        *("svdlab/display.html", "svdlab/examples/rocket.png", "svdlab/examples/launch.jpg"),
+        *("svdlab/media/show.html", "svdlab/examples/rocket.png", "svdlab/examples/launch.jpg"),
         *("svdlab/tiny/weights/model_index.json", "svdlab/tiny/weights/unet/diffusion_pytorch_model.safetensors"),
     ):
         assert needed in names

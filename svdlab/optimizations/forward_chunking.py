@@ -15,7 +15,10 @@ from svdlab.variants import Variant
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
-_USUAL = {25: 5, 14: 7}  # frames -> a chunk that saves most with few launches, from traces: see `svdlab.estimates`
+_USUAL = {
+    25: 5,
+    14: 7,
+}  # frames -> a chunk that saves most with few launches, by `estimate`
 
 
 def _apply(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 CELL = """\
 from types import SimpleNamespace
 from PIL import Image, ImageDraw
-from svdlab.display import show
+from svdlab.media.show import show
 
 def ball(phase, count=14):
     frames = []

@@ -1,0 +1,172 @@
+"""Clips and pictures in a notebook: a captioned grid that plays in step under one set of controls.
+
+The page asks nothing of the network, and plays in notebooks that JupyterLab does not trust too.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from svdlab.media import video
+
+_FPS = 7  # playback of clips that name no other, the pipeline's own default for `fps`
+_CRF = 20  # a quarter smaller than at a saved file's 17, on smooth and on grainy drawn frames alike
+_ROW = 960  # pixels that a row of the grid takes, about what a notebook offers beside its margins
+_WIDEST, _TALLEST = 640, 480  # pixels of one cell where no width is asked for
+_GAP = 12
+_TEMPLATE = Path(__file__).with_name("show.html")
+
+
+class Shown:
+    """What `show` returns: displays itself as the last expression of a cell; `str()` or `.html` is the same as text."""
+
+    def __init__(self, html: str, labels: list[str]) -> None:
+        self.html = html
+        self.labels = labels
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __str__(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return f"Shown({', '.join(label or '…' for label in self.labels)})"
+
+
+def show(
+    things: Any,
+    *,
+    columns: int | None = None,
+    width: int | None = None,
+    fps: float | None = None,
+    title: str | None = None,
+) -> Shown:
+    """A grid of clips and pictures; the clips play in step, over and over, with one bar to pause, step and scrub.
+
+    `things` is one clip (anything with `.frames`), a path (video, GIF, WebP, folder of PNG frames, picture), a PIL
+    picture, a list of these, or `{label: thing}`, the labels becoming captions. Small clips are enlarged smoothly.
+    Clips of different lengths share one clock: the shorter ones wait on their last frame.
+
+    `columns` a row (up to 4), `width` of each in pixels, `fps` at which clips play (that of the first clip's request;
+    files keep their own), `title` above. Keys: space plays and pauses, ← → step a frame, Home and End. `ValueError`
+    for what cannot be shown.
+    """
+    pairs = _labelled(things)
+    fps = fps or next((thing.request.fps for _, thing in pairs if hasattr(thing, "request")), None)
+    labelled = [(label, _opened(thing, fps)) for label, thing in pairs]
+    if not labelled:
+        raise ValueError("There is nothing to show: give a clip, a path, a picture, a list, or {label: thing}.")
+    columns = columns or min(len(labelled), 4)
+    cell = width or round(min([_WIDEST, _ROW / columns - _GAP, *(_TALLEST * item.aspect for _, item in labelled)]))
+    # styles that a notebook needs even when it is not trusted stand on the elements: <style> and <script> are stripped
+    figures = "".join(
+        f'<figure style="margin: 0; min-width: 0">{item.html(cell, html.escape(label))}'
+        f'<figcaption style="margin-top: 4px; text-align: center">{html.escape(label)}</figcaption></figure>'
+        for label, item in labelled
+    )
+    name = secrets.token_hex(8)
+    about = html.escape(title or "Clips")
+    heading = f'<div style="font-weight: 600; margin-bottom: 8px">{about}</div>' if title else ""
+    page = (
+        f'<div class="svdlab-show" data-svdlab="{name}" role="group" aria-label="{about}">{heading}'
+        f'<div style="display: grid; grid-template-columns: repeat({columns}, minmax(0px, {cell}px)); gap: {_GAP}px">'
+        f"{figures}</div></div>{_TEMPLATE.read_text(encoding='utf-8').replace('{{id}}', name)}"
+    )
+    return Shown(page, [label for label, _ in labelled])
+
+
+def strip(clip: Any, n: int = 7, *, height: int = 120) -> Image.Image:
+    """`n` frames of a clip from first to last side by side, each `height` pixels high: a look without playing."""
+    frames = _opened(clip, None).frames
+    picked = [frames[round(i * (len(frames) - 1) / max(n - 1, 1))] for i in range(min(n, len(frames)))]
+    size = (round(height * frames[0].width / frames[0].height), height)
+    film = Image.new("RGBA", (len(picked) * (size[0] + 4) - 4, height))  # the gaps are clear: any theme shows through
+    for place, frame in enumerate(picked):
+        film.paste(frame.convert("RGB").resize(size, Image.Resampling.LANCZOS), (place * (size[0] + 4), 0))
+    return film
+
+
+class _Item:
+    """One thing of the grid: frames at a speed (one frame is a still), or an MP4 to embed as it is."""
+
+    def __init__(self, frames: list[Image.Image], fps: float, mp4: bytes | None = None, info: Any = None) -> None:
+        self.frames, self.fps, self.mp4 = frames, fps, mp4
+        self.count = info.frames if info else len(frames)
+        self.size = (info.width, info.height) if info else frames[0].size
+        self.aspect = self.size[0] / self.size[1]
+
+    def html(self, cell: int, label: str) -> str:
+        """A `<video>` or `<img>`, `cell` pixels wide where the page is wide enough; `label`, escaped, is read aloud."""
+        style = 'style="display: block; width: 100%; height: auto; border-radius: 8px"'
+        if self.count == 1 and not self.mp4:
+            return f'<img {style} src="{data_url("image/png", _png(self._fitted(cell)[0]))}" alt="{label}">'
+        data = self.mp4 or _mp4(self._fitted(cell), self.fps)
+        # `src` on <video>: JupyterLab strips it from <source> where a notebook is not trusted
+        return (
+            f'<video {style} src="{data_url("video/mp4", data)}" width="{cell}" autoplay loop muted playsinline '
+            f'controls aria-label="{label}" data-fps="{self.fps:g}" data-frames="{self.count}"></video>'
+        )
+
+    def _fitted(self, cell: int) -> list[Image.Image]:
+        """The frames at a size worth sending: up to twice the cell for sharp screens, at least the cell, even sides.
+
+        Small clips are enlarged here by a whole factor: Lanczos is crisper than a browser's own, and H.264 halves the
+        resolution of colour, which at 128x72 would show.
+        """
+        width, height = self.size
+        scale = math.ceil(cell / width) if width < cell else min(1.0, 2 * cell / width)
+        size = (max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2))
+        return [frame.convert("RGB").resize(size, Image.Resampling.LANCZOS) for frame in self.frames]
+
+
+def _labelled(things: Any) -> list[tuple[str, Any]]:
+    if isinstance(things, Mapping):
+        return [(str(label), thing) for label, thing in things.items()]
+    if not isinstance(things, (list, tuple)):
+        things = [things]
+    return [(Path(thing).name if isinstance(thing, (str, Path)) else "", thing) for thing in things]
+
+
+def _opened(thing: Any, fps: float | None) -> _Item:
+    if isinstance(thing, Image.Image):
+        return _Item([thing], _FPS)
+    frames = getattr(thing, "frames", None)
+    if frames is not None:
+        return _Item(list(frames), fps or _FPS)
+    if not isinstance(thing, (str, Path)):
+        raise ValueError(f"Cannot show a {type(thing).__name__}: give a clip, a path, or a PIL picture.")
+    path = Path(thing)
+    if path.suffix.lower() == ".mp4":
+        info = video.probe(path)
+        if info.codec == "h264":  # every browser plays it; anything else is encoded anew
+            return _Item([], info.fps, path.read_bytes(), info)
+    elif path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
+        with Image.open(path) as image:
+            return _Item([image.convert("RGB")], _FPS)
+    return _Item(*video.read(path))
+
+
+def _mp4(frames: list[Image.Image], fps: float) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return video.write(Path(folder) / "clip.mp4", frames, fps, crf=_CRF).read_bytes()
+
+
+def _png(picture: Image.Image) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
+
+
+def data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,108 @@
+"""What a measured ladder says: a line for each rung beside the baseline, and what to take.
+
+>>> rows = profile(ladder("tiny", ["bf16", "single-token"]), "results/ladder")
+>>> rungs.table(rows)
+>>> print(rungs.advice(rows))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from svdlab.optimizations import parse
+from svdlab.prediction import cards
+from svdlab.prediction.estimate import Estimate, estimate
+from svdlab.sweeps.rows import Row, summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GiB = 2**30
+
+
+def peak_bytes(row: Row) -> int | None:
+    """What PyTorch allocated at most; on a processor, what the process took beyond what it had before loading."""
+    found = summary(row.measurement)
+    if found["peak_allocated_bytes"] is not None:
+        return int(found["peak_allocated_bytes"])
+    peak = found["peak_process_bytes"]
+    return None if peak is None else int(peak - before_bytes(row))
+
+
+def measured(rows: Sequence[Row]) -> list[tuple[Row, int, float]]:
+    """The rows that were done, with their peak and their seconds a clip."""
+    found = [(row, peak_bytes(row), summary(row.measurement)["clip_seconds"]) for row in rows]
+    return [(row, peak, clip) for row, peak, clip in found if row.status == "done" and peak and clip]
+
+
+def before_bytes(row: Row) -> int:
+    """What the process took before it loaded anything; 0 where a card's memory was measured."""
+    before = (row.measurement or {}).get("before") or {}
+    return 0 if "allocated_bytes" in before else int(before.get("process_bytes", 0))
+
+
+def exact(row: Row | Estimate, baseline: Row | Estimate) -> bool:
+    """Whether the frames must be the baseline's, rounding aside."""
+    return row.setup.dtype == baseline.setup.dtype and all(parse(text)[0].exact for text in row.setup.optimizations)
+
+
+def table(rows: Sequence[Row]) -> pd.DataFrame:
+    """A line for each rung: peak memory (GiB), measured and predicted, medians of seconds, speed over the first's, and
+    how near its frames come to the first's, whose own line says how near it comes to itself. Failed rungs say why.
+
+    `of_peak_percent` is the share of the card's FLOP/s that was used, `times_floor` how many times the clip takes what
+    nothing could undercut; both only for known cards.
+    """
+    import pandas as pd
+
+    lines, whole = [], summary(rows[0].measurement)["clip_seconds"] if rows else None
+    for row in rows:
+        found, peak = summary(row.measurement), peak_bytes(row)
+        guess, card = estimate(row.setup, row.request), cards.find(row.machine.name) if row.machine else None
+        clip = found["clip_seconds"]
+        line = {
+            "setup": row.setup.label,
+            "exact": exact(row, rows[0]),
+            "peak_gib": peak and peak / GiB,
+            "predicted_gib": guess.peak_bytes / GiB,
+            "reserved_gib": found["peak_reserved_bytes"] and found["peak_reserved_bytes"] / GiB,
+            "load_seconds": found["load_seconds"],
+            "first_seconds": found["first_seconds"],
+            "clip_seconds": clip,
+            "step_seconds": found["step_seconds"],
+            "decode_seconds": found["decode_seconds"],
+            "speed": whole / clip if clip and whole else None,
+            "of_peak_percent": 100 * guess.flops / clip / card.flops if clip and card else None,
+            "times_floor": clip / guess.seconds(card).floor if clip and card else None,
+            "psnr_db": found["psnr_db"],
+            "ssim": found["ssim"],
+            "latents_relative": found["latents_relative"],
+            "error": row.error,
+        }
+        lines.append(line)
+    frame = pd.DataFrame(lines).dropna(axis="columns", how="all")
+    return frame.set_index("setup").round(4) if lines else frame
+
+
+def advice(rows: Sequence[Row]) -> str:
+    """What these rows come to, in Markdown: the fastest, the leanest, and the rungs that cost and give nothing."""
+    done = measured(rows)
+    if not done:
+        reason = next((row.error for row in rows if row.error), "the ladder has no rungs")
+        return f"Nothing was measured: {reason}"
+    first = rows[0]
+    same = [each for each in done if exact(each[0], first)] or done
+    fastest, leanest = min(same, key=lambda each: each[2]), min(same, key=lambda each: each[1])
+    lines = [
+        f"- **{what}:** `{row.setup.label}`, {clip:.2f} s a clip, {peak / GiB:.2f} GiB"
+        for what, (row, peak, clip) in (("the fastest, exact", fastest), ("the least memory, exact", leanest))
+    ]
+    loose = [each for each in done if not exact(each[0], first)]
+    for row, peak, clip in loose:
+        if clip < fastest[2] or peak < leanest[1]:
+            near = summary(row.measurement)["psnr_db"]
+            away = "" if near is None else f", {near:.0f} dB from the baseline's picture"
+            lines.append(f"- **not exact:** `{row.setup.label}`, {clip:.2f} s, {peak / GiB:.2f} GiB{away}")
+    lines += [f"- **failed:** `{row.setup.label}`: {row.error}" for row in rows if row.status != "done"]
+    return "\n".join(lines)

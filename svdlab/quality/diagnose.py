@@ -1,0 +1,300 @@
+"""From symptom to cure: `diagnose(clip)` notices what is wrong with a clip, says why, and what to ask for next.
+
+>>> findings = diagnose(clip)
+>>> print(findings)
+static: the fastest part of the picture goes 1.1 % of the width from beginning to end; bucket 5 asks for little.
+  -> raise the bucket and free the model from the picture: motion_bucket_id=190, noise_aug_strength=0.1
+>>> cured = generate(pipeline, findings.apply(clip.request))
+
+Thresholds were measured on the bundled model and on drawn clips: `benchmarks/thresholds.py` prints the distributions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from svdlab.generation.clip import BLACK, Clip, conditioning
+from svdlab.media import images
+from svdlab.quality import assess as quality
+from svdlab.quality.assess import Quality
+from svdlab.request import Request
+from svdlab.setup import Setup
+from svdlab.variants import variant
+
+Asked = TypeVar("Asked", Request, Setup)
+
+ENDS = 3  # frames averaged at either end of a clip: shimmer fades, what moves is still in one place
+STILL_PERCENT = 2.0  # of the width over the whole clip: buckets 0 and 5 gave at most 1.7, bucket 30 at least 2.5
+SLOW_SHARE = 0.3  # of what the bundled model's rule promises: 0.44 and more for rockets, 0.24 at 144x256
+SEAM_RATIO = 1.25  # healthy clips at most 1.14; a VAE that leans by 10 % on neighbours 1.7 and more at chunks 4 and 7
+SATURATION_LEVELS = 20  # of 255, first to last: healthy clips within 13, guidance of 2 on the bundled model at least 26
+BRIGHTNESS_LEVELS = 12  # healthy clips within 6, guidance of 3 up to 21
+KEPT_SHARE = 0.6  # of the picture by a crop, where 4 % of drawn rockets lose over a tenth of themselves; at 0.45 18 %
+# Pixels of the longer side at most; of a face, what the cascade was trained at; windows that must agree.
+FACE_SIDE, FACE_LEAST, FACE_NEIGHBOURS = 512, 24, 6  # 45 of 50 faces are found, 1 of 50 others, 1 of 100 drawn scenes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a clip. `print` it for a sentence and what to do.
+
+    `changes` are fields of the request, and `setup_changes` of the setup, to try next: `apply` makes them. Where both
+    are empty the cure is not a setting, and `advice` says what is.
+    """
+
+    symptom: str  # "black", "half precision", "size", "shape", "enlarged", "static", "seams", "colour" or "faces"
+    evidence: str  # what was measured
+    cause: str  # the likely one
+    advice: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    setup_changes: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, asked: Asked) -> Asked:
+        """The request, or the setup, to try next."""
+        changes: dict[str, Any] = self.changes if isinstance(asked, Request) else self.setup_changes
+        return dataclasses.replace(asked, **changes) if changes else asked
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{name}={value!r}" for name, value in (self.changes | self.setup_changes).items())
+        return f"{self.symptom}: {self.evidence}; {self.cause}.\n  -> {self.advice}{': ' * bool(named)}{named}"
+
+
+class Findings(list[Finding]):
+    """What `diagnose` found, the gravest first; printed, or last in a cell, two lines each."""
+
+    def apply(self, asked: Asked) -> Asked:
+        """The request, or the setup, with the changes of all findings; of two for one field the graver one's."""
+        for finding in reversed(self):
+            asked = finding.apply(asked)
+        return asked
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self)) or "Nothing was found that needs a cure."
+
+
+def diagnose(clip: Clip) -> Findings:
+    """What is wrong with `clip`, each finding with its evidence, its likely cause and what to try next; often nothing.
+
+    About a second, without the model. Text in the picture is not looked for: no detector comes with the libraries.
+    """
+    seen = conditioning(clip.request)
+    measured = quality.assess(clip, seen)
+    checks = (_black, _half_precision, _size, _shape, _enlarged, _static, _seams, _colour, _faces)
+    return Findings(finding for check in checks for finding in check(clip, measured, seen))
+
+
+def travel_percent(clip: Clip) -> float:
+    """How far the fastest part of the picture goes from the beginning of the clip to its end, in percent of the width.
+
+    Between the averages of `ENDS` frames at either end. Noise that comes and goes reads as motion from one frame to the
+    next, and here does not.
+    """
+    n = max(1, min(ENDS, len(clip.frames) // 3))
+    ends = [np.mean([np.asarray(f) for f in part], axis=0) for part in (clip.frames[:n], clip.frames[-n:])]
+    return quality.assess([Image.fromarray(end.round().astype(np.uint8)) for end in ends]).motion_fast_percent
+
+
+def seam_ratio(clip: Clip) -> float | None:
+    """How unevenly the clip changes in time with its decode chunks: 1 is even, over `SEAM_RATIO` they can be told.
+
+    The median change across seams, after and before them (the VAE mixes neighbouring frames, and those at a chunk's
+    edge lack one) and inside chunks: the largest over the smallest. None where there are no seams, or one a frame.
+    """
+    count, chunk = len(clip.frames), clip.request.decode_chunk_size
+    if clip.segments > 1 or not 1 < chunk < count:
+        return None
+    pixels = np.stack([np.asarray(f, dtype=np.float32) for f in clip.frames])
+    kinds: dict[str, list[float]] = {}
+    for i, change in enumerate(np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3)), start=1):  # into frame i
+        last = i % chunk == chunk - 1 or i == count - 1
+        kind = "across" if i % chunk == 0 else "after" if i % chunk == 1 else "before" if last else "inside"
+        if count < 3 * chunk and kind in ("after", "before"):
+            kind = "beside"  # too few of either to tell a rhythm from chance
+        kinds.setdefault(kind, []).append(float(change))
+    medians = [float(np.median(each)) for each in kinds.values() if len(each) > 1]  # one event proves no pattern
+    return max(medians) / min(medians) if len(medians) > 1 and min(medians) > 0 else None
+
+
+def measures(clip: Clip) -> dict[str, float | None]:
+    """The numbers that the findings rest on, to put two clips side by side."""
+    q = quality.assess(clip)
+    return {
+        "travel, % of the width": travel_percent(clip),
+        "seam ratio": seam_ratio(clip),
+        "saturation drift, levels": q.saturation_drift_levels,
+        "light drift, levels": q.brightness_drift_levels,
+        "black frames": q.black_frames,
+        "likeness of the first frame, dB": q.likeness_first_psnr_db,
+    }
+
+
+# --- the checks, gravest first -----------------------------------------------------------------------------------
+
+
+def _black(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+    if not q.black_frames and not q.non_finite:
+        return
+    count = f"{q.black_frames} of {len(clip.frames)} frames are black"
+    evidence = f"{count}, and the latents hold not-a-number" if q.non_finite else count
+    if max(high for _, high in seen.convert("RGB").getextrema()) <= BLACK:  # pyright: ignore
+        yield Finding("black", evidence, "so is the picture", "give another picture")
+        return
+    trained, wider = _trained_size(clip.request), _wider(clip.setup)
+    if trained or wider:
+        cause, advice = "half precision overflows, the more so away from the trained size", "use more of both"
+        yield Finding("black", evidence, cause, advice, trained, wider)
+    else:
+        cause, advice = "the weights of the VAE are damaged, or were changed", "load them again, or fetch them again"
+        yield Finding("black", evidence, cause, advice)
+
+
+def _half_precision(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+    for note in clip.notes:
+        if "not-a-number" in note and "again" in note:  # as `generate` mended it
+            cause, advice = "the VAE overflows in fp16", "bf16 needs no second decoding"
+            yield Finding("half precision", note.rstrip("."), cause, advice, {}, _wider(clip.setup))
+
+
+def _size(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+    if trained := _trained_size(clip.request):
+        r = clip.request
+        evidence = f"{r.height}x{r.width} is not the {trained['height']}x{trained['width']} that {r.variant} learnt"
+        cause = "away from it things move less and lose their shape"
+        yield Finding("size", evidence, cause, "ask for the trained size and enlarge the frames afterwards", trained)
+
+
+def _shape(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+    r, (width, height) = clip.request, images.read(clip.request.image).size
+    ratio = (width / height) / (r.width / r.height)
+    kept = min(ratio, 1 / ratio)
+    if kept >= KEPT_SHARE or r.fit == "pad":
+        return
+    what = f"a picture of {width}x{height} for a clip of {r.width}x{r.height} (width x height)"
+    if r.fit == "stretch":
+        cause = f"stretching made things {1 / kept:.1f} times too {'narrow' if ratio > 1 else 'wide'}"
+        yield Finding("shape", what, cause, "crop it, or show all of it", {"fit": "crop"})
+    else:
+        cause = f"the crop threw {1 - kept:.0%} of it away"
+        yield Finding("shape", what, cause, "show all of it, or move the crop with focus=(x, y)", {"fit": "pad"})
+
+
+def _enlarged(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+    r, picture = clip.request, images.read(clip.request.image)
+    scale = (min if r.fit == "pad" else max)(r.width / picture.width, r.height / picture.height)
+    if scale > images.MAX_ENLARGEMENT:
+        evidence = f"a picture of {picture.width}x{picture.height} was enlarged {scale:.1f} times"
+        yield Finding("enlarged", evidence, "what is not in it is soft in the clip", "give a larger picture")
+
+
+def _static(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+    r, went = clip.request, travel_percent(clip)
+    promised = _promised_percent(clip)
+    slow = promised is not None and went < SLOW_SHARE * promised
+    if q.black_frames or (went >= STILL_PERCENT and not slow):
+        return
+    v = variant(r.variant or "svd-xt")
+    evidence = f"the fastest part of the picture goes {went:.1f} % of the width from beginning to end"
+    if slow and promised:
+        evidence += f", where bucket {r.motion_bucket_id} at fps {r.fps} promises {promised:.1f} %"
+    changes: dict[str, Any] = {"fps": v.fps} if r.fps > 2 * v.fps else {}
+    if r.motion_bucket_id < 180:
+        changes["motion_bucket_id"] = 190
+    if r.noise_aug_strength < 0.1:
+        changes["noise_aug_strength"] = 0.1
+    little = f"bucket {r.motion_bucket_id} at fps {r.fps} asks for little"
+    asked = r.motion_bucket_id < 100 or "fps" in changes
+    cause = little if asked and not slow else "the model sees nothing in the picture that it knows how to move"
+    advice = "raise the bucket and free the model from the picture" if changes else "give a cleaner picture"
+    also = "" if asked or not changes else "; if that is not enough, a cleaner picture: one subject, a calm background"
+    yield Finding("static", evidence, cause, advice + also, changes)
+
+
+def _seams(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+    ratio, r = seam_ratio(clip), clip.request
+    if ratio is None or ratio <= SEAM_RATIO:
+        return
+    n, v, chunk = r.num_frames, variant(r.variant or "svd-xt"), r.decode_chunk_size
+    larger = range(max(4, math.ceil(1.5 * chunk)), n)  # whose last chunk is not much shorter than the others
+    changes: dict[str, Any] = {"decode_chunk_size": next((k for k in larger if not n % k or n % k >= k / 2), n)}
+    if chunk < v.decode_chunk_size <= n:
+        changes = {"decode_chunk_size": v.decode_chunk_size}
+    if v.repository and r.num_inference_steps < v.steps_range[1]:
+        changes["num_inference_steps"] = v.steps_range[1]
+    evidence = f"the change between frames is {ratio:.1f} times larger at one place of a decode chunk than at another"
+    cause = f"frames are decoded {chunk} at a time, and those at a chunk's edge lack a neighbour"
+    yield Finding("seams", evidence, cause, "decode more frames together, which takes more memory", changes)
+
+
+def _colour(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+    r, saturation, light = clip.request, q.saturation_drift_levels, q.brightness_drift_levels
+    if abs(saturation) <= SATURATION_LEVELS and abs(light) <= BRIGHTNESS_LEVELS:
+        return
+    usual, changes = variant(r.variant or "svd-xt"), {}
+    evidence = (
+        f"from the first frame to the last, saturation changes by {saturation:+.0f} and light by {light:+.0f} of 255"
+    )
+    if r.max_guidance_scale > usual.sampling.max_guidance_scale:
+        changes["max_guidance_scale"] = usual.sampling.max_guidance_scale
+        changes["min_guidance_scale"] = min(r.min_guidance_scale, usual.sampling.max_guidance_scale)
+    if r.noise_aug_strength > 0.3:
+        changes["noise_aug_strength"] = usual.noise_aug_strength
+    if clip.segments > 1:
+        cause, advice = f"each of {clip.segments} segments starts from the frame that the last one left", "chain fewer"
+    else:
+        cause = "guidance or noise is far over what the model is used to" if changes else "this noise leads there"
+        advice = "go back to the usual values" if changes else "try another seed"
+    yield Finding("colour", evidence, cause, advice, changes or {"seed": r.seed + 1})
+
+
+def _faces(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+    count = len(faces(images.read(clip.request.image)))
+    if count:
+        evidence = f"{count} {'face was' if count == 1 else 'faces were'} found in the picture"
+        cause = "faces are a known limit of SVD and melt as they move"
+        yield Finding("faces", evidence, cause, "keep the bucket low, or crop closer: large faces last longer")
+
+
+def faces(picture: Image.Image) -> list[tuple[int, int, int, int]]:
+    """Frontal faces in the picture: left, top, width, height in its pixels; none in one under 48 pixels.
+
+    By OpenCV's own LBP cascade, which scikit-image carries; OpenCV 5 has none on board any more.
+    """
+    from skimage.data import lbp_frontal_face_cascade_filename
+    from skimage.feature import Cascade
+
+    scale = min(1.0, FACE_SIDE / max(picture.size))
+    size = (round(picture.width * scale), round(picture.height * scale))
+    if min(size) < 2 * FACE_LEAST:
+        return []
+    pixels = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+    found = Cascade(lbp_frontal_face_cascade_filename()).detect_multi_scale(
+        pixels, 1.2, 1, (FACE_LEAST,) * 2, (min(size),) * 2, min_neighbor_number=FACE_NEIGHBOURS
+    )
+    boxes = [(each["c"], each["r"], each["width"], each["height"]) for each in found]
+    return [(round(x / scale), round(y / scale), round(w / scale), round(h / scale)) for x, y, w, h in boxes]
+
+
+def _trained_size(r: Request) -> dict[str, Any]:
+    v = variant(r.variant or "svd-xt")
+    return {} if (r.height, r.width) == (v.height, v.width) else {"height": v.height, "width": v.width}
+
+
+def _wider(setup: Setup | None) -> dict[str, Any]:
+    return {} if setup is None or setup.dtype == "fp32" else {"dtype": "bf16" if setup.dtype == "fp16" else "fp32"}
+
+
+def _promised_percent(clip: Clip) -> float | None:
+    """What the bundled model's rule says of a rocket; for published models nobody has published one."""
+    if clip.request.variant != "tiny" or clip.segments > 1:
+        return None
+    from svdlab.tiny.scenes import pixels_per_frame
+
+    r, n = clip.request, len(clip.frames)
+    return pixels_per_frame(r.motion_bucket_id, r.fps, 100) * (n - max(1, min(ENDS, n // 3)))
