@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 
+from svdlab.pipelines.cached import unload_cached
+
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
@@ -22,13 +24,12 @@ import warnings
 from datetime import datetime
 
 from svdlab import Request, Setup, grid, run
-from svdlab.sweeps import run as sweep
 
 
 def measured(name: str, trials: list, workers: int) -> tuple[float, float]:
     """Seconds of work for a clip, those of clips of several workers together, and those beside the making."""
     with tempfile.TemporaryDirectory() as folder:
-        sweep.forget()
+        unload_cached()
         started = time.time()
         rows = run(trials, folder, on="ray" if workers else "", progress=False)
         ended = time.time()

@@ -24,7 +24,8 @@ from typing import Any
 from svdlab import Machine, Row, Setup, Trial, ladder, profile
 from svdlab.machine import best_device
 from svdlab.optimizations import OPTIMIZATIONS, parse
-from svdlab.sweeps import rows as results
+from svdlab.rows import measurement
+from svdlab.rows.row_files import read_rows
 
 ROOT = Path(__file__).parents[1]
 FAST = ("single-token", "compile-unet", "compile-vae")
@@ -62,7 +63,7 @@ def best(rows: Iterable[Row], column: str) -> Row | None:
 
 def summary(row: Row) -> dict[str, Any]:
     """With `memory_bytes`, torch's peak on a card and the process's on a processor, and the clip of all steps."""
-    found = results.summary(row.measurement)
+    found = measurement.summary(row.measurement)
     missing = Setup(row.setup.variant).request(image="rocket").num_inference_steps - row.request.num_inference_steps
     clip, step = found["clip_seconds"], found["step_seconds"]
     memory = found["peak_allocated_bytes"] or found["peak_process_bytes"]
@@ -107,7 +108,7 @@ def table(folder: Path, until: float = float("inf")) -> str:
 
     heads = ["setup", "peak GiB", "predicted", "off by", "reserved", "device", "s a step", "s to decode", "s a clip"]
     heads += ["s the first call", "s to load", "PSNR dB", "SSIM", "latents differ by"]
-    rows = [row for row in results.rows(folder) if row.measurement]
+    rows = [row for row in read_rows(folder) if row.measurement]
     lines, failed = [], []
     for row in rows:
         s, gib = summary(row), 2**30

@@ -20,7 +20,10 @@ from pathlib import Path
 from statistics import median
 
 from svdlab import Request, Setup, generate, grid
-from svdlab.sweeps import rows as results
+from svdlab.pipelines.cached import load_cached
+from svdlab.pipelines.shared_encodings import shared
+from svdlab.rows.row import Row
+from svdlab.rows.rows_table import rows_table
 from svdlab.sweeps import run as sweep
 
 
@@ -36,8 +39,8 @@ def timed(work, *arguments) -> tuple[float, float]:
 
 
 def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
-    pipeline = sweep.loaded(setup)
-    kept, taken = sweep.shared, {"bare loop": [], "sweep": [], "sweep without sharing": []}
+    pipeline = load_cached(setup)
+    kept, taken = shared, {"bare loop": [], "sweep": [], "sweep without sharing": []}
     for number in range(rounds + 1):
         trials = grid(setup, request, motion_bucket_id=[10 * i for i in range(clips)], seed=[number])
         for name, times in taken.items():
@@ -57,15 +60,15 @@ def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
 
 
 def table(setup: Setup, request: Request, count: int = 10_000) -> None:
-    row = results.Row(key="", setup=results.settled(setup), request=request, machine=sweep.Machine.here())
+    row = Row(key="", setup=setup.resolved(), request=request, machine=sweep.Machine.here())
     row = dataclasses.replace(row, timings={"sample_seconds": 1.0}, quality={f"m{i}": i / 7 for i in range(15)})
     with tempfile.TemporaryDirectory() as folder:
         for i in range(count):
             Path(folder, f"{i:016x}.json").write_text(dataclasses.replace(row, key=f"{i:016x}").to_json())
-        results.load(folder)
+        rows_table(folder)
         texts = [path.read_bytes() for path in Path(folder).iterdir()]
         parsing, _ = timed(lambda: [json.loads(text) for text in texts])
-        cpu, wall = timed(results.load, folder)
+        cpu, wall = timed(rows_table, folder)
     print(f"{count:,} rows to a table: {cpu:.2f} s of processor, {wall:.2f} s in all; json alone: {parsing:.2f} s")
 
 

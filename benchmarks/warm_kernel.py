@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from svdlab.media import video
-from svdlab.sweeps import rows as results
+from svdlab.rows.row_files import read_rows
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_micro_conditioning.ipynb"
 BIN = Path(sys.executable).parent
@@ -53,7 +53,7 @@ def main() -> None:
         )
         warm = seconds([str(BIN / "svdlab"), "run", str(NOTEBOOK), *map(str, files), "--results", str(folder / "warm")])
         for file in files:
-            [one], [other] = (results.rows(folder / kind / file.stem) for kind in ("plain", "warm"))
+            [one], [other] = (read_rows(folder / kind / file.stem) for kind in ("plain", "warm"))
             assert one.key == other.key, "another question"
             assert one.clip is not None
             assert other.clip is not None

@@ -2,9 +2,8 @@
 
 from .generation.chain import chain as chain
 from .generation.clip import Clip as Clip
-from .generation.clip import conditioning as conditioning
-from .generation.clip import generate as generate
 from .generation.clip import read as read
+from .generation.generate import generate as generate
 from .interface import plots as plots
 from .interface.clip_grid import save_wall as save_wall
 from .interface.clip_grid import wall as wall
@@ -22,13 +21,14 @@ from .profiling.profile import profile as profile
 from .quality.assess import assess as assess
 from .quality.diagnose import diagnose as diagnose
 from .request import Request as Request
+from .request import conditioning as conditioning
+from .rows.row import Row as Row
 from .setup import Setup as Setup
 from .sweeps import study as study
 from .sweeps.grid import Trial as Trial
 from .sweeps.grid import grid as grid
 from .sweeps.grid import ladder as ladder
-from .sweeps.rows import Row as Row
-from .sweeps.run import plan as plan
+from .sweeps.plan import plan as plan
 from .sweeps.run import run as run
 from .variants import VARIANTS as VARIANTS
 from .variants import Variant as Variant

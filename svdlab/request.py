@@ -269,3 +269,10 @@ def _number(value: Any, kind: type) -> int | float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if exact else None
+
+
+def conditioning(request: Request) -> Image.Image:
+    """The picture as the model will see it: RGB, of the request's size."""
+    from svdlab.media import images
+
+    return images.fit(images.read(request.image), request.height, request.width, request.fit, request.focus)

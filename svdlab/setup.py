@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from svdlab.machine import best_device
@@ -64,6 +65,18 @@ class Setup:
     def label(self) -> str:
         """The dtype, where one is named, and the optimisations; "plain" where there are neither."""
         return ", ".join(filter(None, (self.dtype, *self.optimizations))) or "plain"
+
+    def resolved(self) -> Setup:
+        """This setup with what it leaves open filled in as `load` would: the dtype, the commit in the hub's cache."""
+        revision, repository = self.revision, variant(self.variant).repository
+        if self.weights == "hub" and repository:
+            from huggingface_hub import try_to_load_from_cache
+
+            cached = try_to_load_from_cache(repository, "model_index.json", revision=revision)
+            revision = (
+                Path(cached).parent.name if isinstance(cached, str) else revision
+            )  # snapshots are named by commit
+        return dataclasses.replace(self, dtype=self.precision, revision=revision)
 
     def request(self, **fields: Any) -> Request:
         """`Request.for_variant` with this setup's variant."""

@@ -12,7 +12,7 @@ from PIL import Image
 from svdlab import Request, Row, Setup, assess
 from svdlab.generation.clip import Clip
 from svdlab.machine import Machine
-from svdlab.sweeps.rows import _plain
+from svdlab.rows.row import _plain
 
 FRAMES = 6
 KEY = "{:04x}000000000000"  # rows go by the first eight

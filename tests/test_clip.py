@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from svdlab import Setup, generate, load, read
-from svdlab.generation.clip import Clip, GenerationError, conditioning
+from svdlab.generation.clip import Clip
+from svdlab.generation.generate import GenerationError
 from svdlab.media import images
+from svdlab.request import conditioning
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
 

@@ -19,10 +19,12 @@ from pathlib import Path
 import pytest
 
 from svdlab import Setup
+from svdlab.rows.row_files import read_rows
+from svdlab.rows.row_key import row_key
 from svdlab.sweeps import ray_cluster as cluster
-from svdlab.sweeps import rows as results
 from svdlab.sweeps.grid import Trial, grid
-from svdlab.sweeps.run import plan, run
+from svdlab.sweeps.plan import plan
+from svdlab.sweeps.run import run
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -35,9 +37,9 @@ COLD = Setup("svd", dtype="bf16")
 def misfortune() -> None:
     """In every worker, before its first task: seed 13 ends it as the system ends what takes too much memory, and seed
     14 asks for more than the process may have."""
-    from svdlab.sweeps import run as sweep
+    from svdlab.sweeps import make_row
 
-    plain = sweep.generate
+    plain = make_row.generate
 
     def generate(pipeline, request, **options):
         if request.seed == 13:
@@ -55,7 +57,7 @@ def misfortune() -> None:
                 resource.setrlimit(resource.RLIMIT_AS, before)
         return plain(pipeline, request, **options)
 
-    sweep.generate = generate
+    make_row.generate = generate
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +91,8 @@ def spread(trials, folder, **options):
 
 def check_whole(folder: Path, trials: list[Trial], failed: int = 0) -> None:
     """Every row is there once, those that are done with a clip that decodes, and nothing else is."""
-    rows = results.rows(folder)
-    keys = [results.identity(t.setup, t.request) for t in trials]
+    rows = read_rows(folder)
+    keys = [row_key(t.setup, t.request) for t in trials]
     assert sorted(row.key for row in rows) == sorted(keys)
     assert [row.status for row in rows].count("failed") == failed
     for row in rows:
@@ -343,7 +345,7 @@ def test_ctrl_c_keeps_what_is_finished(two_cores, setup, ask, tmp_path):
 
     with meanwhile(strike), pytest.raises(KeyboardInterrupt, match=r"Stopped: \d+ of 12 rows are in"):
         spread(trials, tmp_path)
-    made = len(results.rows(tmp_path))
+    made = len(read_rows(tmp_path))
     assert 2 <= made < 12
     spread(trials, tmp_path)
     check_whole(tmp_path, trials)
@@ -362,7 +364,7 @@ def test_the_notebook_runs_on_a_cluster_from_the_command_line(two_cores, tmp_pat
     assert done.returncode == 0, done.stderr
     copy = (tmp_path / "results/study/02_micro_conditioning.ipynb").read_text()
     assert "clip 2 of 2, 2 workers" in copy
-    assert len(results.rows(tmp_path / "results/study")) == 2
+    assert len(read_rows(tmp_path / "results/study")) == 2
 
 
 def test_the_example_clusters_are_what_ray_takes():

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svdlab import Request, Setup, generate, load
-from svdlab.generation.clip import OutOfMemory
+from svdlab.generation.generate import OutOfMemory
 from svdlab.optimizations import OPTIMIZATIONS
 from svdlab.prediction.cards import CARDS, card, memory_bytes
 from svdlab.prediction.estimate import estimate

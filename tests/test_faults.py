@@ -33,13 +33,16 @@ import pytest
 from PIL import Image
 
 from svdlab import Setup, generate, read, run, show
-from svdlab.generation.clip import Clip, GenerationError
+from svdlab.generation.clip import Clip
+from svdlab.generation.generate import GenerationError
 from svdlab.headless import run_notebooks as notebooks
 from svdlab.media import images, video
+from svdlab.pipelines.cached import unload_cached
 from svdlab.pipelines.load import load
-from svdlab.sweeps import rows as results
-from svdlab.sweeps import run as sweep
+from svdlab.rows.row_files import read_rows
+from svdlab.rows.rows_table import rows_table
 from svdlab.sweeps.grid import grid
+from svdlab.sweeps.make_row import make_row
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test kills forks of itself")
@@ -48,7 +51,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test kills 
 @pytest.fixture(scope="module")
 def setup(checkpoint) -> Iterator[Setup]:
     yield Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
-    sweep.forget()
+    unload_cached()
 
 
 def trials_of(setup, ask, seeds):
@@ -89,7 +92,7 @@ def test_a_disk_that_fills_up_keeps_the_finished_rows_and_the_next_run_goes_on(s
     ballast.write_bytes(bytes(48 * 1024))
     with pytest.raises(OSError, match="No space left on device"):
         quick(trials, disk)
-    kept = results.rows(disk)
+    kept = read_rows(disk)
     assert 0 < len(kept) < 12
     assert all(len(row.open().frames) == 2 for row in kept)
     assert not [p for p in disk.iterdir() if p.name.startswith(".")]  # nothing half-written
@@ -130,15 +133,15 @@ def sealed(tmp_path, setup, ask) -> Iterator[tuple[Path, list]]:
 def test_a_folder_that_is_read_only_is_read_and_says_that_it_cannot_be_written(sealed, tmp_path):
     folder, trials = sealed
     reason = r"Read-only file system|Permission denied"
-    [row] = results.rows(folder)
+    [row] = read_rows(folder)
     assert len(row.open().frames) == 2
-    assert len(results.load(folder)) == 1
+    assert len(rows_table(folder)) == 1
     assert quick(trials[:1], folder)[0].key == row.key  # nothing is to be written
     with pytest.raises(OSError, match=reason):
         quick(trials, folder)
     with pytest.raises(OSError, match=reason):
         row.open().save(folder / "again.mp4")
-    assert len(results.rows(folder)) == 1
+    assert len(read_rows(folder)) == 1
     command = [sys.executable, "-m", "svdlab", "clip", "--again", str(row.clip), "-o", str(folder / "twin.mp4")]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"TMPDIR": str(tmp_path)}
@@ -263,7 +266,7 @@ def test_out_of_memory_in_any_stage_says_what_was_asked_and_the_next_clip_is_the
     try:
         with pytest.raises(GenerationError) as refusal:
             generate(pipeline, request)
-        row = sweep.make(pipeline, grid(setup, request, seed=5)[0], tmp_path, quality=False)
+        row = make_row(pipeline, grid(setup, request, seed=5)[0], tmp_path, quality=False)
     finally:
         hook.remove()
     sentence = str(refusal.value)

@@ -19,7 +19,10 @@ from svdlab import Setup, ladder, measure, profile
 from svdlab.optimizations import OPTIMIZATIONS
 from svdlab.profiling.profile import PSNR_CAP_DB, fidelity, ssim
 from svdlab.quality import assess as quality
-from svdlab.sweeps import rows as results
+from svdlab.rows.measurement import summary
+from svdlab.rows.row_files import read_rows
+from svdlab.rows.row_key import row_key
+from svdlab.rows.rows_table import rows_table
 
 ROOT = Path(__file__).parents[1]
 # In one process: the fixtures make what all of them look at.
@@ -116,7 +119,7 @@ def test_stages_and_calls_are_apart_and_every_repeat_is_kept(measured):
 
 def test_a_summary_is_of_the_calls_after_the_first(measured):
     _, _, [row, *_] = measured
-    line, stages = results.summary(row.measurement), row.measurement["stages"]
+    line, stages = summary(row.measurement), row.measurement["stages"]
     steps = [s for stage in stages for s in stage.get("step_seconds", ()) if stage["call"]]
     assert line["step_seconds"] == pytest.approx(np.median(steps))
     assert line["first_seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages if stage["call"] == 0))
@@ -156,15 +159,15 @@ def test_a_rung_that_fails_is_a_row_and_the_ladder_goes_on(measured):
     assert failed.error.endswith(
         "'model-offload' needs a GPU to offload from, and this runs on the processor: leave it out."
     )
-    assert [row.status for row in results.rows(folder)] == ["done", "failed", "done"]
+    assert [row.status for row in read_rows(folder)] == ["done", "failed", "done"]
 
 
 def test_rows_come_back_from_their_files_and_as_a_table(measured):
     folder, _, rows = measured
-    assert [dataclasses.replace(row, axes=("setup",)) for row in results.rows(folder)] == rows
-    table = results.load(folder)
+    assert [dataclasses.replace(row, axes=("setup",)) for row in read_rows(folder)] == rows
+    table = rows_table(folder)
     assert list(table["status"]) == ["done", "failed", "done"]
-    assert table["step_seconds"][0] == results.summary(rows[0].measurement)["step_seconds"]
+    assert table["step_seconds"][0] == summary(rows[0].measurement)["step_seconds"]
     assert table["psnr_db"][0] == PSNR_CAP_DB
     assert table["optimizations"][2] == "single-token"
     assert not {"stages", "timeline", "measurement", "resident"} & set(table.columns)
@@ -180,9 +183,9 @@ def test_what_is_there_is_not_measured_again(measured, monkeypatch):
 
 def test_a_measurement_is_another_question_than_a_clip_and_one_of_its_machine(measured, monkeypatch):
     _, [trial, *_], [row, *_] = measured
-    assert row.key != results.identity(trial.setup, trial.request)
-    assert row.key == results.identity(trial.setup, trial.request, measured_on=(row.machine.name, "cpu"))
-    assert row.key != results.identity(trial.setup, trial.request, measured_on=("another", "cpu"))
+    assert row.key != row_key(trial.setup, trial.request)
+    assert row.key == row_key(trial.setup, trial.request, measured_on=(row.machine.name, "cpu"))
+    assert row.key != row_key(trial.setup, trial.request, measured_on=("another", "cpu"))
 
 
 def test_the_table_of_a_card_has_what_was_measured_and_what_was_not(measured):
@@ -207,7 +210,7 @@ def test_running_out_of_memory_is_a_row_that_says_where():
     assert row.error.startswith("In load, having reached 0.")
     assert "out of memory" in row.error
     assert row.measurement["memory_limit_bytes"] == 700 * 2**20
-    assert row.key != results.identity(full, asked, measured_on=(row.machine.name, "cpu"))
+    assert row.key != row_key(full, asked, measured_on=(row.machine.name, "cpu"))
 
 
 def test_a_process_that_is_killed_leaves_what_it_had_found(small, request_, tmp_path):
@@ -230,8 +233,8 @@ def test_a_process_that_is_killed_leaves_what_it_had_found(small, request_, tmp_
     )
     assert [stage["stage"] for stage in row.measurement["stages"]] == ["prepare", "load", "encode", "denoise"]
     assert row.measurement["stages"][-1]["seconds"] is None
-    assert results.summary(row.measurement)["load_seconds"] > 0
-    assert results.summary(row.measurement)["first_seconds"] is None
+    assert summary(row.measurement)["load_seconds"] > 0
+    assert summary(row.measurement)["first_seconds"] is None
     assert json.loads(row.to_json())["timings"] == {}
     assert list(tmp_path.iterdir()) == []
 

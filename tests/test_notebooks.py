@@ -13,7 +13,7 @@ from svdlab import Setup, estimate, ladder, read
 from svdlab.headless import run_notebooks as notebooks
 from svdlab.headless import warm_kernel as kernels
 from svdlab.interface.command_line import main
-from svdlab.sweeps import rows as results
+from svdlab.rows.rows_table import rows_table
 
 PARAMS = Path(__file__).parents[1] / "params"
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -59,7 +59,7 @@ def test_memory_and_speed(execute, tmp_path):
     assert "tiny on a card of 8.0 GiB" in shown
     assert "RTX 3060" in shown
     assert "the fastest, exact" in shown
-    frame = results.load(tmp_path / "made")
+    frame = rows_table(tmp_path / "made")
     assert frame.optimizations.tolist() == ["", "single-token"]
     assert (frame.peak_process_bytes > 10**8).all()
     assert (frame.psnr_db > 50).all()
@@ -78,7 +78,7 @@ def test_micro_conditioning(execute, tmp_path):
     assert "rises with it (rank correlation +" in shown
     assert shown.count("<video") == 18 + 1
     assert (tmp_path / "made" / "wall.mp4").stat().st_size > 10_000
-    assert len(results.load(tmp_path / "made")) == 18
+    assert len(rows_table(tmp_path / "made")) == 18
 
 
 def reduced(given: dict) -> dict:
@@ -130,7 +130,7 @@ def test_every_parameter_file_runs_at_reduced_size(tmp_path, monkeypatch, capsys
     printed = capsys.readouterr().out.split()
     assert printed == [str(Path("results") / file.stem / "02_micro_conditioning.ipynb") for file in files]
     for file in files:
-        frame = results.load(tmp_path / "results" / file.stem)
+        frame = rows_table(tmp_path / "results" / file.stem)
         assert set(frame["status"]) == {"done"}, file.stem
         assert len(frame) >= 2
         assert (tmp_path / "results" / file.stem / "wall.mp4").is_file()

@@ -20,8 +20,8 @@ from PIL import Image
 from svdlab import Request, Setup, generate, panel
 from svdlab.generation import preview as latents
 from svdlab.interface.panel import panel as panels
-from svdlab.sweeps import rows as results
-from svdlab.sweeps import run as sweep
+from svdlab.pipelines.cached import load_cached
+from svdlab.rows.row_files import read_rows
 
 UPLOAD = {"type": "", "size": 0, "last_modified": datetime.now()}
 
@@ -155,7 +155,7 @@ def test_what_goes_wrong_is_one_sentence_in_the_panel(bundled, tmp_path):
 def test_a_clip_is_shown_kept_and_offered(once):
     [row], [clip] = once.rows, once.clips
     assert dataclasses.replace(row.request, image="-") == dataclasses.replace(once.request, image="-")
-    assert results.rows(once.results)[0].key == row.key
+    assert read_rows(once.results)[0].key == row.key
     assert (len(clip.frames), clip.frames[0].size) == (4, (64, 64))
     assert once.stage.outputs[0]["data"]["text/html"].count("<video") == 1
     assert re.search(r'<a download="\w+\.mp4" href="data:video/mp4;base64,', once.files.value)
@@ -175,7 +175,7 @@ def test_the_python_shown_makes_the_same_frames(once, small):
     text = html.unescape(re.search("<pre>(.*)</pre>", once.code.value, re.DOTALL)[1])
     names = {}
     exec(text, names)
-    assert names["clip"].frames == generate(sweep.loaded(small[0]), small[1], progress=False).frames
+    assert names["clip"].frames == generate(load_cached(small[0]), small[1], progress=False).frames
     assert names["request"].seed == 5
 
 
@@ -211,7 +211,7 @@ def test_cancel_stops_within_a_step_and_leaves_the_pipeline_fit(tried, tmp_path)
     assert "cancelled" in tried.progress.value
     assert (tried.alert.value, len(tried.clips), tried.go.disabled) == ("", 1, False)
     assert not [p for p in (tmp_path / "made").iterdir() if p.name.startswith(".") or "failed" in p.name]
-    pipeline = sweep.loaded(tried.setup)
+    pipeline = load_cached(tried.setup)
     assert "step" not in vars(pipeline.scheduler)
     assert "decode" not in vars(pipeline.vae)
     set_to(tried, num_inference_steps=2)
@@ -273,9 +273,9 @@ def test_setups_are_marked_with_what_they_need():
 
 def test_the_look_of_latents_is_that_of_the_clip():
     """The bundled model's latents of a picture, projected, against that picture: the factors are the right ones."""
-    from svdlab.generation.clip import conditioning
+    from svdlab.request import conditioning
 
-    pipeline = sweep.loaded(Setup("tiny"))
+    pipeline = load_cached(Setup("tiny"))
     picture = conditioning(Request.for_variant("tiny", image="rocket"))
     pixels = pipeline.video_processor.preprocess(picture, 72, 128)
     with torch.no_grad():

@@ -273,7 +273,7 @@ def test_blur_and_drift_are_seen():
 def test_a_clip_brings_its_picture_fps_and_latents(ask):
     import torch
 
-    from svdlab.generation.clip import conditioning
+    from svdlab.request import conditioning
 
     request = ask()
     frames = [conditioning(request)] * 6

@@ -17,8 +17,11 @@ from PIL import Image
 
 from svdlab import Request, Setup
 from svdlab.machine import Machine
-from svdlab.sweeps import rows as results
-from svdlab.sweeps.rows import Row, export, find, identity, load, rows, save
+from svdlab.rows import rows_table as rows_table_module
+from svdlab.rows.row import Row
+from svdlab.rows.row_files import find_row, read_rows, write_row
+from svdlab.rows.row_key import row_key
+from svdlab.rows.rows_table import export, rows_table
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab.request")
 RANDOM = Setup("svd", weights="random", dtype="fp32")
@@ -53,18 +56,18 @@ def put(folder: Path, one: Row, clip: bool = True) -> Row:
     scratch.mkdir(parents=True, exist_ok=True)
     file = scratch / "clip.mp4"
     file.write_bytes(b"not a video")
-    done = save(one, folder, scratch, file if clip and one.status == "done" else None)
+    done = write_row(one, folder, scratch, file if clip and one.status == "done" else None)
     shutil.rmtree(scratch)
     return done
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------------------
 
 
 def test_a_row_comes_back_as_it_went(tmp_path):
     kept = put(tmp_path, row(3, notes=("a", "b"), quality=None))
-    assert rows(tmp_path) == [kept]
-    assert find(tmp_path, kept.key) == kept
+    assert read_rows(tmp_path) == [kept]
+    assert find_row(tmp_path, kept.key) == kept
     assert kept.clip == tmp_path / f"{kept.key}.mp4"
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{kept.key}.json", f"{kept.key}.mp4"]
     assert str(tmp_path) not in (tmp_path / f"{kept.key}.json").read_text()  # so that the folder can move
@@ -75,7 +78,7 @@ def test_a_row_opens_its_clip(tmp_path, ask):
 
     frames = [Image.new("RGB", (96, 64), (40 * i, 0, 0)) for i in range(6)]
     clip = Clip(frames, ask(), RANDOM)
-    kept = save(row(request=clip.request), tmp_path, tmp_path, clip.save(tmp_path / "beside.mp4"))
+    kept = write_row(row(request=clip.request), tmp_path, tmp_path, clip.save(tmp_path / "beside.mp4"))
     assert len(kept.open().frames) == 6
     with pytest.raises(ValueError, match=r"no clip of trial .*: the card caught fire"):
         row(status="failed", error="the card caught fire.").open()
@@ -85,8 +88,8 @@ def test_a_picture_from_memory_lies_beside_the_rows_once(tmp_path, ask, picture)
     for seed in (1, 2):
         put(tmp_path, row(seed, request=ask(seed=seed)))
     assert len(list(tmp_path.glob("*.png"))) == 1
-    [first, _] = rows(tmp_path)
-    assert identity(RANDOM, first.request) == identity(RANDOM, ask(seed=1))
+    [first, _] = read_rows(tmp_path)
+    assert row_key(RANDOM, first.request) == row_key(RANDOM, ask(seed=1))
     assert (tmp_path / "0000000000000001.json").stat().st_size < 2000
 
 
@@ -98,18 +101,18 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
     text = (tmp_path / f"{odd.key}.json").read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
-    assert rows(tmp_path)[0].quality == {"flow": None, "curve": [1.0, None], "many": 2.0, "array": [1.5, None]}
+    assert read_rows(tmp_path)[0].quality == {"flow": None, "curve": [1.0, None], "many": 2.0, "array": [1.5, None]}
 
 
 def test_an_answer_stands_before_a_failure_whichever_came_last(tmp_path):
     failed = put(tmp_path, row(status="failed", error="Out of memory.", timings={}))
-    assert rows(tmp_path) == [failed]
+    assert read_rows(tmp_path) == [failed]
     done = put(tmp_path, row())
-    assert rows(tmp_path) == [done]
+    assert read_rows(tmp_path) == [done]
     assert not list(tmp_path.glob("*.failed.json"))
     put(tmp_path, failed)  # another machine, later
-    assert rows(tmp_path) == [done]
-    assert find(tmp_path, done.key) == done
+    assert read_rows(tmp_path) == [done]
+    assert find_row(tmp_path, done.key) == done
 
 
 def test_folders_merge_by_being_copied_together(tmp_path):
@@ -120,9 +123,9 @@ def test_folders_merge_by_being_copied_together(tmp_path):
         put(there, row(number) if number != 3 else row(3, status="failed", error="It failed there."))
     for folder in (here, there):
         shutil.copytree(folder, both, dirs_exist_ok=True)
-    assert [(r.key, r.status) for r in rows(both)] == [(f"{number:016x}", "done") for number in range(6)]
-    assert all(r.clip and r.clip.parent == both and r.clip.exists() for r in rows(both))
-    assert len(load(both)) == 6
+    assert [(r.key, r.status) for r in read_rows(both)] == [(f"{number:016x}", "done") for number in range(6)]
+    assert all(r.clip and r.clip.parent == both and r.clip.exists() for r in read_rows(both))
+    assert len(rows_table(both)) == 6
 
 
 @pytest.mark.parametrize(
@@ -132,9 +135,9 @@ def test_a_torn_or_foreign_file_is_named_and_passed_over(tmp_path, text):
     kept = put(tmp_path, row(1))
     (tmp_path / "params.json").write_text(text)
     with pytest.warns(UserWarning, match=r"params\.json is passed over"):
-        assert rows(tmp_path) == [kept]
+        assert read_rows(tmp_path) == [kept]
     with pytest.warns(UserWarning, match=r"params\.json is passed over"):
-        assert len(load(tmp_path)) == 1
+        assert len(rows_table(tmp_path)) == 1
 
 
 def test_a_torn_row_counts_as_not_there(tmp_path):
@@ -143,21 +146,21 @@ def test_a_torn_row_counts_as_not_there(tmp_path):
     whole = file.read_bytes()
     for length in range(0, len(whole) - 1, 97):
         file.write_bytes(whole[:length])
-        assert find(tmp_path, kept.key) is None
+        assert find_row(tmp_path, kept.key) is None
     file.write_bytes(whole)
-    assert find(tmp_path, kept.key) == kept
+    assert find_row(tmp_path, kept.key) == kept
     (tmp_path / f"{kept.key}.mp4").unlink()
-    assert find(tmp_path, kept.key) is None  # its clip is gone: to be made anew
+    assert find_row(tmp_path, kept.key) is None  # its clip is gone: to be made anew
 
 
 def test_rows_of_an_older_version_still_read(tmp_path):
     old = {"key": "ab", "setup": {"variant": "svd"}, "request": {"image": "rocket"}, "machine": {"device": "cpu"}}
     (tmp_path / "ab.json").write_text(json.dumps(old))
-    [read] = rows(tmp_path)
+    [read] = read_rows(tmp_path)
     assert (read.status, read.timings, read.quality, read.clip, read.version) == ("done", {}, None, None, None)
     assert read.machine
     assert read.machine.name is None
-    assert list(load(tmp_path)["image"]) == ["rocket"]
+    assert list(rows_table(tmp_path)["image"]) == ["rocket"]
 
 
 def test_rows_of_a_newer_version_read_as_far_as_they_can(tmp_path):
@@ -165,17 +168,17 @@ def test_rows_of_a_newer_version_read_as_far_as_they_can(tmp_path):
     file = tmp_path / f"{kept.key}.json"
     fields = json.loads(file.read_text())
     file.write_text(json.dumps(fields | {"watts": 300, "machine": fields["machine"] | {"planet": "Earth"}}))
-    assert rows(tmp_path) == [kept]
-    assert list(load(tmp_path)["watts"]) == [300]  # kept where it can be
+    assert read_rows(tmp_path) == [kept]
+    assert list(rows_table(tmp_path)["watts"]) == [300]  # kept where it can be
     file.write_text(json.dumps(fields | {"request": fields["request"] | {"camera": "left"}}))
     with pytest.warns(UserWarning, match="passed over.*'camera'.*newer svdlab"):  # it would be another question
-        assert rows(tmp_path) == []
-    assert list(load(tmp_path)["camera"]) == ["left"]
+        assert read_rows(tmp_path) == []
+    assert list(rows_table(tmp_path)["camera"]) == ["left"]
 
 
 def test_no_folder_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no folder"):
-        rows(tmp_path / "nothing")
+        read_rows(tmp_path / "nothing")
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ def test_the_table_is_tidy(tmp_path):
     for number in (2, 0, 1):
         put(tmp_path, row(number))
     put(tmp_path, row(3, status="failed", error="Out of memory.", timings={}, quality=None))
-    table = load(tmp_path)
+    table = rows_table(tmp_path)
     assert list(table.seed) == [0, 1, 2, 3]
     assert list(table.status) == ["done"] * 3 + ["failed"]
     assert list(table.sample_seconds[:3]) == [1.5, 2.5, 3.5]
@@ -200,12 +203,12 @@ def test_the_table_is_tidy(tmp_path):
 
 def test_a_name_taken_before_gets_its_group_in_front(tmp_path):
     put(tmp_path, row(7, quality={"seed": "poor", "fps": 3.5}))
-    line = load(tmp_path).iloc[0]
+    line = rows_table(tmp_path).iloc[0]
     assert (line.seed, line.quality_seed, line.fps, line.quality_fps) == (7, "poor", 7, 3.5)
 
 
 def test_an_empty_folder_gives_an_empty_table(tmp_path):
-    assert load(tmp_path).query("status == 'done'").empty
+    assert rows_table(tmp_path).query("status == 'done'").empty
 
 
 def test_export(tmp_path, monkeypatch):
@@ -221,7 +224,7 @@ def test_export(tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(results.importlib, "import_module", missing)
+    monkeypatch.setattr(rows_table_module.importlib, "import_module", missing)
     with pytest.raises(ModuleNotFoundError, match="needs pyarrow: pip install"):
         export(tmp_path, tmp_path / "all.parquet")
 
@@ -234,7 +237,7 @@ def test_parquet(tmp_path):
     assert list(table.sample_seconds) == [2.5]
 
 
-# --- identity --------------------------------------------------------------------------------------------------------
+# --- row_key --------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_question_has_the_same_key_wherever_the_picture_lies(tmp_path, picture):
@@ -243,13 +246,13 @@ def test_the_same_question_has_the_same_key_wherever_the_picture_lies(tmp_path, 
     shutil.copy(tmp_path / "a.png", tmp_path / "moved" / "b.png")
     sources = [picture, np.asarray(picture), tmp_path / "a.png", str(tmp_path / "moved" / "b.png")]
     sources += [(tmp_path / "a.png").read_bytes()]
-    assert len({identity(RANDOM, asked(image=source)) for source in sources}) == 1
-    assert identity(RANDOM, asked(image=picture.rotate(180))) != identity(RANDOM, asked(image=picture))
+    assert len({row_key(RANDOM, asked(image=source)) for source in sources}) == 1
+    assert row_key(RANDOM, asked(image=picture.rotate(180))) != row_key(RANDOM, asked(image=picture))
     # what counts is what the model sees
-    assert identity(RANDOM, asked(image=picture, focus=(0, 0.5))) == identity(RANDOM, asked(image=picture))
-    assert identity(RANDOM, asked(image=picture, fit="stretch")) == identity(RANDOM, asked(image=picture))
+    assert row_key(RANDOM, asked(image=picture, focus=(0, 0.5))) == row_key(RANDOM, asked(image=picture))
+    assert row_key(RANDOM, asked(image=picture, fit="stretch")) == row_key(RANDOM, asked(image=picture))
     tall = picture.resize((48, 96))
-    assert identity(RANDOM, asked(image=tall, focus=(0.5, 0))) != identity(RANDOM, asked(image=tall))
+    assert row_key(RANDOM, asked(image=tall, focus=(0.5, 0))) != row_key(RANDOM, asked(image=tall))
 
 
 def test_every_field_of_the_question_counts():
@@ -268,10 +271,10 @@ def test_every_field_of_the_question_counts():
         "decode_chunk_size": 2,
     }
     assert set(changes) == {f.name for f in dataclasses.fields(Request)} - {"image", "fit", "focus", "variant"}
-    keys = [identity(RANDOM, asked()), *(identity(RANDOM, asked(**{k: v})) for k, v in changes.items())]
+    keys = [row_key(RANDOM, asked()), *(row_key(RANDOM, asked(**{k: v})) for k, v in changes.items())]
     setups = [Setup("svd", weights="random", dtype="bf16"), Setup("svd", revision="a" * 40, dtype="fp32")]
     setups += [Setup("svd", weights="random", dtype="fp32", optimizations=("forward-chunking=7",))]
-    keys += [identity(setup, asked()) for setup in setups]
+    keys += [row_key(setup, asked()) for setup in setups]
     assert len(set(keys)) == len(keys)
 
 
@@ -279,11 +282,11 @@ def test_what_is_filled_in_and_where_it_runs_do_not_count():
     import torch
 
     bare = Request(image="rocket")
-    assert identity(RANDOM, bare) == identity(RANDOM, bare.filled("svd"))
+    assert row_key(RANDOM, bare) == row_key(RANDOM, bare.filled("svd"))
     cpu = Setup("svd", weights="random", device="cpu")
-    assert identity(cpu, bare) == identity(RANDOM, bare)
+    assert row_key(cpu, bare) == row_key(RANDOM, bare)
     if not torch.cuda.is_available():
-        assert identity(Setup("svd", weights="random"), bare) == identity(RANDOM, bare)
+        assert row_key(Setup("svd", weights="random"), bare) == row_key(RANDOM, bare)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -303,15 +306,13 @@ def test_what_is_filled_in_and_where_it_runs_do_not_count():
 )
 def test_a_key_survives_json_and_the_order_of_fields(fields, order):
     request = asked(**fields)
-    key = identity(RANDOM, request)
+    key = row_key(RANDOM, request)
     given_back = Row.from_json(row(request=request, key=key).to_json())
-    assert identity(given_back.setup, given_back.request) == given_back.key == key
+    assert row_key(given_back.setup, given_back.request) == given_back.key == key
     shuffled = list(json.loads(request.to_json()).items())
     order.shuffle(shuffled)
-    assert identity(RANDOM, Request.from_json(dict(shuffled))) == key
-    assert (
-        identity(RANDOM, asked(**{k: np.float64(v) if isinstance(v, float) else v for k, v in fields.items()})) == key
-    )
+    assert row_key(RANDOM, Request.from_json(dict(shuffled))) == key
+    assert row_key(RANDOM, asked(**{k: np.float64(v) if isinstance(v, float) else v for k, v in fields.items()})) == key
 
 
 def test_weights_are_known_by_what_is_in_them(tmp_path, checkpoint, micro):
@@ -319,7 +320,7 @@ def test_weights_are_known_by_what_is_in_them(tmp_path, checkpoint, micro):
     from safetensors.torch import load_file, save_file
 
     def key(folder) -> str:
-        return identity(Setup("svd", weights=str(folder), dtype="fp32"), asked())
+        return row_key(Setup("svd", weights=str(folder), dtype="fp32"), asked())
 
     shutil.copytree(checkpoint, tmp_path / "moved")
     assert key(tmp_path / "moved") == key(checkpoint)
@@ -355,6 +356,6 @@ def test_weights_of_the_hub_are_known_by_their_commit(tmp_path, monkeypatch):
     (repository / "snapshots" / commit).mkdir(parents=True)
     (repository / "snapshots" / commit / "model_index.json").write_text("{}")
     setup = Setup("svd", dtype="fp16")
-    assert results.settled(setup).revision == commit
-    assert identity(setup, asked()) == identity(dataclasses.replace(setup, revision=commit), asked())
-    assert results.settled(Setup("svd-xt", dtype="fp16")).revision is None  # not fetched yet
+    assert setup.resolved().revision == commit
+    assert row_key(setup, asked()) == row_key(dataclasses.replace(setup, revision=commit), asked())
+    assert Setup("svd-xt", dtype="fp16").resolved().revision is None  # not fetched yet

@@ -18,7 +18,8 @@ from svdlab import review
 from svdlab.interface.command_line import _parser
 from svdlab.interface.review import INSIDE_BYTES, Note, newest
 from svdlab.media import video
-from svdlab.sweeps import rows as results
+from svdlab.rows.row_files import read_rows
+from svdlab.rows.rows_table import rows_table
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_review.ipynb"
 HOSTILE = "<img src=x onerror=alert(1)>\"'</td><script>alert(2)</script>"
@@ -109,7 +110,7 @@ def test_stars_and_notes_are_kept_beside_the_rows_and_disturb_none(motion):
     assert again.entries[1].note == Note(True, "the flame is right ✓")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(results.rows(motion)) == len(results.load(motion)) == 6
+        assert len(read_rows(motion)) == len(rows_table(motion)) == 6
     looked.star(first, second, on=False)
     looked.note(second, "")
     assert not list(motion.glob("*.note"))
@@ -213,7 +214,7 @@ def test_chosen_clips_are_exported_with_their_rows(motion, tmp_path):
         looked.export(motion)  # holds rows
     with pytest.raises(ValueError, match="give a new folder"):
         looked.export(tmp_path / "chosen.mp4")
-    assert len(results.rows(motion)) == 6
+    assert len(read_rows(motion)) == 6
 
 
 def test_the_page_can_ask_only_for_rows_that_it_shows(motion):

@@ -11,7 +11,7 @@ from svdlab.interface import plots
 from svdlab.prediction.cards import CARDS
 from svdlab.prediction.estimate import estimate
 from svdlab.profiling import ladder as rungs
-from svdlab.sweeps.rows import Row
+from svdlab.rows.row import Row
 
 GiB = 2**30
 RTX = Machine("cuda", "NVIDIA GeForce RTX 3060", 12 * GiB, 8, "3.12", {})

@@ -21,14 +21,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from svdlab import Request, Setup, generate
-from svdlab.generation.clip import conditioning
+from svdlab import Request, Setup, generate, read
 from svdlab.media.images import EXAMPLES
+from svdlab.pipelines import cached
+from svdlab.pipelines.cached import _kept, load_cached, unload_cached
+from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.load import load
-from svdlab.sweeps import rows as results
-from svdlab.sweeps import run as sweep
+from svdlab.pipelines.shared_encodings import shared
+from svdlab.request import conditioning
+from svdlab.rows import row_files
+from svdlab.rows.row_files import read_rows
+from svdlab.rows.row_key import row_key
+from svdlab.sweeps import make_row as make_row_module
+from svdlab.sweeps import run as run_module
 from svdlab.sweeps.grid import Trial, _values, grid
-from svdlab.sweeps.run import make, plan, run, shared
+from svdlab.sweeps.make_row import make_row
+from svdlab.sweeps.plan import plan
+from svdlab.sweeps.run import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab", "ignore::UserWarning:test_sweep")
 RANDOM = Setup("svd", weights="random", dtype="fp32")
@@ -44,7 +53,7 @@ def setup(checkpoint) -> Setup:
 @pytest.fixture(autouse=True, scope="module")
 def forgotten():
     yield
-    sweep.forget()
+    unload_cached()
 
 
 def trials_of(setup, ask, **axes) -> list[Trial]:
@@ -59,8 +68,8 @@ def check_whole(folder: Path, trials: list[Trial]) -> None:
     """Every row is there once, with a clip that decodes, and nothing else is."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        rows = results.rows(folder)
-    keys = [results.identity(t.setup, t.request) for t in trials]
+        rows = read_rows(folder)
+    keys = [row_key(t.setup, t.request) for t in trials]
     assert sorted(row.key for row in rows) == sorted(keys)
     for row in rows:
         assert row.status == "done"
@@ -192,10 +201,10 @@ def test_a_sweep_makes_plain_clips_and_makes_them_once(setup, ask, tmp_path, mon
         assert set(row.timings) == {"sample_seconds", "decode_seconds", "save_seconds"}
         again = generate(pipeline, trial.request, progress=False)
         again.save(tmp_path / "again.mp4")
-        frames = results.read(tmp_path / "again.mp4").frames
+        frames = read(tmp_path / "again.mp4").frames
         assert all(a.tobytes() == b.tobytes() for a, b in zip(frames, row.open().frames, strict=True))
-    monkeypatch.setattr(sweep, "load", None)
-    monkeypatch.setattr(sweep, "generate", None)
+    monkeypatch.setattr(cached, "load", None)
+    monkeypatch.setattr(make_row_module, "generate", None)
     assert quick(trials, folder) == rows
     assert quick(trials[::-1], folder) == rows[::-1]
 
@@ -232,7 +241,7 @@ def test_sharing_leaves_the_frames_as_they_are_and_the_pipeline_too(setup, ask, 
 def test_a_picture_is_read_once(setup, tmp_path, picture, ask, monkeypatch):
     picture.save(tmp_path / "cat.png")
     seen = []
-    monkeypatch.setattr(sweep, "conditioning", lambda request: seen.append(1) or conditioning(request))
+    monkeypatch.setattr(make_row_module, "conditioning", lambda request: seen.append(1) or conditioning(request))
     trials = trials_of(setup, lambda **f: ask(image=str(tmp_path / "cat.png"), **f), seed=range(3))
     rows = quick(trials, tmp_path / "rows")
     assert len(seen) == 1
@@ -241,9 +250,9 @@ def test_a_picture_is_read_once(setup, tmp_path, picture, ask, monkeypatch):
 
 
 def test_one_pipeline_is_kept_between_runs(setup, ask, tmp_path, monkeypatch):
-    sweep.forget()
+    unload_cached()
     loads = []
-    monkeypatch.setattr(sweep, "load", lambda s: loads.append(s) or load(s))
+    monkeypatch.setattr(cached, "load", lambda s: loads.append(s) or load(s))
     bf16 = dataclasses.replace(setup, dtype="bf16")
     mixed = [
         t
@@ -255,17 +264,17 @@ def test_one_pipeline_is_kept_between_runs(setup, ask, tmp_path, monkeypatch):
     assert [row.setup.dtype for row in rows] == ["fp32", "bf16"] * 2
     quick(trials_of(bf16, ask, seed=[3]), tmp_path)
     assert loads == [setup, bf16]
-    assert len(sweep._kept) == 1
+    assert len(_kept) == 1
 
 
 def test_a_pipeline_is_loaded_again_when_its_weights_have_changed(checkpoint, ask, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "weights")
     setup = Setup("svd", weights=str(tmp_path / "weights"), dtype="fp32")
-    first = sweep.loaded(setup)
-    assert sweep.loaded(setup) is first
+    first = load_cached(setup)
+    assert load_cached(setup) is first
     config = tmp_path / "weights" / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace("700.0", "500.0"))
-    assert sweep.loaded(setup) is not first
+    assert load_cached(setup) is not first
 
 
 def test_what_fails_is_a_row_and_the_rest_go_on(setup, ask, tmp_path, monkeypatch):
@@ -275,10 +284,10 @@ def test_what_fails_is_a_row_and_the_rest_go_on(setup, ask, tmp_path, monkeypatc
         if request.seed == 1:
             raise RuntimeError("CUDA out of memory\nand much more")
         if request.seed == 2:
-            raise sweep.results.WeightsError("The weights are wet: dry them.")
+            raise WeightsError("The weights are wet: dry them.")
         return generate(pipeline, request, **options)
 
-    monkeypatch.setattr(sweep, "generate", fails)
+    monkeypatch.setattr(make_row_module, "generate", fails)
     rows = quick(trials, tmp_path)
     assert [row.status for row in rows] == ["done", "failed", "failed", "done"]
     assert rows[1].error
@@ -287,7 +296,7 @@ def test_what_fails_is_a_row_and_the_rest_go_on(setup, ask, tmp_path, monkeypatc
     assert (rows[1].clip, rows[1].quality) == (None, None)
     assert str(plan(trials, tmp_path)).startswith("4 clips: 2 there already, 2 failed before (retry_failed=True")
 
-    monkeypatch.setattr(sweep, "generate", generate)
+    monkeypatch.setattr(make_row_module, "generate", generate)
     assert quick(trials, tmp_path) == rows  # left alone
     assert plan(trials, tmp_path, retry_failed=True).to_make == 2
     assert [row.status for row in quick(trials, tmp_path, retry_failed=True)] == ["done"] * 4
@@ -310,7 +319,7 @@ def test_a_half_precision_vae_is_itself_again_after_a_failure(checkpoint, ask, t
     trial = Trial(Setup("svd", weights=str(checkpoint), dtype="fp16"), ask())
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.vae, "encode", lambda _: 1 / 0)
-        assert make(pipeline, trial, tmp_path, quality=False).status == "failed"
+        assert make_row(pipeline, trial, tmp_path, quality=False).status == "failed"
     assert pipeline.vae.dtype == torch.float16
 
 
@@ -374,12 +383,12 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(setup, ask, tmp_path, monkeyp
 
         return generate(pipeline, request, on_step=step, **options)
 
-    monkeypatch.setattr(sweep, "generate", interrupted)
+    monkeypatch.setattr(make_row_module, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt, match=r"Stopped: 2 of 4 rows are in .*next run makes the others"):
         quick(trials, tmp_path)
     check_whole(tmp_path, trials[:2])
-    assert "_encode_image" not in vars(sweep.loaded(setup))
-    monkeypatch.setattr(sweep, "generate", generate)
+    assert "_encode_image" not in vars(load_cached(setup))
+    monkeypatch.setattr(make_row_module, "generate", generate)
     quick(trials, tmp_path)
     check_whole(tmp_path, trials)
 
@@ -414,7 +423,7 @@ def test_killed_at_any_moment_the_next_run_finishes_the_rest(setup, ask, tmp_pat
         kills += os.waitpid(pid, os.WNOHANG) == (0, 0)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        for row in results.rows(tmp_path / "rows") if (tmp_path / "rows").exists() else []:
+        for row in read_rows(tmp_path / "rows") if (tmp_path / "rows").exists() else []:
             assert len(row.open().frames) == 2
             if chance.random() < 0.5:  # so that there is always something left to make
                 (tmp_path / "rows" / f"{row.key}.json").unlink()
@@ -453,7 +462,7 @@ def test_killed_at_every_dangerous_point_of_a_save(setup, ask, tmp_path, call):
             break
         points += 1
         if folder.exists():
-            for row in results.rows(folder):
+            for row in read_rows(folder):
                 assert len(row.open().frames) == 2
         quick(trials, folder)
         check_whole(folder, trials)
@@ -466,14 +475,14 @@ def test_two_writers_at_once_share_the_work(setup, ask, tmp_path):
     quick(trials_of(setup, ask, seed=[99]), tmp_path / "warm")
 
     def work(name):
-        made, real = tmp_path / name, sweep.make
+        made, real = tmp_path / name, run_module.make_row
 
         def noted(pipeline, trial, *arguments, **named):
             with made.open("a") as file:
                 file.write(f"{trial.request.seed}\n")
             return real(pipeline, trial, *arguments, **named)
 
-        sweep.make = noted
+        run_module.make_row = noted
         quick(trials, tmp_path / "rows")
 
     for pid in [forked(lambda name=name: work(name)) for name in ("one", "two")]:
@@ -507,7 +516,7 @@ def test_a_trial_that_a_live_writer_holds_comes_last(setup, ask, tmp_path):
     import socket
 
     trials = trials_of(setup, ask, seed=range(3))
-    key = results.identity(setup, trials[0].request)
+    key = row_key(setup, trials[0].request)
     (tmp_path / f".{key}~{socket.gethostname()}~{os.getpid()}~1").mkdir()
     rows = quick(trials, tmp_path)
     assert [row.request.seed for row in sorted(rows, key=lambda row: row.created)] == [1, 2, 0]
@@ -517,7 +526,7 @@ def test_a_full_disk_stops_the_run(setup, ask, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results, "_move", full)
+    monkeypatch.setattr(row_files, "_move", full)
     with pytest.raises(OSError, match="No space left"):
         quick(trials_of(setup, ask, seed=[1, 2]), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == []

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from svdlab.generation.clip import Clip, Seam, generate
+from svdlab.generation.clip import Clip, Seam
+from svdlab.generation.generate import generate
 from svdlab.request import Request
 
 if TYPE_CHECKING:

@@ -10,40 +10,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 import svdlab
 from svdlab.media import images
-from svdlab.optimizations.forward_chunking import chunk_sizes
-from svdlab.pipelines.load import setup_of
-from svdlab.prediction.fitting import lighter
-from svdlab.progress_bar import Progress
-from svdlab.request import Request
+from svdlab.request import Request, conditioning
 from svdlab.setup import Setup
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableVideoDiffusionPipeline
 
     OnStep = Callable[[int, int, torch.Tensor], None]
 
+
 BLACK = 2  # of 255: a frame with no value above this shows nothing on any screen
-
-
-class GenerationError(RuntimeError):
-    """The model gave no picture that could be shown; the message says where it broke and what to try."""
-
-
-class OutOfMemory(GenerationError, MemoryError):
-    """The device's memory did not last; the message says at what, and which setups would fit."""
 
 
 @dataclass(frozen=True)
@@ -106,96 +92,6 @@ class Clip:
         return show(self)._repr_html_()
 
 
-def conditioning(request: Request) -> Image.Image:
-    """The picture as the model will see it: RGB, of the request's size."""
-    return images.fit(images.read(request.image), request.height, request.width, request.fit, request.focus)
-
-
-@overload
-def generate(
-    pipeline: StableVideoDiffusionPipeline,
-    request: Request,
-    *,
-    seeds: None = None,
-    on_step: OnStep | None = None,
-    progress: bool = True,
-) -> Clip: ...
-@overload
-def generate(
-    pipeline: StableVideoDiffusionPipeline,
-    request: Request,
-    *,
-    seeds: Iterable[int],
-    on_step: OnStep | None = None,
-    progress: bool = True,
-) -> list[Clip]: ...
-def generate(
-    pipeline: StableVideoDiffusionPipeline,
-    request: Request,
-    *,
-    seeds: Iterable[int] | None = None,
-    on_step: OnStep | None = None,
-    progress: bool = True,
-) -> Clip | list[Clip]:
-    """The clip that `request` asks for, its frames those of plain diffusers on the same weights, bit for bit.
-
-    `seeds` makes one clip for each instead of for the request's own, and returns them in that order.
-    `on_step(done, total, latents)` is called after every step; what it raises stops the clip within that step, and
-    leaves the pipeline fit for the next. Raises `GenerationError` where the frames come out as not-a-number.
-    """
-    setup = setup_of(pipeline)
-    request = request.filled(_variant_for(request, setup))
-    if seeds is not None:
-        each = [dataclasses.replace(request, seed=seed) for seed in seeds]
-        return [generate(pipeline, one, on_step=on_step, progress=progress) for one in each]
-
-    for size in chunk_sizes(pipeline):
-        if request.num_frames % size:
-            raise ValueError(
-                f"num_frames={request.num_frames} is not divisible by the forward chunk of {size}: "
-                "ask for a multiple of it, or load with forward-chunking=1."
-            )
-
-    import torch
-
-    notes = list(request.concerns())
-    started = time.perf_counter()
-    label, steps = f"seed {request.seed}", request.num_inference_steps
-    doing, exhausted = "encoding or in the first step", None
-
-    def stepped(done: int, total: int, latents: torch.Tensor) -> None:
-        nonlocal doing
-        doing = f"denoising, step {done + 1} of {total}"
-        if on_step is not None:
-            on_step(done, total, latents)
-
-    with Progress(total=steps, desc=label, unit="step", disable=not progress) as bar, _freed(pipeline), torch.no_grad():
-        try:
-            latents = _sample(pipeline, request, stepped, bar)
-            sampled = time.perf_counter()
-            doing = "decoding"
-            bar.set_postfix_str(doing)
-            pixels = _decode(pipeline, latents, request, notes)
-            frames: Any = pipeline.video_processor.postprocess_video(video=pixels, output_type="pil")[0]
-            bar.set_postfix_str("")
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not _of_memory(error):
-                raise
-            exhausted = doing
-    if exhausted:  # out here, where no traceback holds the tensors of the attempt
-        raise OutOfMemory(_what_would_fit(setup, request, exhausted))
-    timings = {"sample_seconds": sampled - started, "decode_seconds": time.perf_counter() - sampled}
-    black = [i for i, frame in enumerate(frames) if max(high for _, high in frame.getextrema()) <= BLACK]
-    if black:
-        sentence = (
-            f"{len(black)} of {len(frames)} frames are black (first: frame {black[0]}): the picture may be black, or "
-            "the size too far from what the model was trained at; try dtype='bf16' or 'fp32' and the trained size."
-        )
-        warnings.warn(sentence, UserWarning, stacklevel=2)
-        notes.append(sentence)
-    return Clip(frames, request, setup, timings, tuple(notes), latents=latents[0].cpu())
-
-
 def read(path: str | Path) -> Clip:
     """The clip saved at `path`, with the request and the setup that made it.
 
@@ -221,110 +117,6 @@ def read(path: str | Path) -> Clip:
         warnings.simplefilter("ignore", UserWarning)
         request = _with_picture(fields, picture)
     return Clip(video.read(path)[0], request, setup, timings, notes, seams)
-
-
-def _variant_for(request: Request, setup: Setup | None) -> str:
-    if setup is not None:
-        return setup.variant
-    if request.variant is None:
-        raise ValueError(
-            "The request leaves fields to the variant and the pipeline does not say which it is: make the request with "
-            "Request.for_variant('svd-xt', …), or the pipeline with svdlab.load."
-        )
-    return request.variant
-
-
-def _sample(pipeline: StableVideoDiffusionPipeline, request: Request, on_step: OnStep, bar: Progress) -> torch.Tensor:
-    """Latents (1, frames, channels, height, width), as the pipeline leaves them before decoding."""
-    import torch
-
-    def step_end(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        bar.update()
-        on_step(step + 1, request.num_inference_steps, tensors["latents"])
-        return tensors
-
-    out: Any = pipeline(
-        conditioning(request),
-        height=request.height,
-        width=request.width,
-        num_frames=request.num_frames,
-        min_guidance_scale=request.min_guidance_scale,
-        max_guidance_scale=request.max_guidance_scale,
-        fps=request.fps,
-        motion_bucket_id=request.motion_bucket_id,
-        noise_aug_strength=request.noise_aug_strength,
-        num_inference_steps=request.num_inference_steps,
-        sigmas=None if request.sigmas is None else list(request.sigmas),
-        generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
-        output_type="latent",
-        callback_on_step_end=cast(Any, step_end),  # diffusers declares two arguments and passes four
-    )
-    return out.frames
-
-
-def _decode(
-    pipeline: StableVideoDiffusionPipeline, latents: torch.Tensor, request: Request, notes: list[str]
-) -> torch.Tensor:
-    """Pixels (1, channels, frames, height, width) in -1..1; decoded again in fp32 where half precision overflowed."""
-    import torch
-
-    if not torch.isfinite(latents).all():
-        raise GenerationError(
-            f"The denoiser gave not-a-number at seed {request.seed}, {request.height}x{request.width}: nothing can be "
-            "shown; use dtype='bf16' or 'fp32', or a size nearer to the trained one."
-        )
-    pixels = pipeline.decode_latents(latents, request.num_frames, request.decode_chunk_size)
-    broken = int((~torch.isfinite(pixels)).any(dim=(0, 1, 3, 4)).sum())
-    if not broken:
-        return pixels
-    dtype = pipeline.vae.dtype
-    if dtype != torch.float32 and not any(weight.is_meta for weight in pipeline.vae.parameters()):
-        pipeline.vae.to(torch.float32)  # (under sequential offload its weights are elsewhere, and stay as they are)
-        try:
-            pixels = pipeline.decode_latents(latents.float(), request.num_frames, request.decode_chunk_size)
-        finally:
-            pipeline.vae.to(dtype)
-        if torch.isfinite(pixels).all():
-            notes.append(f"{broken} frames decoded to not-a-number in {dtype} and were decoded again in float32.")
-            return pixels
-    raise GenerationError(
-        f"{broken} of {request.num_frames} frames decoded to not-a-number in {dtype}, and float32 was no cure: load "
-        "with dtype='bf16' or 'fp32'; if that is no better, the weights of the VAE are damaged: fetch them again."
-    )
-
-
-def _of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    of_a_card = isinstance(error, torch.OutOfMemoryError)
-    return of_a_card or "can't allocate memory" in str(error)  # as a processor says it
-
-
-def _what_would_fit(setup: Setup | None, request: Request, doing: str) -> str:
-    import torch
-
-    asked = f"{request.num_frames} frames of {request.height}x{request.width}, decode chunk {request.decode_chunk_size}"
-    used, there = "", None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        there = torch.cuda.get_device_properties(0).total_memory
-        used = f" at {torch.cuda.max_memory_allocated() / 2**30:.1f} of {there / 2**30:.1f} GiB"
-    try:
-        advice = "" if setup is None else lighter(setup, request, there)
-    except Exception:  # a prediction must not stand in the way of the reason
-        advice = ""
-    return (
-        f"Out of memory{used} while {doing} ({asked}). {advice or 'Lower decode_chunk_size, or load with offloading.'}"
-    )
-
-
-@contextmanager
-def _freed(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
-    """Give back what offloading holds on the device, however the clip ends."""
-    try:
-        yield
-    finally:
-        pipeline.maybe_free_model_hooks()
 
 
 def _without_picture(request: Request) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from svdlab.media import video
 from svdlab.media.show import Shown, show
-from svdlab.sweeps.rows import Row
+from svdlab.rows.row import Row
 
 INK, PAPER, EMPTY = (30, 30, 30), (255, 255, 255), (225, 225, 225)
 CELL = 256  # pixels of a clip's width in the video, unless the wall would be wider than

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.profiling import ladder as rungs
-from svdlab.sweeps.rows import Row, summary
+from svdlab.rows.measurement import summary
+from svdlab.rows.row import Row
 from svdlab.sweeps.study import MEASURES, made, told
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from svdlab.request import Request
+from svdlab.rows.row import Row
 from svdlab.setup import Setup
-from svdlab.sweeps.rows import Row
 
 
 def recipe(row: Row, setup: Setup | None = None, fps: float | None = None) -> str:

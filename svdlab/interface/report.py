@@ -19,9 +19,9 @@ from svdlab.atomic_files import whole
 from svdlab.interface import plots
 from svdlab.interface.review import Entry, cell, fields, file_names, knobs, page, replaceable, review
 from svdlab.media.show import data_url
-from svdlab.sweeps import rows as results
+from svdlab.rows.measurement import summary
+from svdlab.rows.row import Row
 from svdlab.sweeps import study
-from svdlab.sweeps.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +137,7 @@ def _measured(rows: Sequence[Row]) -> str:
     measured = [row for row in rows if row.measurement]
     if not measured:
         return ""
-    varied, lines = knobs(measured), [_with_units(results.summary(row.measurement or {})) for row in measured]
+    varied, lines = knobs(measured), [_with_units(summary(row.measurement or {})) for row in measured]
     told = [name for name in lines[0] if any(line[name] is not None for line in lines)]
     table = [
         [row.key[:8], *(values[place] for values in varied.values()), *(line[name] for name in told)]

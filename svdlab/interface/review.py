@@ -34,9 +34,10 @@ from svdlab.media import video
 from svdlab.media.show import Shown, data_url
 from svdlab.quality.assess import difference
 from svdlab.request import Request
+from svdlab.rows.row import Row
+from svdlab.rows.row_files import read_rows
+from svdlab.rows.rows_table import rows_table
 from svdlab.setup import Setup
-from svdlab.sweeps import rows as results
-from svdlab.sweeps.rows import Row
 from svdlab.sweeps.study import MEASURES
 
 INSIDE_BYTES = 4 * 2**20  # of clips in one page: notebooks stay light enough to save, and 100 clips of tiny fit
@@ -111,7 +112,7 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
     notebook that JupyterLab does not trust, which runs no scripts, there is the plain table.
     """
     given = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    found = [Entry(row, home) for folder in given for home in studies(folder) for row in results.rows(home)]
+    found = [Entry(row, home) for folder in given for home in studies(folder) for row in read_rows(home)]
     if not found:
         named = ", ".join(map(str, given)) or "no folder"
         raise ValueError(f"There are no rows in {named}: run a sweep into it first, or give another folder.")
@@ -187,7 +188,7 @@ class Review:
             raise ValueError("There is no clip to export: star a row first, looked.star(key), or name keys.")
         if path.suffix not in (".zip", "") or not (path.suffix or replaceable(path)):
             raise ValueError(f"Cannot export to {path}: give a new folder, or a name that ends in .zip.")
-        tables = {home: results.load(home).set_index("key", drop=False) for home in {each.folder for each in chosen}}
+        tables = {home: rows_table(home).set_index("key", drop=False) for home in {each.folder for each in chosen}}
         table = pd.DataFrame([tables[each.folder].loc[each.row.key] for each in chosen])
         names = file_names(chosen, self.entries)
         table.insert(0, "file", names)

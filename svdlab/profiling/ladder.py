@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from svdlab.optimizations import parse
 from svdlab.prediction import cards
 from svdlab.prediction.estimate import Estimate, estimate
-from svdlab.sweeps.rows import Row, summary
+from svdlab.rows.measurement import summary
+from svdlab.rows.row import Row
 
 if TYPE_CHECKING:
     import pandas as pd

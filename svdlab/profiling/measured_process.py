@@ -17,14 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svdlab.generation.clip import generate
+from svdlab.generation.generate import generate
 from svdlab.machine import best_device
+from svdlab.messages import describe_error
 from svdlab.pipelines import hub
 from svdlab.pipelines.load import load
 from svdlab.pipelines.random_weights import quiet_libraries
 from svdlab.request import Request
 from svdlab.setup import Setup
-from svdlab.sweeps.run import sentence
 from svdlab.variants import variant
 
 if TYPE_CHECKING:
@@ -228,7 +228,11 @@ def _reason(error: Exception) -> str:
     if wanted := re.search(r"tried to allocate ([\d.]+ \w+)", text, re.IGNORECASE):  # torch's, of cards and processors
         return f"out of memory, it tried to allocate {wanted[1]} more."
     spent = isinstance(error, MemoryError) or re.search(r"out of memory|enough memory|bad_alloc", text)
-    return f"out of memory: {sentence(error)}" if spent and not text.startswith("Out of memory") else sentence(error)
+    return (
+        f"out of memory: {describe_error(error)}"
+        if spent and not text.startswith("Out of memory")
+        else describe_error(error)
+    )
 
 
 def main() -> None:

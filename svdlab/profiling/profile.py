@@ -1,7 +1,7 @@
 """Measurements: what a setup takes in memory and time, found in a process of its own.
 
 >>> row = measure(Setup("tiny"), Request(image="rocket"))
->>> results.summary(row.measurement)["step_seconds"]
+>>> summary(row.measurement)["step_seconds"]
 >>> rows = profile(ladder("tiny", ["bf16", "single-token"]), "results/ladder")  # rung by rung, against the first
 
 That process (`measured_process`) writes things down as they happen: whatever ends it, what it found is kept.
@@ -25,17 +25,18 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import svdlab
-from svdlab.generation.clip import conditioning
 from svdlab.machine import Machine, best_device
 from svdlab.media import images
 from svdlab.profiling.measured_process import FRAMES, LINES
 from svdlab.progress_bar import Progress
-from svdlab.request import Request
+from svdlab.request import Request, conditioning
+from svdlab.rows.measurement import summary
+from svdlab.rows.row import Row
+from svdlab.rows.row_files import find_row, write_row
+from svdlab.rows.row_key import row_key
 from svdlab.setup import Setup
-from svdlab.sweeps import rows as results
 from svdlab.sweeps.grid import Trial
-from svdlab.sweeps.rows import Row
-from svdlab.sweeps.run import claim, clear
+from svdlab.sweeps.locks import claim, clear
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,14 +80,14 @@ def measure(
             measurement["fidelity"] = fidelity(made, baseline)
         if error is None and frames is not None:
             made.replace(frames)
-    summary = results.summary(measurement)
+    medians = summary(measurement)
     return Row(
         key=_key(trial, memory_limit_bytes),  # now that a commit has been fetched
-        setup=dataclasses.replace(results.settled(setup), device=setup.device or best_device()),
+        setup=dataclasses.replace(setup.resolved(), device=setup.device or best_device()),
         request=trial.request,
         status="done" if error is None else "failed",
         error=error,
-        timings={name: value for name in ("sample_seconds", "decode_seconds") if (value := summary[name]) is not None},
+        timings={name: value for name in ("sample_seconds", "decode_seconds") if (value := medians[name]) is not None},
         measurement=measurement,
         notes=tuple(facts.get("notes", ())),
         picture=images.digest(conditioning(trial.request)),
@@ -118,7 +119,7 @@ def profile(
     folder.mkdir(parents=True, exist_ok=True)
     clear(folder)
     keys = [_key(trial, memory_limit_bytes) for trial in trials]
-    rows = {key: row for key in keys if (row := results.find(folder, key))}
+    rows = {key: row for key in keys if (row := find_row(folder, key))}
     rows = {key: row for key, row in rows.items() if not (retry_failed and row.status == "failed")}
     todo = {key: trial for key, trial in zip(keys, trials, strict=True) if key not in rows}
     first, frames = trials[0], folder / f"{keys[0]}.npz"
@@ -139,7 +140,7 @@ def profile(
                     (scratch / FRAMES).replace(frames)
                     noise = {"fidelity": (again.measurement or {}).get("fidelity")}
                     row = dataclasses.replace(row, measurement={**(row.measurement or {}), **noise})
-                rows[key] = results.save(row, folder, scratch)
+                rows[key] = write_row(row, folder, scratch)
             bar.update()
     return [dataclasses.replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
 
@@ -185,7 +186,7 @@ def _key(trial: Trial, memory_limit_bytes: int | None) -> str:
     also: dict[str, Any] = {"measured_on": (Machine.here().name, trial.setup.device or best_device())}
     if memory_limit_bytes is not None:
         also["memory_limit_bytes"] = memory_limit_bytes
-    return results.identity(trial.setup, trial.request, **also)
+    return row_key(trial.setup, trial.request, **also)
 
 
 # --- the other process, from here ------------------------------------------------------------------------------------

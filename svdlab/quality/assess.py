@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from svdlab.generation.clip import BLACK, Clip, conditioning
+from svdlab.generation.clip import BLACK, Clip
+from svdlab.request import conditioning
 
 Frames = Clip | Sequence[Image.Image]
 

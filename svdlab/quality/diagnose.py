@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from svdlab.generation.clip import BLACK, Clip, conditioning
+from svdlab.generation.clip import BLACK, Clip
 from svdlab.media import images
 from svdlab.quality import assess as quality
 from svdlab.quality.assess import Quality
-from svdlab.request import Request
+from svdlab.request import Request, conditioning
 from svdlab.setup import Setup
 from svdlab.variants import variant
 

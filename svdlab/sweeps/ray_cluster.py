@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svdlab.prediction.estimate import estimate
 from svdlab.request import Request
+from svdlab.rows.row import Row
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial, with_image
-from svdlab.sweeps.rows import Row
 
 if TYPE_CHECKING:
     from PIL import Image

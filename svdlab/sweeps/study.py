@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svdlab.sweeps import rows as results
-from svdlab.sweeps.rows import Row
+from svdlab.rows.row import Row
+from svdlab.rows.rows_table import rows_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ WORTH = 0.1  # of the middle value: a range under this share is called "hardly c
 
 def load(folder: str | Path, rows: Iterable[Row]) -> pd.DataFrame:
     """The table of these rows alone, out of a folder that may hold others."""
-    frame: Any = results.load(folder)
+    frame: Any = rows_table(folder)
     return frame[frame["key"].isin([row.key for row in rows])].reset_index(drop=True)
 
 

@@ -43,11 +43,13 @@ from svdlab.interface.panel.controls import (
 from svdlab.interface.recipe import apart, named, recipe
 from svdlab.media import images
 from svdlab.media.show import data_url, show, strip
+from svdlab.messages import describe_error
+from svdlab.pipelines.cached import free_memory, load_cached
 from svdlab.request import Request
+from svdlab.rows.row import Row
 from svdlab.setup import Setup
-from svdlab.sweeps import run as sweep
 from svdlab.sweeps.grid import Trial, with_image
-from svdlab.sweeps.rows import Row
+from svdlab.sweeps.make_row import make_row
 from svdlab.variants import variant
 
 if TYPE_CHECKING:
@@ -274,7 +276,7 @@ class Panel(w.VBox):
                 found = {e.setup: e for e in (*fitting.choices(plain, request), estimate(setup, request))}
                 memory = card.memory_bytes if card else Machine.here().memory_bytes or 0
             except Exception as error:  # a prediction is a help, no condition
-                self.fits.value = small(f"No prediction: {sweep.sentence(error, where=False)}")
+                self.fits.value = small(f"No prediction: {describe_error(error, where=False)}")
                 return
         with self._quietly():
             if number != self._predictions:
@@ -320,14 +322,14 @@ class Panel(w.VBox):
             except _Cancelled:
                 ended = "cancelled"
         self.preview.value = ""
-        sweep.release()
+        free_memory()
         self._say(ended)
         self.go.disabled, self.stop.disabled = False, True
 
     def _made(self, trial: Trial) -> Row:
         self._go_on()
         self._say(f"loading {trial.setup.variant}…")
-        pipeline, total, decoded = sweep.loaded(trial.setup), trial.request.num_frames, 0
+        pipeline, total, decoded = load_cached(trial.setup), trial.request.num_frames, 0
         self._go_on()
         self._say("encoding the picture…")
         self._shown_at = self._began = 0.0
@@ -346,7 +348,7 @@ class Panel(w.VBox):
             self._say(f"decoded {decoded} of {total} frames" if decoded < total else "measuring and saving…")
 
         with _after(pipeline.scheduler, "step", stepped), _after(pipeline.vae, "decode", chunked):
-            return sweep.make(pipeline, trial, results_folder(self.results or "", "panel"), on_step=self._step)
+            return make_row(pipeline, trial, results_folder(self.results or "", "panel"), on_step=self._step)
 
     def _step(self, done: int, total: int, _: torch.Tensor) -> None:
         self._go_on()
@@ -370,7 +372,7 @@ class Panel(w.VBox):
         try:
             yield
         except Exception as error:  # of any library below
-            self.alert.value = f'<div role="alert">{escape(sweep.sentence(error, where=False))}</div>'
+            self.alert.value = f'<div role="alert">{escape(describe_error(error, where=False))}</div>'
 
     # --- what was made -----------------------------------------------------------------------------------------------
 
