@@ -14,10 +14,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from svdlab import Request, Setup, estimate, grid, run
-from svdlab.headless.run_notebooks import parameters
+from svdlab.headless.run_notebooks import read_parameters
 from svdlab.interface import plots
 from svdlab.media.show import strip
-from svdlab.prediction import fitting
+from svdlab.prediction.fitting import cards_table
 from svdlab.sweeps import study
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def predicted(out: Path) -> None:
         "| card | GiB | the fastest exact setup | needed, GiB | floor, s | expected, s |",
         "|---|---|---|---|---|---|",
     ]
-    for line in fitting.by_card(Setup("svd-xt", dtype="fp16")):
+    for line in cards_table(Setup("svd-xt", dtype="fp16")):
         if line["card"] in CARDS:
             numbers = f"{line['needed_gib']:.1f} | {line['floor_seconds']:.0f} | {line['expected_seconds']:.0f}"
             lines.append(f"| {line['card']} | {line['memory_gib']:.0f} | `{line['optimizations']}` | {numbers} |")
@@ -65,7 +65,7 @@ def main() -> None:
     rows = run(grid(setup, Request(image="rocket", seed=11), motion_bucket_id=buckets), folder)
     strips = [strip(row.open(), 6, height=110) for row in rows]
     film([f"bucket {bucket}" for bucket in buckets], strips).quantize(256).save(out / "buckets.png", optimize=True)
-    rows = run(grid(setup, Request(image="rocket"), **parameters(ROOT / "params" / "motion.yaml")["axes"]), folder)
+    rows = run(grid(setup, Request(image="rocket"), **read_parameters(ROOT / "params" / "motion.yaml")["axes"]), folder)
     figure = plots.curves(study.load(folder, rows), "motion_bucket_id")
     figure.savefig(out / "motion_curves.png", dpi=90)
     print(study.findings(study.load(folder, rows), "motion_bucket_id"))

@@ -19,7 +19,7 @@ from PIL import Image
 from skimage import data
 
 from svdlab import Clip, Request, Setup, assess, generate, load
-from svdlab.media import images
+from svdlab.media.images import fit_image
 from svdlab.quality.diagnose import faces, seam_ratio, travel_percent
 from svdlab.tiny.scenes import draw, layers, pixels_per_frame
 
@@ -126,7 +126,7 @@ def pictures() -> None:
     for times in (1.5, 2, 3, 4):
         whole = [scene(seed, "photo", 4) for seed in range(12)]
         small = [p.resize((round(512 / times), round(288 / times)), Image.Resampling.LANCZOS) for p in whole]
-        pairs = [(p, images.fit(s, 288, 512)) for p, s in zip(whole, small, strict=True)]
+        pairs = [(p, fit_image(s, 288, 512)) for p, s in zip(whole, small, strict=True)]
         say(f"sharpness kept, enlarged {times} times", (assess([big] * 2, p).sharpness_relative for p, big in pairs))
     crops = [Image.fromarray((face * 255).astype(np.uint8)).resize((120, 120)) for face in data.lfw_subset()]
     for name, some in (("faces", crops[:50]), ("others", crops[100:150])):

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from svdlab.media import video
+from svdlab.media.video import read_frames
 from svdlab.rows.row_files import read_rows
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_micro_conditioning.ipynb"
@@ -57,7 +57,7 @@ def main() -> None:
             assert one.key == other.key, "another question"
             assert one.clip is not None
             assert other.clip is not None
-            assert video.read(one.clip) == video.read(other.clip), "other frames"
+            assert read_frames(one.clip) == read_frames(other.clip), "other frames"
     print(f"{options.files} files, a clip of {options.frames} frames and {options.steps} steps each, the same frames:")
     print(f"plain papermill loop {loop:6.1f} s, svdlab run {warm:6.1f} s: {loop / warm:.1f} times as fast")
 

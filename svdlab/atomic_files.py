@@ -11,11 +11,11 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name in the same folder to write to; it takes the place of `path` when all is written, or is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside, old = path.with_name(f".svdlab-{secrets.token_hex(6)}"), _aside(path)
-    if back(path).exists() and old.is_dir():
+    if restore_replaced(path).exists() and old.is_dir():
         shutil.rmtree(old)  # of a writer that was killed when all but this was done
     try:
         yield beside
@@ -39,7 +39,7 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".svdlab-{path.name}.old")
 
 
-def back(path: Path) -> Path:
+def restore_replaced(path: Path) -> Path:
     """`path`, where a folder stands again that a writer was killed over, between taking it away and putting the new one
     in its place."""
     if not path.exists() and _aside(path).is_dir():

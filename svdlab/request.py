@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from svdlab.media.images import fit_image, open_image
 from svdlab.variants import Variant, variant
 
 if TYPE_CHECKING:
@@ -60,9 +61,7 @@ class Request:
         if isinstance(self.image, os.PathLike):
             object.__setattr__(self, "image", os.fspath(self.image))
         elif self.image is not None and (not isinstance(self.image, str) or self.image.startswith("data:")):
-            from svdlab.media import images  # a copy: what is asked must not change when the caller's picture does
-
-            object.__setattr__(self, "image", images.read(self.image))
+            object.__setattr__(self, "image", open_image(self.image))
         for name in ("sigmas", "focus"):
             if (value := getattr(self, name)) is not None:
                 try:
@@ -273,6 +272,5 @@ def _number(value: Any, kind: type) -> int | float | None:
 
 def conditioning(request: Request) -> Image.Image:
     """The picture as the model will see it: RGB, of the request's size."""
-    from svdlab.media import images
 
-    return images.fit(images.read(request.image), request.height, request.width, request.fit, request.focus)
+    return fit_image(open_image(request.image), request.height, request.width, request.fit, request.focus)

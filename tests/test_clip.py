@@ -13,7 +13,8 @@ from PIL import Image
 from svdlab import Setup, generate, load, read
 from svdlab.generation.clip import Clip
 from svdlab.generation.generate import GenerationError
-from svdlab.media import images
+from svdlab.media.images import image_sha256
+from svdlab.media.video import read_frames, write_video
 from svdlab.request import conditioning
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
@@ -117,7 +118,7 @@ def test_the_picture_is_named_where_it_is_unchanged_and_carried_where_it_is_not(
     path = clip.save(tmp_path / "clip.mp4")
     assert read(path).request == clip.request
     assert read(path).request.image == str(source)
-    seen = images.digest(conditioning(clip.request))
+    seen = image_sha256(conditioning(clip.request))
     for replacement in (
         lambda: Image.new("RGB", (48, 32)).save(source),
         lambda: source.write_text("no"),
@@ -125,27 +126,25 @@ def test_the_picture_is_named_where_it_is_unchanged_and_carried_where_it_is_not(
     ):
         replacement()
         request = read(path).request
-        assert images.digest(conditioning(request)) == seen
+        assert image_sha256(conditioning(request)) == seen
     assert same(generate(micro, read(path).request, progress=False).frames, clip.frames)
 
 
 def test_playback_speed_is_not_the_conditioning(micro, ask, tmp_path):
-    from svdlab.media import video
 
     clip = generate(micro, ask(fps=6), progress=False)
-    assert video.read(clip.save(tmp_path / "own.mp4"))[1] == 6
-    assert video.read(clip.save(tmp_path / "fast.mp4", fps=12.5))[1] == 12.5
+    assert read_frames(clip.save(tmp_path / "own.mp4"))[1] == 6
+    assert read_frames(clip.save(tmp_path / "fast.mp4", fps=12.5))[1] == 12.5
     assert read(tmp_path / "fast.mp4").request.fps == 6
 
 
 def test_a_file_of_somebody_else_is_refused(tmp_path):
-    from svdlab.media import video
 
     frames = [Image.new("RGB", (64, 64), (i * 40, 0, 0)) for i in range(4)]
     newer = '{"svdlab": "9.0", "request": {"image": "rocket", "zoom": 2}, "setup": null}'
     none = "holds no settings that svdlab can read"
     for metadata, sentence in ((None, none), ("holiday", none), ("[1]", none), (newer, "written by a newer svdlab")):
-        path = video.write(tmp_path / "other.mp4", frames, 7, metadata=metadata)
+        path = write_video(tmp_path / "other.mp4", frames, 7, metadata=metadata)
         with pytest.raises(ValueError, match=sentence):
             read(path)
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from svdlab.media import video
 from svdlab.media.show import show, strip
+from svdlab.media.video import write_video
 
 
 def clip(count: int = 4, size: tuple[int, int] = (128, 72)) -> SimpleNamespace:
@@ -81,10 +82,10 @@ def test_labels_and_title_are_only_text():
 
 def test_everything_that_can_be_shown(tmp_path):
     frames = clip().frames
-    mp4 = video.write(tmp_path / "a.mp4", frames, 12)
+    mp4 = write_video(tmp_path / "a.mp4", frames, 12)
     frames[0].save(tmp_path / "still.jpg")
     things = [clip(), mp4, str(mp4), frames[0], tmp_path / "still.jpg"]
-    things += [video.write(tmp_path / name, frames, 5) for name in ("b.gif", "c.webp", "d")]
+    things += [write_video(tmp_path / name, frames, 5) for name in ("b.gif", "c.webp", "d")]
     page = Page(show(things).html)
     assert [tag["data-fps"] for tag in page.all("video")] == ["7", "12", "12", "5", "5", "5"]
     assert len(page.all("img")) == 2

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from svdlab import Request, Setup, generate, load
 from svdlab.generation.generate import OutOfMemory
 from svdlab.optimizations import OPTIMIZATIONS
-from svdlab.prediction.cards import CARDS, card, memory_bytes
+from svdlab.prediction.cards import CARDS, find_card, parse_memory
 from svdlab.prediction.estimate import estimate
-from svdlab.prediction.fitting import choices, lighter
+from svdlab.prediction.fitting import candidates, lighter
 
 GiB = 2**30
 # In one process: what one test traces another finds.
@@ -199,22 +199,22 @@ def test_a_second_process_finds_the_trace(tmp_path, monkeypatch):
 
 def test_times_on_cards():
     found = full("svd-xt")
-    h200, a100 = found.seconds(card("H200")), found.seconds(card("A100"))
+    h200, a100 = found.seconds(find_card("H200")), found.seconds(find_card("A100"))
     assert h200.floor == pytest.approx(4.17e15 / 989e12, rel=0.02)
     assert h200.floor < h200.expected
     assert 39.9 <= a100.expected <= 50.9  # published times of plain SVD-XT on that card, which set the utilisation
-    slower = full("svd-xt", "sequential-offload").seconds(card("A100"))
+    slower = full("svd-xt", "sequential-offload").seconds(find_card("A100"))
     assert slower.floor == a100.floor
     assert slower.expected > a100.expected
 
 
 def test_choices_are_exact_fastest_first_and_different():
-    found = choices(Setup("svd-xt", dtype="fp16"), card=card("RTX 3060"), on_card=True)
-    times = [e.seconds(card("RTX 3060")).expected for e in found]
+    found = candidates(Setup("svd-xt", dtype="fp16"), card=find_card("RTX 3060"), on_card=True)
+    times = [e.seconds(find_card("RTX 3060")).expected for e in found]
     assert times == sorted(times)
     assert len({e.setup for e in found}) == len(found) == 15
     assert all(OPTIMIZATIONS[name.partition("=")[0]].exact for e in found for name in e.setup.optimizations)
-    here = choices(Setup("tiny"), on_card=False)
+    here = candidates(Setup("tiny"), on_card=False)
     assert not any(OPTIMIZATIONS[n.partition("=")[0]].accelerator for e in here for n in e.setup.optimizations)
 
 
@@ -228,7 +228,7 @@ def test_what_fits_a_card():
     assert not any("offload" in name for name in chosen[80].optimizations)
     assert any("offload" in name for name in chosen[8].optimizations)
     assert "lean-decode" in chosen[4].optimizations
-    seconds = [estimate(setup).seconds(card("RTX 3060")).expected for setup in chosen.values()]
+    seconds = [estimate(setup).seconds(find_card("RTX 3060")).expected for setup in chosen.values()]
     assert seconds == sorted(seconds)
     assert "fastest of 15 exact setups predicted to fit in 8.0 GiB" in said[2]
     with pytest.raises(MemoryError, match=r"No setup of svd-xt fits in 2\.0 GiB.* smaller decode_chunk_size \(now 5\)"):
@@ -287,21 +287,21 @@ def test_other_errors_of_torch_are_not_taken_for_memory(checkpoint, ask):
     ],
 )
 def test_cards_by_the_names_that_drivers_give(said, meant):
-    assert card(said) is CARDS[meant]
+    assert find_card(said) is CARDS[meant]
 
 
 @pytest.mark.parametrize("name", ["RTX 3061", "NVIDIA GeForce RTX 4070 Laptop GPU", "RTX 3090 Ti", "", "T400", "A1000"])
 def test_what_is_another_card_is_not_guessed(name):
     with pytest.raises(ValueError, match="Unknown card"):
-        card(name)
+        find_card(name)
 
 
 @given(st.integers(1, 10**6))
 def test_memory_as_people_write_it(mib):
-    assert memory_bytes(f"{mib}MB") == memory_bytes(f" {mib} MiB ") == memory_bytes(mib * 2**20) == mib * 2**20
+    assert parse_memory(f"{mib}MB") == parse_memory(f" {mib} MiB ") == parse_memory(mib * 2**20) == mib * 2**20
 
 
 @pytest.mark.parametrize("text", ["", "8", "GB", "-8GB", "0GB", "8TB", "8 GB or so", 0, -1, True, None])
 def test_what_is_no_memory_is_refused(text):
     with pytest.raises(ValueError, match=r"is no amount of memory: expected something like '12GB'"):
-        memory_bytes(text)
+        parse_memory(text)

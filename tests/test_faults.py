@@ -35,8 +35,10 @@ from PIL import Image
 from svdlab import Setup, generate, read, run, show
 from svdlab.generation.clip import Clip
 from svdlab.generation.generate import GenerationError
-from svdlab.headless import run_notebooks as notebooks
-from svdlab.media import images, video
+from svdlab.headless.run_notebooks import read_parameters
+from svdlab.media import video
+from svdlab.media.images import open_image
+from svdlab.media.video import read_frames, write_video
 from svdlab.pipelines.cached import unload_cached
 from svdlab.pipelines.load import load
 from svdlab.rows.row_files import read_rows
@@ -107,7 +109,7 @@ def test_a_disk_that_fills_up_keeps_the_finished_rows_and_the_next_run_goes_on(s
 def test_a_disk_that_is_full_keeps_the_clip_that_was_there(disk, ask, picture, name):
     path = Clip([picture] * 2, ask(num_frames=2, decode_chunk_size=1), None).save(disk / name)
     with pytest.raises(OSError, match="No space left on device"):
-        video.write(path, noisy(12, (256, 144)), 7)
+        write_video(path, noisy(12, (256, 144)), 7)
     assert len(read(path).frames) == 2
     assert [p.name for p in disk.iterdir()] == [name]
 
@@ -185,17 +187,17 @@ def forked(work) -> int:
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "frames"])
 def test_killed_at_any_moment_of_an_export_there_is_a_whole_clip_the_old_or_the_new(tmp_path, name):
     path, old, new = tmp_path / name, noisy(2), noisy(3)
-    video.write(path, old, 7, metadata="old")
+    write_video(path, old, 7, metadata="old")
     started = time.perf_counter()
-    video.write(tmp_path / f"timing-{name}", new, 7)
+    write_video(tmp_path / f"timing-{name}", new, 7)
     each, chance = time.perf_counter() - started, random.Random(5)
     kills, seen = 0, set()
     for _ in range(12):
 
         def work():
             while True:
-                video.write(path, new, 7, metadata="new")
-                video.write(path, old, 7, metadata="old")
+                write_video(path, new, 7, metadata="new")
+                write_video(path, old, 7, metadata="old")
 
         pid = forked(work)
         time.sleep(chance.uniform(0.2, 2.5) * each)
@@ -204,10 +206,10 @@ def test_killed_at_any_moment_of_an_export_there_is_a_whole_clip_the_old_or_the_
         os.waitpid(pid, 0)
         text = video.read_metadata(path)[0]
         seen.add(text)
-        assert len(video.read(path)[0]) == {"old": 2, "new": 3}[text or ""]
+        assert len(read_frames(path)[0]) == {"old": 2, "new": 3}[text or ""]
     assert kills == 12
     assert seen <= {"old", "new"}
-    video.write(path, new, 7, metadata="last")
+    write_video(path, new, 7, metadata="last")
     assert video.read_metadata(path)[0] == "last"
 
 
@@ -219,7 +221,7 @@ def test_killed_before_and_after_every_dangerous_call_of_an_export(tmp_path, nam
     for after in (False, True):
         for number in range(1, 8):
             path = tmp_path / f"{after}{number}" / name
-            video.write(path, old, 7, metadata="old")
+            write_video(path, old, 7, metadata="old")
 
             def work(path=path, after=after, number=number):
                 real, left = getattr(os, call), [number]
@@ -234,10 +236,10 @@ def test_killed_before_and_after_every_dangerous_call_of_an_export(tmp_path, nam
                     return value
 
                 setattr(os, call, deadly)
-                video.write(path, new, 7, metadata="new")
+                write_video(path, new, 7, metadata="new")
 
             killed = os.WIFSIGNALED(os.waitpid(forked(work), 0)[1])
-            frames, text = len(video.read(path)[0]), video.read_metadata(path)[0]
+            frames, text = len(read_frames(path)[0]), video.read_metadata(path)[0]
             assert (frames, text) in ((2, "old"), (3, "new"))
             if not killed:
                 assert text == "new"
@@ -313,7 +315,7 @@ def test_a_bomb_of_a_png_costs_no_memory(kind):
     assert len(data) < 500_000
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        outcome = images.read(data).size
+        outcome = open_image(data).size
     except ValueError as error:
         outcome = str(error)
         assert "\n" not in outcome
@@ -331,14 +333,14 @@ def test_a_yaml_bomb_costs_nothing(tmp_path):
     ]
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
     tracemalloc.start()
-    given = notebooks.parameters(tmp_path / "bomb.yaml")
+    given = read_parameters(tmp_path / "bomb.yaml")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sorted(given) == list("abcdefghij")
     assert peak < 10 * 2**20
     (tmp_path / "deep.yaml").write_text("a: " + "[" * 5000 + "]" * 5000)
     with pytest.raises(ValueError, match="is not plain YAML"):
-        notebooks.parameters(tmp_path / "deep.yaml")
+        read_parameters(tmp_path / "deep.yaml")
 
 
 # --- hostile text ----------------------------------------------------------------------------------------------------
@@ -358,6 +360,6 @@ def test_hostile_names_of_files_and_notes_are_only_text(tmp_path, ask, picture):
     saved = clip.save(tmp_path / "clip.mp4")
     assert read(saved).notes == (HOSTILE,)
     with pytest.raises(ValueError, match="There is no file") as refusal:
-        images.read(str(tmp_path / f"no{named}"))
+        open_image(str(tmp_path / f"no{named}"))
     assert "\n" not in str(refusal.value)
     assert io.BytesIO(saved.read_bytes()).read(8)[4:] == b"ftyp"

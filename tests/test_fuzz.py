@@ -20,6 +20,8 @@ from PIL import Image
 from svdlab import Request, read
 from svdlab.generation.clip import Clip
 from svdlab.media import images, video
+from svdlab.media.images import open_image
+from svdlab.media.video import read_frames
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -102,7 +104,7 @@ def encoded(format: str) -> bytes:
 
 def check_picture(data: bytes) -> None:
     try:
-        found = images.read(data)
+        found = open_image(data)
     except ValueError as error:
         refused(error)
         return
@@ -219,6 +221,6 @@ def test_found_a_video_whose_codec_nobody_knows(saved, tmp_path):
     """PyAV gives such a stream no size."""
     (tmp_path / "x.mp4").write_bytes(saved["x.mp4"].replace(b"avc1", b"zzzz"))
     with pytest.raises(ValueError, match=r"no video in it that can be decoded|cannot be read"):
-        video.read(tmp_path / "x.mp4")
+        read_frames(tmp_path / "x.mp4")
     with pytest.raises(ValueError, match=r"no video in it that can be decoded|cannot be read"):
         video.probe(tmp_path / "x.mp4")

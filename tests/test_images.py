@@ -23,7 +23,7 @@ from pictures import cmyk_profile, encoded, http, scene, serve, swapped_profile
 from PIL import Image, ImageCms
 
 from svdlab.media import fetch, images
-from svdlab.media.images import EXAMPLES, crop_box, digest, fit, read, to_text
+from svdlab.media.images import EXAMPLES, crop_box, fit_image, image_sha256, open_image, to_text
 
 SCENE = scene()
 PIXELS = np.asarray(SCENE)
@@ -55,14 +55,14 @@ def test_every_kind_of_source_gives_the_same_picture(tmp_path, monkeypatch):
         data,
     ]
     for source in [*sources, bytearray(data), memoryview(data), SCENE, PIXELS, to_text(data)]:
-        assert same(read(source), SCENE), source
+        assert same(open_image(source), SCENE), source
 
 
 def test_a_name_is_the_bundled_example_and_a_path_is_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     SCENE.save("rocket", "PNG")
-    assert read("rocket").size == (1024, 576)
-    assert same(read("./rocket"), SCENE)
+    assert open_image("rocket").size == (1024, 576)
+    assert same(open_image("./rocket"), SCENE)
 
 
 def test_examples_are_few_small_and_documented():
@@ -72,7 +72,7 @@ def test_examples_are_few_small_and_documented():
     for name, path in EXAMPLES.items():
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # large enough for SVD
-            assert fit(read(name), 576, 1024).size == (1024, 576)
+            assert fit_image(open_image(name), 576, 1024).size == (1024, 576)
         assert f"`{name}`" in origin
         assert path.is_relative_to(ROOT / "svdlab/examples")
 
@@ -85,14 +85,14 @@ def test_drawn_examples_are_what_make_draws_today():
     for name, (seed, world) in make.SCENES.items():
         clip, _ = draw([seed], 0, 7, frames=1, height=72, width=128, world=world)
         drawn = (clip[0, 0].permute(1, 2, 0) * 255).numpy()
-        small = np.asarray(fit(read(name), 72, 128)).astype(float)
+        small = np.asarray(fit_image(open_image(name), 72, 128)).astype(float)
         assert abs(small - drawn).mean() < 4, f"{name} is out of date: python -m svdlab.examples.make"
 
 
 def test_reading_changes_nothing_and_gives_a_picture_of_its_own():
     given_ = SCENE.copy()
-    read(given_).putpixel((0, 0), (9, 9, 9))
-    fit(given_, 24, 40).putpixel((0, 0), (9, 9, 9))
+    open_image(given_).putpixel((0, 0), (9, 9, 9))
+    fit_image(given_, 24, 40).putpixel((0, 0), (9, 9, 9))
     assert same(given_, SCENE)
 
 
@@ -110,7 +110,9 @@ def test_importing_loads_neither_numpy_nor_torch_nor_http():
 def test_formats(format):
     options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}, "JPEG": {"quality": 95}}
     flat = SCENE.quantize(16).convert("RGB") if format == "GIF" else scene().resize((160, 96))
-    assert same(read(encoded(flat, format, **options.get(format, {}))), flat, {"AVIF": 12, "JPEG": 60}.get(format, 0))
+    assert same(
+        open_image(encoded(flat, format, **options.get(format, {}))), flat, {"AVIF": 12, "JPEG": 60}.get(format, 0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,25 +122,25 @@ def test_opaque_pictures_of_every_mode_look_as_pillow_shows_them(mode):
     through = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode)
     picture = (SCENE.convert(through) if through else SCENE).convert(mode)
     shown = picture.convert(through).convert("RGB") if mode in ("La", "RGBa") else picture.convert("RGB")
-    assert same(read(picture), shown)
+    assert same(open_image(picture), shown)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
 def test_tiffs(mode, compression):
     picture = SCENE.convert(mode)
-    assert same(read(encoded(picture, "TIFF", compression=compression)), picture.convert("RGB"))
+    assert same(open_image(encoded(picture, "TIFF", compression=compression)), picture.convert("RGB"))
 
 
 def test_a_cmyk_jpeg_is_not_negative():
     flat = Image.new("CMYK", (16, 16), (0, 200, 200, 0))
-    assert same(read(encoded(flat, "JPEG", quality=95)), flat.convert("RGB"), 4)
+    assert same(open_image(encoded(flat, "JPEG", quality=95)), flat.convert("RGB"), 4)
 
 
 def test_a_lab_tiff_has_its_colours():
     for options in ({}, {"icc_profile": b"broken"}):
         white = encoded(Image.new("LAB", (4, 4), (255, 128, 128)), "TIFF", **options)
-        assert same(read(white), np.full((4, 4, 3), 255), 1)
+        assert same(open_image(white), np.full((4, 4, 3), 255), 1)
 
 
 def test_transparency_shows_white():
@@ -147,8 +149,8 @@ def test_transparency_shows_white():
     half.putpixel((2, 0), (200, 0, 0, 51))
     expected = [[(200, 0, 0), (255, 255, 255), (244, 204, 204)]]  # 255 + (200 - 255) / 5
     for picture in (half, encoded(half), encoded(half, "WEBP", lossless=True), encoded(half, "TIFF"), np.asarray(half)):
-        assert same(read(picture), np.array(expected))
-    assert same(read(half.convert("LA")), np.asarray(read(half.convert("LA").convert("RGBA"))))
+        assert same(open_image(picture), np.array(expected))
+    assert same(open_image(half.convert("LA")), np.asarray(open_image(half.convert("LA").convert("RGBA"))))
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF"])
@@ -158,10 +160,10 @@ def test_a_palette_s_transparent_colour_shows_white(format):
     picture.putpixel((1, 0), 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert same(read(encoded(picture, format, transparency=1)), np.array([[(10, 20, 30), (255, 255, 255)]]))
+        assert same(open_image(encoded(picture, format, transparency=1)), np.array([[(10, 20, 30), (255, 255, 255)]]))
     if format == "PNG":  # a palette may also be transparent by degrees
         shades = encoded(picture, "PNG", transparency=bytes([255, 102]))
-        assert same(read(shades), np.array([[(10, 20, 30), (233, 193, 173)]]))
+        assert same(open_image(shades), np.array([[(10, 20, 30), (233, 193, 173)]]))
 
 
 @pytest.mark.parametrize(("mode", "key", "other"), [("L", 7, 90), ("RGB", (1, 2, 3), (90, 80, 70))])
@@ -169,7 +171,7 @@ def test_a_colour_named_transparent_shows_white(mode, key, other):
     picture = Image.new(mode, (2, 1), key)
     picture.putpixel((1, 0), other)
     expected = np.array([[(255, 255, 255), other if mode == "RGB" else (other,) * 3]])
-    assert same(read(encoded(picture, "PNG", transparency=key)), expected)
+    assert same(open_image(encoded(picture, "PNG", transparency=key)), expected)
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped():
@@ -186,8 +188,8 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
         encoded(grey, "TIFF"),
         grey.convert("I"),
     ):
-        assert same(read(source), expected)
-    assert same(read(np.stack([ramp] * 3, -1)), expected)
+        assert same(open_image(source), expected)
+    assert same(open_image(np.stack([ramp] * 3, -1)), expected)
 
 
 def test_sixteen_bit_rgb_png():
@@ -201,21 +203,23 @@ def test_sixteen_bit_rgb_png():
     rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in PIXELS)
     head = struct.pack(">2I5B", 40, 24, 16, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    assert same(read(png), SCENE)
+    assert same(open_image(png), SCENE)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
 def test_float_arrays_are_zero_to_one(dtype):
-    assert same(read((PIXELS / 255).astype(dtype)), SCENE)
-    assert same(read(Image.fromarray((PIXELS[..., 0] / 255).astype(np.float32))), np.repeat(PIXELS[..., :1], 3, 2))
+    assert same(open_image((PIXELS / 255).astype(dtype)), SCENE)
+    assert same(
+        open_image(Image.fromarray((PIXELS[..., 0] / 255).astype(np.float32))), np.repeat(PIXELS[..., :1], 3, 2)
+    )
 
 
 def test_array_shapes():
     grey = np.repeat(PIXELS[..., :1], 3, 2)
-    assert same(read(PIXELS[..., 0]), grey)
-    assert same(read(PIXELS[..., :1]), grey)
-    assert same(read(PIXELS[::-1, ::-1]), SCENE.rotate(180))  # not contiguous
-    assert same(read(PIXELS[..., 0] > 20), np.where(grey > 20, 255, 0))
+    assert same(open_image(PIXELS[..., 0]), grey)
+    assert same(open_image(PIXELS[..., :1]), grey)
+    assert same(open_image(PIXELS[::-1, ::-1]), SCENE.rotate(180))  # not contiguous
+    assert same(open_image(PIXELS[..., 0] > 20), np.where(grey > 20, 255, 0))
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
@@ -223,12 +227,12 @@ def test_the_first_frame_of_an_animation(format):
     frames = [Image.new("RGB", (32, 32), c) for c in ((250, 10, 10), (10, 250, 10), (10, 10, 250))]
     moving = encoded(frames[0], format, save_all=True, append_images=frames[1:])
     assert getattr(Image.open(io.BytesIO(moving)), "n_frames", 1) == 3
-    assert same(read(moving), frames[0], 4)
+    assert same(open_image(moving), frames[0], 4)
 
 
 def test_a_phone_s_multi_picture_jpeg():
     flat = [Image.new("RGB", (32, 32), c) for c in ((250, 10, 10), (10, 250, 10))]
-    assert same(read(encoded(flat[0], "MPO", save_all=True, append_images=flat[1:])), flat[0], 4)
+    assert same(open_image(encoded(flat[0], "MPO", save_all=True, append_images=flat[1:])), flat[0], 4)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "JPEG"])
@@ -239,10 +243,10 @@ def test_exif_orientation(orientation, format):
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = encoded(stored, format, exif=exif, **{"WEBP": {"lossless": True}, "JPEG": {"quality": 100}}.get(format, {}))
-    upright = read(file)
+    upright = open_image(file)
     assert same(upright, SCENE, 90 if format == "JPEG" else 0)
-    assert same(read(Image.open(io.BytesIO(file))), upright)
-    assert same(read(upright), upright)  # applied once
+    assert same(open_image(Image.open(io.BytesIO(file))), upright)
+    assert same(open_image(upright), upright)  # applied once
 
 
 @pytest.mark.parametrize(
@@ -251,29 +255,29 @@ def test_exif_orientation(orientation, format):
 def test_broken_exif_does_not_spoil_a_whole_picture(exif):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow speaks of it
-        assert same(read(encoded(SCENE, "PNG", exif=exif)), SCENE)
+        assert same(open_image(encoded(SCENE, "PNG", exif=exif)), SCENE)
 
 
 def test_colour_profiles():
     red, green = Image.new("RGB", (4, 4), (255, 0, 0)), np.full((4, 4, 3), (0, 255, 0))
     swapped = swapped_profile()
-    assert same(read(encoded(red, "PNG", icc_profile=swapped)), green, 3)
+    assert same(open_image(encoded(red, "PNG", icc_profile=swapped)), green, 3)
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert same(read(encoded(clear, "PNG", icc_profile=swapped)), np.full((4, 4, 3), 255))
-    once = read(encoded(red, "PNG", icc_profile=swapped))
-    assert same(read(once), once)  # not a second time
+    assert same(open_image(encoded(clear, "PNG", icc_profile=swapped)), np.full((4, 4, 3), 255))
+    once = open_image(encoded(red, "PNG", icc_profile=swapped))
+    assert same(open_image(once), once)  # not a second time
 
 
 def test_srgb_and_broken_profiles_leave_pixels_alone():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (srgb, b"not a profile", swapped_profile()[:200], cmyk_profile()):
-        assert same(read(encoded(SCENE, "PNG", icc_profile=profile)), SCENE)
+        assert same(open_image(encoded(SCENE, "PNG", icc_profile=profile)), SCENE)
 
 
 def test_cmyk_goes_through_its_profile():
     cyan = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
-    assert same(read(encoded(cyan, "TIFF")), np.full((4, 4, 3), (0, 255, 255)))
-    grey = np.asarray(read(encoded(cyan, "TIFF", icc_profile=cmyk_profile())))
+    assert same(open_image(encoded(cyan, "TIFF")), np.full((4, 4, 3), (0, 255, 255)))
+    grey = np.asarray(open_image(encoded(cyan, "TIFF", icc_profile=cmyk_profile())))
     assert np.ptp(grey, axis=-1).max() <= 3
     assert 100 < grey.mean() < 140  # L* = 50
 
@@ -304,7 +308,7 @@ def test_a_crop_has_the_shape_asked_for_is_as_large_as_can_be_and_keeps_the_focu
 @pytest.mark.filterwarnings("ignore:This picture of")
 def test_every_fit_has_exactly_the_size_and_invents_no_colour(w, h, height, width, how):
     """An even colour stays that colour everywhere: no border, no bar, no ringing."""
-    fitted = fit(Image.new("RGB", (w, h), (10, 200, 90)), height, width, how)
+    fitted = fit_image(Image.new("RGB", (w, h), (10, 200, 90)), height, width, how)
     assert same(fitted, np.full((height, width, 3), (10, 200, 90)), 1)
 
 
@@ -313,7 +317,7 @@ def test_every_fit_has_exactly_the_size_and_invents_no_colour(w, h, height, widt
 )
 def test_a_picture_of_that_size_comes_back_as_it_was(w, h, how, focus):
     picture = scene(w, h)
-    assert same(fit(picture, h, w, how, focus), picture)
+    assert same(fit_image(picture, h, w, how, focus), picture)
 
 
 @given(st.integers(40, 90), st.integers(24, 60), st.tuples(fractions, fractions))
@@ -322,10 +326,10 @@ def test_a_crop_without_resampling_only_cuts(w, h, focus):
     picture = scene(w, 24)
     left, top, right, bottom = crop_box(picture.size, 24, 40, focus)
     assert all(float(edge).is_integer() for edge in (left, top, right, bottom))
-    assert same(fit(picture, 24, 40, focus=focus), picture.crop((int(left), int(top), int(right), int(bottom))))
+    assert same(fit_image(picture, 24, 40, focus=focus), picture.crop((int(left), int(top), int(right), int(bottom))))
     tall = scene(40, h)
     top = int(crop_box(tall.size, 24, 40, focus)[1])
-    assert same(fit(tall, 24, 40, focus=focus), tall.crop((0, top, 40, top + 24)))
+    assert same(fit_image(tall, 24, 40, focus=focus), tall.crop((0, top, 40, top + 24)))
 
 
 @pytest.mark.parametrize("how", ["pad", "stretch"])
@@ -340,22 +344,22 @@ def test_pad_and_stretch_keep_all_corners_and_crop_does_not(how, size):
     def seen(fitted: Image.Image) -> int:
         return sum(bool((abs(np.asarray(fitted).astype(int) - colour).max(-1) < 40).any()) for colour in colours)
 
-    assert seen(fit(picture, 72, 128, how)) == 4
-    assert seen(fit(picture, 72, 128)) < 4
+    assert seen(fit_image(picture, 72, 128, how)) == 4
+    assert seen(fit_image(picture, 72, 128)) < 4
 
 
 def test_pad_keeps_the_shape_and_shows_the_picture_in_the_middle():
     disc = Image.new("RGB", (200, 200), (0, 0, 0))
     disc.paste((255, 255, 255), (50, 50, 150, 150))
-    padded = np.asarray(fit(disc, 100, 300, "pad"))
-    assert same(fit(disc, 100, 300, "pad").crop((100, 0, 200, 100)), fit(disc, 100, 100))
+    padded = np.asarray(fit_image(disc, 100, 300, "pad"))
+    assert same(fit_image(disc, 100, 300, "pad").crop((100, 0, 200, 100)), fit_image(disc, 100, 100))
     assert padded[:, 100:200].shape == (100, 100, 3)
     assert padded[:, :100].any()  # the blurred copy, no black bar
 
 
 def test_the_ground_of_a_padded_picture_is_blurred():
-    noise = read(np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8))
-    padded = np.asarray(fit(noise, 100, 300, "pad")).astype(int)
+    noise = open_image(np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8))
+    padded = np.asarray(fit_image(noise, 100, 300, "pad")).astype(int)
     assert abs(np.diff(padded[:, :100], axis=1)).mean() < 3  # against 85 between neighbours of the picture itself
     assert abs(np.diff(padded[:, 100:200], axis=1)).mean() > 60
 
@@ -363,24 +367,24 @@ def test_the_ground_of_a_padded_picture_is_blurred():
 def test_focus_moves_the_crop():
     wide = scene(200, 24)
     size: Any = np.array([24, 40])  # NumPy's integers come from sweeps
-    assert same(fit(wide, *size), wide.crop((80, 0, 120, 24)))
-    assert same(fit(wide, 24, 40, focus=(0, 0)), wide.crop((0, 0, 40, 24)))
-    assert same(fit(wide, 24, 40, focus=(1, 1)), wide.crop((160, 0, 200, 24)))
-    assert same(fit(wide, 24, 40, focus=(0.25, 0.5)), wide.crop((30, 0, 70, 24)))
+    assert same(fit_image(wide, *size), wide.crop((80, 0, 120, 24)))
+    assert same(fit_image(wide, 24, 40, focus=(0, 0)), wide.crop((0, 0, 40, 24)))
+    assert same(fit_image(wide, 24, 40, focus=(1, 1)), wide.crop((160, 0, 200, 24)))
+    assert same(fit_image(wide, 24, 40, focus=(0.25, 0.5)), wide.crop((30, 0, 70, 24)))
 
 
 def test_shrinking_is_antialiased():
     stripes = np.zeros((96, 160, 3), np.uint8)
     stripes[:, ::2] = 255
     for how in ("crop", "stretch"):
-        small = np.asarray(fit(read(stripes), 24, 40, how)).astype(int)
+        small = np.asarray(fit_image(open_image(stripes), 24, 40, how)).astype(int)
         assert abs(small[:, 2:-2] - 127.5).max() < 8  # nearest or plain bilinear would give stripes again
 
 
 @pytest.mark.parametrize(("how", "times"), [("crop", "3.0"), ("stretch", "3.0"), ("pad", "2.4")])
 def test_enlarging_more_than_twice_warns(how, times):
     with pytest.warns(UserWarning, match="enlarged") as caught:
-        fit(scene(40, 30), 72, 120, how)
+        fit_image(scene(40, 30), 72, 120, how)
     assert str(caught[0].message) == (
         f"This picture of 40x30 pixels (width x height) is enlarged {times} times to 120x72, so details will be soft: "
         "give a larger one, or ask for a smaller clip."
@@ -391,14 +395,14 @@ def test_enlarging_more_than_twice_warns(how, times):
 def test_enlarging_twice_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fit(scene(40, 30), 60, 80).size == (80, 60)
+        assert fit_image(scene(40, 30), 60, 80).size == (80, 60)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1)])
 @pytest.mark.parametrize("how", ["crop", "pad", "stretch"])
 def test_odd_pictures_fit_with_a_warning(size, how):
     with pytest.warns(UserWarning, match="enlarged") if how != "pad" or size == (1, 1) else warnings.catch_warnings():
-        assert fit(Image.new("RGB", size, (5, 6, 7)), 72, 128, how).getpixel((64, 36)) == (5, 6, 7)
+        assert fit_image(Image.new("RGB", size, (5, 6, 7)), 72, 128, how).getpixel((64, 36)) == (5, 6, 7)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +424,7 @@ def test_odd_pictures_fit_with_a_warning(size, how):
 )
 def test_fit_refuses(arguments, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        fit(scene(128, 72), *arguments)
+        fit_image(scene(128, 72), *arguments)
 
 
 # --- text and digest ---------------------------------------------------------------------------------------------
@@ -439,25 +443,25 @@ def test_a_picture_travels_as_text(w, h, mode, as_bytes):
     source = encoded(picture, "TIFF") if as_bytes else picture
     text = to_text(source)
     assert text.startswith("data:image/png;base64,")
-    assert same(read(text), read(source))
-    assert digest(read(text)) == digest(read(source))
-    assert to_text(read(text)) == text
+    assert same(open_image(text), open_image(source))
+    assert image_sha256(open_image(text)) == image_sha256(open_image(source))
+    assert to_text(open_image(text)) == text
 
 
 def test_digest_tells_pixels_and_sizes_apart_and_nothing_else():
     files = [encoded(SCENE), encoded(SCENE, "BMP"), encoded(SCENE, "TIFF"), encoded(SCENE, "PNG", compress_level=1)]
-    assert len({digest(read(file)) for file in files}) == 1
+    assert len({image_sha256(open_image(file)) for file in files}) == 1
     other = SCENE.copy()
     other.putpixel((0, 0), (0, 0, 1))
     turned = (
-        read(np.zeros((2, 8, 3), np.uint8)),
-        read(np.zeros((8, 2, 3), np.uint8)),
-        read(np.zeros((4, 4, 3), np.uint8)),
+        open_image(np.zeros((2, 8, 3), np.uint8)),
+        open_image(np.zeros((8, 2, 3), np.uint8)),
+        open_image(np.zeros((4, 4, 3), np.uint8)),
     )
-    assert len({digest(picture) for picture in (SCENE, other, *turned)}) == 5
-    assert len(digest(SCENE)) == 64
+    assert len({image_sha256(picture) for picture in (SCENE, other, *turned)}) == 5
+    assert len(image_sha256(SCENE)) == 64
     assert (
-        digest(SCENE) == "390b8b1f7f6ccc7f449d449d7c8662801b72b2773c9d64e526d2b8d0816fd868"
+        image_sha256(SCENE) == "390b8b1f7f6ccc7f449d449d7c8662801b72b2773c9d64e526d2b8d0816fd868"
     )  # part of saved rows: must not change
 
 
@@ -466,7 +470,7 @@ def test_digest_tells_pixels_and_sizes_apart_and_nothing_else():
 
 def refusal(source) -> str:
     with pytest.raises(ValueError, match=r".") as caught:
-        read(source)
+        open_image(source)
     text = str(caught.value)
     assert text.endswith((".", "?")), text
     assert "\n" not in text
@@ -493,7 +497,7 @@ def test_a_damaged_file_is_read_or_refused_in_a_sentence(data):
     for at in data.draw(st.lists(st.integers(0, len(file) - 1), min_size=1, max_size=8)):
         file[at] = data.draw(st.integers(0, 255))
     try:
-        outcome = read(bytes(file)).mode
+        outcome = open_image(bytes(file)).mode
     except ValueError as error:
         outcome = str(error)
     assert outcome == "RGB" or outcome.startswith(f"The data given ({len(file)} bytes) is ")
@@ -631,7 +635,7 @@ def hasty(monkeypatch):
 
 def test_a_good_download(loopback):
     with serve(lambda path, file: file.write(http(PNG))) as (url, requests):
-        assert same(read(f"{url}/ä b%20c.png?q=1 2#part"), SCENE)
+        assert same(open_image(f"{url}/ä b%20c.png?q=1 2#part"), SCENE)
     assert requests[0].startswith("GET /%C3%A4%20b%20c.png?q=1%202 HTTP/1.1\r\n")
     assert f"Host: {url[7:]}\r\n" in requests[0]
 
@@ -642,9 +646,9 @@ def test_a_chunked_download_and_one_that_ends_with_the_connection(loopback):
         url,
         _,
     ):
-        assert same(read(url), SCENE)
+        assert same(open_image(url), SCENE)
     with serve(lambda path, file: file.write(b"HTTP/1.0 200 OK\r\n\r\n" + PNG)) as (url, _):
-        assert same(read(url), SCENE)
+        assert same(open_image(url), SCENE)
 
 
 def test_redirects_are_followed_a_few_times(loopback):
@@ -653,7 +657,7 @@ def test_redirects_are_followed_a_few_times(loopback):
         file.write(http(PNG) if n == 0 else http(b"", "302 Found", Location=f"/{n - 1}"))
 
     with serve(hop) as (url, requests):
-        assert same(read(f"{url}/3"), SCENE)
+        assert same(open_image(f"{url}/3"), SCENE)
         assert len(requests) == 4
         assert refusal(f"{url}/4") == f"'{url}/0' is one redirect too many (over 3): give the picture's own address."
 
@@ -846,7 +850,7 @@ def test_the_address_that_was_checked_is_the_one_connected_to(loopback, monkeypa
     with serve(lambda path, file: file.write(http(PNG))) as (url, requests):
         asked = resolves_to(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
         port = url.rpartition(":")[2]
-        assert same(read(f"http://pictures.example:{port}/a.png"), SCENE)
+        assert same(open_image(f"http://pictures.example:{port}/a.png"), SCENE)
         assert asked == ["pictures.example"]
         assert f"Host: pictures.example:{port}\r\n" in requests[0]
         assert "points to 127.0.0.2" in refusal(f"http://pictures.example:{port}/a.png")
@@ -895,7 +899,7 @@ def test_tls_is_verified_against_the_host_name(loopback, monkeypatch, certificat
         good, bad = f"https://pictures.example:{port}/a.png", f"https://other.example:{port}/a.png"
         assert "could not be fetched (SSLCertVerificationError" in refusal(good)  # nobody vouches for it
         monkeypatch.setattr(fetch, "_tls_context", lambda: ssl.create_default_context(cafile=certificate / "cert.pem"))
-        assert same(read(good), SCENE)
+        assert same(open_image(good), SCENE)
         assert "Hostname mismatch" in refusal(bad)
         assert len(requests) == 1
 

@@ -10,8 +10,8 @@ import papermill
 import pytest
 
 from svdlab import Setup, estimate, ladder, read
-from svdlab.headless import run_notebooks as notebooks
-from svdlab.headless import warm_kernel as kernels
+from svdlab.headless.run_notebooks import check_parameters, read_parameters, run_notebook
+from svdlab.headless.warm_kernel import stop_kernels
 from svdlab.interface.command_line import main
 from svdlab.rows.rows_table import rows_table
 
@@ -68,7 +68,7 @@ def test_memory_and_speed(execute, tmp_path):
 @pytest.fixture
 def warm():
     yield
-    kernels.cool()
+    stop_kernels()
 
 
 @pytest.mark.slow
@@ -96,11 +96,11 @@ def reduced(given: dict) -> dict:
 @pytest.mark.parametrize("file", sorted(PARAMS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_parameter_file_says_what_it_is_for_and_fits_its_notebook(file):
     assert file.read_text().startswith("# ")
-    given = notebooks.parameters(file)
+    given = read_parameters(file)
     if "memory_speed" not in file.name:
-        assert notebooks.check(NOTEBOOKS / "02_micro_conditioning.ipynb", given)
+        assert check_parameters(NOTEBOOKS / "02_micro_conditioning.ipynb", given)
         return
-    assert notebooks.check(NOTEBOOKS / "03_memory_and_speed.ipynb", given)
+    assert check_parameters(NOTEBOOKS / "03_memory_and_speed.ipynb", given)
     setup = Setup(given["variant"], given.get("weights", ""), optimizations=tuple(given.get("start", ())))
     rungs = ladder(setup, given["names"], cumulative=given.get("cumulative", True))
     assert len(rungs) == len(given["names"]) + 1
@@ -110,7 +110,7 @@ def test_every_parameter_file_says_what_it_is_for_and_fits_its_notebook(file):
 @pytest.mark.slow
 @pytest.mark.parametrize("gib", [8, 12, 16])
 def test_every_rung_for_a_card_is_predicted_to_fit_it(gib):
-    given = notebooks.parameters(PARAMS / f"memory_speed_{gib}gb.yaml")
+    given = read_parameters(PARAMS / f"memory_speed_{gib}gb.yaml")
     start = Setup(given["variant"], "random", dtype="fp16", optimizations=tuple(given.get("start", ())))
     for trial in ladder(start, given["names"]):
         assert estimate(trial.setup, trial.request).fits(gib * 2**30)
@@ -121,9 +121,9 @@ def test_every_parameter_file_runs_at_reduced_size(tmp_path, monkeypatch, capsys
     """One warm kernel for all of them. The twins for SVD-XT differ by their variant, which here is tiny."""
     monkeypatch.chdir(tmp_path)
     studies = sorted(file for file in PARAMS.glob("*.yaml") if "memory_speed" not in file.name)
-    files = [file for file in studies if notebooks.parameters(file)["variant"] == of]
+    files = [file for file in studies if read_parameters(file)["variant"] == of]
     for file in files:
-        given = reduced(notebooks.parameters(file)) | {"variant": "tiny", "image": "rocket"}
+        given = reduced(read_parameters(file)) | {"variant": "tiny", "image": "rocket"}
         (tmp_path / file.name).write_text(json.dumps(given))  # JSON is YAML
     assert (len(files), len(studies)) == (8 if of == "tiny" else 7, 15)
     assert main(["run", str(NOTEBOOKS / "02_micro_conditioning.ipynb"), *(file.name for file in files)]) == 0
@@ -178,7 +178,7 @@ def test_one_kernel_for_several_files_with_its_names_cleared(probe, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     for name, text in {"a": "who: 2", "b": "who: 3", "c": "{}"}.items():
         (tmp_path / f"{name}.yaml").write_text(text)
-    copies = list(notebooks.execute(probe, ["a.yaml", "b.yaml", "c.yaml"]))
+    copies = list(run_notebook(probe, ["a.yaml", "b.yaml", "c.yaml"]))
     first, second, third = (said(copy) for copy in copies)
     assert first[0] == second[0] == third[0]
     assert [x[1] for x in (first, second, third)] == ["2", "3", "1"]
@@ -200,7 +200,7 @@ def test_a_run_that_fails_or_dies_names_the_study_and_the_next_gets_a_new_kernel
     assert "bad: AssertionError: unlucky" in captured.err.splitlines()[-1]
     assert main(["run", "probe.ipynb", "dead.yaml"]) == 1
     assert "dead: " in capsys.readouterr().err.splitlines()[-1]
-    [copy] = notebooks.execute(probe, ["good.yaml"])
+    [copy] = run_notebook(probe, ["good.yaml"])
     assert said(copy)[2:4] == ["False", "False"]
 
 
@@ -220,8 +220,8 @@ def test_a_parameter_file_that_cannot_be_meant_stops_before_anything_runs(probe,
     (tmp_path / "good.yaml").write_text("who: 2")
     (tmp_path / "odd.yaml").write_text(text)
     with pytest.raises(ValueError) as refusal:  # noqa: PT011
-        list(notebooks.execute(probe, ["good.yaml", "odd.yaml"]))
+        list(run_notebook(probe, ["good.yaml", "odd.yaml"]))
     assert sentence in str(refusal.value)
     assert not (tmp_path / "results").exists()
     with pytest.raises(ValueError, match="cannot be read"):
-        notebooks.parameters(tmp_path / "none.yaml")
+        read_parameters(tmp_path / "none.yaml")

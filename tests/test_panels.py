@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from svdlab import Request, Setup, generate, panel
-from svdlab.generation import preview as latents
+from svdlab.generation.preview import preview_frames
 from svdlab.interface.panel import panel as panels
 from svdlab.pipelines.cached import load_cached
 from svdlab.rows.row_files import read_rows
@@ -280,7 +280,7 @@ def test_the_look_of_latents_is_that_of_the_clip():
     pixels = pipeline.video_processor.preprocess(picture, 72, 128)
     with torch.no_grad():
         encoded = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
-    [look, *_] = latents.look(encoded[:, None].repeat(1, 3, 1, 1, 1), "tiny", frames=3)
+    [look, *_] = preview_frames(encoded[:, None].repeat(1, 3, 1, 1, 1), "tiny", frames=3)
     small = picture.resize(look.size, Image.Resampling.BOX)
     apart = torch.tensor(list(look.getdata())).float() - torch.tensor(list(small.getdata())).float()
     assert look.size == (32, 18)

@@ -17,7 +17,7 @@ import studies
 from svdlab import review
 from svdlab.interface.command_line import _parser
 from svdlab.interface.review import INSIDE_BYTES, Note, newest
-from svdlab.media import video
+from svdlab.media.video import read_frames
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.rows_table import rows_table
 
@@ -202,7 +202,7 @@ def test_chosen_clips_are_exported_with_their_rows(motion, tmp_path):
     assert sorted(file.name for file in folder.iterdir()) == [*names, "rows.csv"]
     assert sorted(zipfile.ZipFile(archive).namelist()) == [*names, "rows.csv"]
     assert (folder / names[0]).read_bytes() == (motion / "0000000000000000.mp4").read_bytes()
-    assert len(video.read(folder / names[1])[0]) == studies.FRAMES
+    assert len(read_frames(folder / names[1])[0]) == studies.FRAMES
     table = pd.read_csv(folder / "rows.csv", dtype={"key": str})
     assert list(table["file"]) == names
     assert list(table["note"].fillna("")) == ["", "the best"]

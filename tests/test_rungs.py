@@ -11,6 +11,7 @@ from svdlab.interface import plots
 from svdlab.prediction.cards import CARDS
 from svdlab.prediction.estimate import estimate
 from svdlab.profiling import ladder as rungs
+from svdlab.profiling.ladder import ladder_advice, ladder_table
 from svdlab.rows.row import Row
 
 GiB = 2**30
@@ -65,7 +66,7 @@ def rows():
 
 
 def test_the_table(rows):
-    table = rungs.table(rows)
+    table = ladder_table(rows)
     assert table.index.tolist() == ["fp16", "fp16, split-guidance", "fp16, single-token", "fp16, fp8", "fp16, split-guidance, lean-decode"]  # fmt: skip  # noqa: E501
     assert table.peak_gib.tolist()[:4] == [4, 2, 3.9, 1.5]
     assert table.speed.tolist()[:3] == pytest.approx([1, 2 / 2.2, 2 / 1.5], abs=1e-3)
@@ -75,7 +76,7 @@ def test_the_table(rows):
     assert table.times_floor.iloc[0] == pytest.approx(2 / guess.seconds(CARDS["RTX 3060"]).floor, rel=1e-3)
     assert table.of_peak_percent.iloc[0] == pytest.approx(100 * guess.flops / 2 / 25.5e12, abs=1e-3)
     assert "out of memory" in table.error.iloc[4]
-    assert rungs.table([]).empty
+    assert ladder_table([]).empty
 
 
 def test_a_processors_peak_is_what_came_on_top():
@@ -87,13 +88,13 @@ def test_a_processors_peak_is_what_came_on_top():
 
 
 def test_the_advice(rows):
-    said = rungs.advice(rows)
+    said = ladder_advice(rows)
     assert "**the fastest, exact:** `fp16, single-token`, 1.50 s a clip, 3.90 GiB" in said
     assert "**the least memory, exact:** `fp16, split-guidance`" in said
     assert "**not exact:** `fp16, fp8`, 2.40 s, 1.50 GiB, 41 dB from the baseline's picture" in said
     assert "**failed:** `fp16, split-guidance, lean-decode`: In decode of call 1" in said
-    assert rungs.advice(rows[4:]).startswith("Nothing was measured: In decode")
-    assert rungs.advice([]) == "Nothing was measured: the ladder has no rungs"
+    assert ladder_advice(rows[4:]).startswith("Nothing was measured: In decode")
+    assert ladder_advice([]) == "Nothing was measured: the ladder has no rungs"
 
 
 def test_the_figures_show_every_rung_that_was_measured(rows):

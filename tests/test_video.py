@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from svdlab.media import video
+from svdlab.media.video import read_frames, write_video
 
 AWKWARD = "a=1;b#c\\d\n\r\t\0 \ud800 ünïcödé 火箭 🚀 </x:xmpmeta> -- ' \""
 
@@ -65,7 +66,7 @@ def boxes(data: bytes) -> list[str]:
 @pytest.mark.parametrize(("size", "count"), [((128, 72), 14), ((1024, 576), 4), ((130, 74), 5)])
 def test_mp4_is_what_browsers_play_and_looks_like_the_frames(tmp_path, size, count):
     shots = clip(count, size)
-    path = video.write(tmp_path / "x.mp4", shots, 7, metadata="hello", picture=shots[0])
+    path = write_video(tmp_path / "x.mp4", shots, 7, metadata="hello", picture=shots[0])
     seen = described(path)
     main = next(line for line in seen.splitlines() if "Video: h264" in line)
     assert "yuv420p(tv, bt709" in main
@@ -81,7 +82,7 @@ def test_mp4_is_what_browsers_play_and_looks_like_the_frames(tmp_path, size, cou
 
 
 def test_mp4_cover_is_one_attached_picture_and_not_the_clip(tmp_path):
-    path = video.write(tmp_path / "x.mp4", clip(3), 7, picture=Image.new("RGB", (2000, 1000), "red"))
+    path = write_video(tmp_path / "x.mp4", clip(3), 7, picture=Image.new("RGB", (2000, 1000), "red"))
     streams = [line for line in described(path).splitlines() if "Video:" in line]
     assert ["attached pic" in line for line in streams] == [False, True]
     assert decoded(path, (128, 72)).shape[0] == 3  # ffmpeg's own choice of stream, though the cover is larger
@@ -90,7 +91,7 @@ def test_mp4_cover_is_one_attached_picture_and_not_the_clip(tmp_path):
 
 @pytest.mark.parametrize("fps", [7, 12.5, 24000 / 1001, 30])
 def test_fractional_speeds_come_back(tmp_path, fps):
-    shots, speed = video.read(video.write(tmp_path / "x.mp4", clip(4), fps))
+    shots, speed = read_frames(write_video(tmp_path / "x.mp4", clip(4), fps))
     assert speed == pytest.approx(fps, rel=1e-6)
     assert len(shots) == 4
 
@@ -98,26 +99,26 @@ def test_fractional_speeds_come_back(tmp_path, fps):
 def test_colours_of_saturated_areas_are_right(tmp_path):
     """BT.709 in and out: a mix-up with BT.601 shifts pure colours by 20 and more."""
     for colour in [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 120, 30)]:
-        path = video.write(tmp_path / "x.mp4", [Image.new("RGB", (64, 64), colour)] * 2, 7)
+        path = write_video(tmp_path / "x.mp4", [Image.new("RGB", (64, 64), colour)] * 2, 7)
         assert np.abs(decoded(path, (64, 64))[0].astype(int).mean((0, 1)) - colour).max() < 4
-        assert np.abs(np.asarray(video.read(path)[0][0]).astype(int).mean((0, 1)) - colour).max() < 4
+        assert np.abs(np.asarray(read_frames(path)[0][0]).astype(int).mean((0, 1)) - colour).max() < 4
 
 
 def test_odd_sizes_are_refused_with_the_way_out(tmp_path):
     with pytest.raises(ValueError, match="crop to 126x70"):
-        video.write(tmp_path / "x.mp4", clip(2, (127, 71)), 7)
+        write_video(tmp_path / "x.mp4", clip(2, (127, 71)), 7)
     assert not any(tmp_path.iterdir())
 
 
 def test_ping_pong_goes_forth_and_back_without_dwelling(tmp_path):
     shots = [Image.new("RGB", (32, 32), (shade, shade, shade)) for shade in (0, 60, 120, 180)]
-    path = video.write(tmp_path / "x.mp4", shots, 7, ping_pong=True)
+    path = write_video(tmp_path / "x.mp4", shots, 7, ping_pong=True)
     assert [round(int(frame.mean()) / 60) for frame in decoded(path, (32, 32))] == [0, 1, 2, 3, 2, 1]
 
 
 def test_loops_are_written_out_where_the_format_cannot_say(tmp_path):
-    assert len(video.read(video.write(tmp_path / "x.mp4", clip(3), 7, loop=2))[0]) == 6
-    assert len(video.read(video.write(tmp_path / "frames", clip(3), 7, loop=2))[0]) == 6
+    assert len(read_frames(write_video(tmp_path / "x.mp4", clip(3), 7, loop=2))[0]) == 6
+    assert len(read_frames(write_video(tmp_path / "frames", clip(3), 7, loop=2))[0]) == 6
 
 
 # --- GIF, WebP, PNG --------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def gif_tables(data: bytes) -> tuple[bool, int]:
 @pytest.mark.parametrize("fps", [7, 12.5, 24])
 def test_gif_has_one_palette_loops_and_lasts_as_long(tmp_path, fps):
     shots = clip(14)
-    path = video.write(tmp_path / "x.gif", shots, fps)
+    path = write_video(tmp_path / "x.gif", shots, fps)
     assert gif_tables(path.read_bytes()) == (True, 0)
     with Image.open(path) as image:
         assert image.info["loop"] == 0
@@ -154,7 +155,7 @@ def test_gif_has_one_palette_loops_and_lasts_as_long(tmp_path, fps):
             delays.append(image.info["duration"])
     assert sum(delays) == pytest.approx(1000 * 14 / fps, abs=5)
     assert max(delays) - min(delays) <= 10
-    back, speed = video.read(path)
+    back, speed = read_frames(path)
     assert (len(back), speed) == (14, fps)
     assert min(psnr(np.asarray(a), np.asarray(b)) for a, b in zip(back, shots, strict=True)) > 27
     assert len(decoded(path, (128, 72))) >= 14
@@ -162,7 +163,7 @@ def test_gif_has_one_palette_loops_and_lasts_as_long(tmp_path, fps):
 
 def test_gif_counts_plays(tmp_path):
     def count(loop: int) -> int | None:
-        with Image.open(video.write(tmp_path / "x.gif", clip(2), 7, loop=loop)) as image:
+        with Image.open(write_video(tmp_path / "x.gif", clip(2), 7, loop=loop)) as image:
             return image.info.get("loop")
 
     assert [count(0), count(1), count(3)] == [0, None, 2]  # GIF counts the times after the first
@@ -172,14 +173,14 @@ def test_gif_of_a_still_part_does_not_shimmer(tmp_path):
     shots = clip(6)
     for shot in shots[1:]:
         shot.paste(shots[0].crop((0, 0, 64, 72)))
-    back = [np.asarray(frame)[:, :64] for frame in video.read(video.write(tmp_path / "x.gif", shots, 7))[0]]
+    back = [np.asarray(frame)[:, :64] for frame in read_frames(write_video(tmp_path / "x.gif", shots, 7))[0]]
     assert all(np.array_equal(frame, back[0]) for frame in back)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_equal_neighbours_are_not_lost(tmp_path, suffix):
     a, b = clip(2)
-    back, fps = video.read(video.write(tmp_path / f"x{suffix}", [a, a, b, b, b, a], 7))
+    back, fps = read_frames(write_video(tmp_path / f"x{suffix}", [a, a, b, b, b, a], 7))
     which = [psnr(np.asarray(frame), np.asarray(a)) > psnr(np.asarray(frame), np.asarray(b)) for frame in back]
     assert (which, fps) == ([True, True, False, False, False, True], 7)
 
@@ -188,14 +189,14 @@ def test_gif_is_made_to_fit_in_the_stated_order(tmp_path):
     shots = clip(8, (192, 108))
 
     def outcome(limit: int | None) -> tuple[int, tuple[int, int], int]:
-        path = video.write(tmp_path / "x.gif", shots, 8, max_bytes=limit)
+        path = write_video(tmp_path / "x.gif", shots, 8, max_bytes=limit)
         assert limit is None or path.stat().st_size <= limit
-        back, fps = video.read(path)
+        back, fps = read_frames(path)
         assert len(back) / fps == 1  # as long as before
         used = {tuple(rgb) for frame in back for rgb in np.asarray(frame).reshape(-1, 3)}
         return len(used), back[0].size, len(back)
 
-    full = video.write(tmp_path / "x.gif", shots, 8).stat().st_size
+    full = write_video(tmp_path / "x.gif", shots, 8).stat().st_size
     assert outcome(None)[0] > 128
     colours, size, count = outcome(int(full * 0.9))
     assert (colours < 128, size, count) == (True, (192, 108), 8)
@@ -204,32 +205,32 @@ def test_gif_is_made_to_fit_in_the_stated_order(tmp_path):
     colours, size, count = outcome(full // 20)
     assert (size[0] < 192, count) == (True, 4)
     with pytest.raises(ValueError, match="smallest version takes"):
-        video.write(tmp_path / "y.gif", shots, 8, max_bytes=500)
+        write_video(tmp_path / "y.gif", shots, 8, max_bytes=500)
     with pytest.raises(ValueError, match="picture and metadata"):
-        video.write(tmp_path / "y.gif", shots, 8, max_bytes=500, metadata="x" * 1000)
+        write_video(tmp_path / "y.gif", shots, 8, max_bytes=500, metadata="x" * 1000)
     assert not (tmp_path / "y.gif").exists()
 
 
 def test_png_frames_are_exact_and_replace_only_their_own_kind(tmp_path):
     shots = clip(3)
-    folder = video.write(tmp_path / "frames", shots * 2, 7)
-    folder = video.write(folder, shots, 7)
+    folder = write_video(tmp_path / "frames", shots * 2, 7)
+    folder = write_video(folder, shots, 7)
     assert sorted(file.name for file in folder.iterdir()) == [f"frame-000{i}.png" for i in range(3)]
-    back, fps = video.read(folder)
+    back, fps = read_frames(folder)
     assert fps == 7
     assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(back, shots, strict=True))
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds more than PNG frames"):
-        video.write(folder, shots, 7)
+        write_video(folder, shots, 7)
     assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_webp_plays_as_long_and_looks_right(tmp_path):
     shots = clip(7)
-    path = video.write(tmp_path / "x.webp", shots, 7, loop=2)
+    path = write_video(tmp_path / "x.webp", shots, 7, loop=2)
     with Image.open(path) as image:
         assert (image.n_frames, image.info["loop"]) == (7, 2)  # pyright: ignore[reportAttributeAccessIssue]
-    back, fps = video.read(path)
+    back, fps = read_frames(path)
     assert fps == 7
     assert min(psnr(np.asarray(a), np.asarray(b)) for a, b in zip(back, shots, strict=True)) > 33
 
@@ -241,19 +242,19 @@ def test_webp_plays_as_long_and_looks_right(tmp_path):
 @pytest.mark.parametrize("text", ["", AWKWARD, "0123456789" * 10_000, None], ids=["empty", "awkward", "long", "none"])
 def test_text_and_picture_come_back(tmp_path, name, text):
     picture = clip(1, (75, 51))[0]
-    path = video.write(tmp_path / name, clip(2), 7, metadata=text, picture=picture)
+    path = write_video(tmp_path / name, clip(2), 7, metadata=text, picture=picture)
     back, seen = video.read_metadata(path)
     assert back == text
     assert seen is not None
     assert np.array_equal(np.asarray(seen), np.asarray(picture))
-    assert len(video.read(path)[0]) == 2
+    assert len(read_frames(path)[0]) == 2
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(), max_size=300))
 @pytest.mark.parametrize("name", ["x.mp4", "x.gif", "x.webp", "frames"])
 def test_any_text_comes_back(tmp_path, name, text):
-    path = video.write(tmp_path / name, clip(2, (16, 16)), 7, metadata=text)
+    path = write_video(tmp_path / name, clip(2, (16, 16)), 7, metadata=text)
     assert video.read_metadata(path) == (text, None)
 
 
@@ -264,7 +265,7 @@ def test_a_picture_of_any_mode_comes_back_losslessly(tmp_path, mode):
         if mode == "I;16"
         else clip(1)[0].convert(mode)
     )
-    _, seen = video.read_metadata(video.write(tmp_path / "x.mp4", clip(2), 7, picture=picture))
+    _, seen = video.read_metadata(write_video(tmp_path / "x.mp4", clip(2), 7, picture=picture))
     assert seen is not None
     assert seen.mode == mode
     assert seen.tobytes() == picture.tobytes()
@@ -272,10 +273,10 @@ def test_a_picture_of_any_mode_comes_back_losslessly(tmp_path, mode):
 
 def test_other_programs_see_the_text(tmp_path):
     text = json.dumps({"seed": 3, "image": "fusée"}, ensure_ascii=False)
-    comment = re.search(r"comment\s*: (.*)", described(video.write(tmp_path / "x.mp4", clip(2), 7, metadata=text)))
+    comment = re.search(r"comment\s*: (.*)", described(write_video(tmp_path / "x.mp4", clip(2), 7, metadata=text)))
     assert comment
     assert json.loads(comment[1]) == {"svdlab": text}
-    with Image.open(video.write(tmp_path / "f", clip(2), 7, metadata=text) / "frame-0001.png") as frame:
+    with Image.open(write_video(tmp_path / "f", clip(2), 7, metadata=text) / "frame-0001.png") as frame:
         assert json.loads(frame.info["Comment"])["svdlab"] == text
 
 
@@ -286,7 +287,7 @@ def test_files_of_others_have_no_metadata(tmp_path):
     out = tmp_path / "x.mp4"
     ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1", "-pix_fmt", "yuv420p", str(out))
     assert video.read_metadata(out) == (None, None)
-    shots, fps = video.read(out)
+    shots, fps = read_frames(out)
     assert (len(shots), shots[0].size, fps) == (10, (64, 48), 10)
 
 
@@ -309,51 +310,51 @@ def test_files_of_others_have_no_metadata(tmp_path):
 )
 def test_what_cannot_be_written_is_refused(tmp_path, name, arguments, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        video.write(tmp_path / name, **{"frames": clip(2), "fps": 7, **arguments})
+        write_video(tmp_path / name, **{"frames": clip(2), "fps": 7, **arguments})
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.gif", "x.webp", "frames"])
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.3, 0.7, 0.97])
 def test_a_file_cut_short_says_so(tmp_path, name, part):
-    path = video.write(tmp_path / name, clip(6), 7, metadata="x")
+    path = write_video(tmp_path / name, clip(6), 7, metadata="x")
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     files[-1].write_bytes(files[-1].read_bytes()[: int(files[-1].stat().st_size * part)])
     with pytest.raises(ValueError, match=r"cut short|not a video"):
-        video.read(path)
+        read_frames(path)
 
 
 def test_a_folder_with_a_frame_missing_says_which(tmp_path):
-    folder = video.write(tmp_path / "frames", clip(4), 7)
+    folder = write_video(tmp_path / "frames", clip(4), 7)
     (folder / "frame-0002.png").unlink()
     with pytest.raises(ValueError, match=r"frame-0002\.png is missing"):
-        video.read(folder)
+        read_frames(folder)
     (folder / "frame-0003.png").unlink()
     with pytest.raises(ValueError, match="2 of 4 frames"):
-        video.read(folder)
+        read_frames(folder)
 
 
 def test_what_is_no_video_says_so(tmp_path):
     with pytest.raises(ValueError, match="There is no file"):
-        video.read(tmp_path / "x.mp4")
+        read_frames(tmp_path / "x.mp4")
     with pytest.raises(ValueError, match="without PNG frames"):
-        video.read(tmp_path)
+        read_frames(tmp_path)
     (tmp_path / "x.mp4").write_text("#EXTM3U\nfile:///etc/passwd\n")  # ffmpeg alone would follow it
     with pytest.raises(ValueError, match="not a video"):
-        video.read(tmp_path / "x.mp4")
+        read_frames(tmp_path / "x.mp4")
     clip(1)[0].save(tmp_path / "x.png")
     with pytest.raises(ValueError, match="still picture"):
-        video.read(tmp_path / "x.png")
+        read_frames(tmp_path / "x.png")
 
 
 def test_hostile_sizes_are_refused_before_they_cost_memory(tmp_path, monkeypatch):
     picture = Image.new("RGB", (300, 300))
     for name in ("x.mp4", "x.gif", "x.webp", "frames"):
-        video.write(tmp_path / name, clip(4), 7, picture=picture)
+        write_video(tmp_path / name, clip(4), 7, picture=picture)
     monkeypatch.setattr(video, "MAX_PIXELS", 128 * 72 * 3)
     for name in ("x.mp4", "x.gif", "x.webp", "frames"):
         with pytest.raises(ValueError, match="more than is read here"):
-            video.read(tmp_path / name)
+            read_frames(tmp_path / name)
         with pytest.raises(ValueError, match="more than is read here"):
             video.read_metadata(tmp_path / name)
 
@@ -362,7 +363,7 @@ def test_a_lie_about_the_number_of_frames_costs_nothing(tmp_path):
     lie = json.dumps({"svdlab": None, "fps": 0.000001, "frames": 10**12}).encode()
     clip(1)[0].save(tmp_path / "x.gif", save_all=True, append_images=clip(2), comment=lie)
     with pytest.raises(ValueError, match="more than is read here"):
-        video.read(tmp_path / "x.gif")
+        read_frames(tmp_path / "x.gif")
 
 
 def test_a_picture_inside_that_is_none_is_one_sentence(tmp_path):
@@ -378,14 +379,14 @@ def test_a_picture_inside_that_is_none_is_one_sentence(tmp_path):
 def test_a_full_disk_leaves_what_was_there(tmp_path, name, before):
     path = tmp_path / name
     if before:
-        video.write(path, clip(3), 7, metadata="before")
+        write_video(path, clip(3), 7, metadata="before")
     here = sorted(tmp_path.rglob("*"))
     noise = [Image.effect_noise((128, 72), 80).convert("RGB") for _ in range(6)]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))  # what a full disk looks like to a program: write() fails
     try:
         with pytest.raises(OSError, match="too large"):
-            video.write(path, noise, 7)
+            write_video(path, noise, 7)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(tmp_path.rglob("*")) == here
@@ -399,23 +400,23 @@ def test_an_interrupt_leaves_nothing(tmp_path, name, monkeypatch):
 
     monkeypatch.setattr(video.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        video.write(tmp_path / name, clip(2), 7)
+        write_video(tmp_path / name, clip(2), 7)
     assert not any(tmp_path.iterdir())
 
 
 def test_folders_on_the_way_are_made(tmp_path):
-    assert video.write(tmp_path / "a" / "b" / "x.MP4", clip(2), 7).is_file()
+    assert write_video(tmp_path / "a" / "b" / "x.MP4", clip(2), 7).is_file()
 
 
 def test_a_single_frame_is_a_clip_too(tmp_path):
     for name in ("x.mp4", "x.gif", "x.webp", "frames"):
-        shots, fps = video.read(video.write(tmp_path / name, clip(1), 5, ping_pong=True))
+        shots, fps = read_frames(write_video(tmp_path / name, clip(1), 5, ping_pong=True))
         assert (len(shots), fps) == (1, 5)
 
 
 def test_in_memory_pngs_are_not_recompressed(tmp_path):
     """The cover's bytes are a plain PNG that any program can take out of the file."""
     picture = clip(1)[0]
-    path = video.write(tmp_path / "x.mp4", clip(2), 7, picture=picture)
+    path = write_video(tmp_path / "x.mp4", clip(2), 7, picture=picture)
     raw = ffmpeg("-v", "error", "-i", str(path), "-map", "0:v:1", "-c", "copy", "-f", "image2pipe", "-").stdout
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(raw))), np.asarray(picture))

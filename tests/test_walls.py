@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from svdlab import Request, Row, Setup, save_wall, wall
-from svdlab.media import video
+from svdlab.media.video import read_frames, write_video
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def rows(tmp_path):
         for seed in (1, 2):
             request = Request.for_variant("tiny", image="rocket", motion_bucket_id=bucket, seed=seed)
             frames = [Image.new("RGB", (128, 72), colour)] * (2 + seed)
-            path = video.write(tmp_path / f"{bucket}-{seed}.mp4", frames, 7, metadata=None)
+            path = write_video(tmp_path / f"{bucket}-{seed}.mp4", frames, 7, metadata=None)
             found.append(Row(key=path.stem, setup=Setup("tiny"), request=request, clip=path))
     found[-1] = replace(found[-1], status="failed", error="out of <b>memory</b>", clip=None)
     return found
@@ -34,8 +34,8 @@ def test_values_grow_to_the_right_and_downwards(rows):
 def test_the_video_has_every_clip_in_its_place(rows, tmp_path, monkeypatch):
     from svdlab.generation.clip import Clip
 
-    monkeypatch.setattr(Row, "open", lambda row: Clip(video.read(row.clip)[0], row.request, row.setup))
-    frames, fps = video.read(save_wall(rows, tmp_path / "wall.mp4", "motion_bucket_id", "seed"))
+    monkeypatch.setattr(Row, "open", lambda row: Clip(read_frames(row.clip)[0], row.request, row.setup))
+    frames, fps = read_frames(save_wall(rows, tmp_path / "wall.mp4", "motion_bucket_id", "seed"))
     assert (len(frames), fps) == (4, 7)  # as long as the longest: the shorter ones wait
     pixels = np.asarray(frames[0]).astype(int)
     high, wide, _ = pixels.shape

@@ -20,6 +20,8 @@ from PIL import Image
 
 import svdlab
 from svdlab.media import images
+from svdlab.media.images import image_sha256
+from svdlab.media.video import read_frames, write_video
 from svdlab.request import Request, conditioning
 from svdlab.setup import Setup
 
@@ -67,9 +69,8 @@ class Clip:
         """Write `.mp4`, `.gif`, `.webp` or, for a name without a suffix, a folder of PNG frames.
 
         `fps` is the playback speed; left out, the clip plays at the speed that it was conditioned on. The request, the
-        setup and the picture travel inside, so that `read` can make it again. `options`: see `video.write`.
+        setup and the picture travel inside, so that `read` can make it again. `options`: see `write_video`.
         """
-        from svdlab.media import video  # PyAV, which clips that are only measured can do without
 
         image = self.request.image  # a picture in memory has no other home: it is carried whole
         picture = image if isinstance(image, Image.Image) else conditioning(self.request)
@@ -82,7 +83,7 @@ class Clip:
             "seams": [dataclasses.asdict(seam) for seam in self.seams],
         }
         text = json.dumps(settings, ensure_ascii=False)
-        return video.write(
+        return write_video(
             path, self.frames, self.request.fps if fps is None else fps, metadata=text, picture=picture, **options
         )
 
@@ -116,7 +117,7 @@ def read(path: str | Path) -> Clip:
     with warnings.catch_warnings():  # said when the clip was made, and in its notes
         warnings.simplefilter("ignore", UserWarning)
         request = _with_picture(fields, picture)
-    return Clip(video.read(path)[0], request, setup, timings, notes, seams)
+    return Clip(read_frames(path)[0], request, setup, timings, notes, seams)
 
 
 def _without_picture(request: Request) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _with_picture(fields: dict[str, Any], picture: Image.Image | None) -> Reques
     if local:
         request = Request.from_json(fields | {"image": source})
         try:
-            if picture is None or images.digest(conditioning(request)) == images.digest(picture):
+            if picture is None or image_sha256(conditioning(request)) == image_sha256(picture):
                 return request
         except ValueError:
             pass  # the file is another now, or no picture any more

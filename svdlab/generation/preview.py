@@ -19,7 +19,7 @@ _TINY = (
 )
 
 
-def look(latents: torch.Tensor, variant: str, frames: int = 6) -> list[Image.Image]:
+def preview_frames(latents: torch.Tensor, variant: str, frames: int = 6) -> list[Image.Image]:
     """Some of the frames, from the first to the last, in about the right colours and as small as the latents are:
     (1, frames, 4, height, width), scaled as the UNet has them."""
     import torch

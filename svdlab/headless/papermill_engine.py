@@ -13,7 +13,7 @@ from typing import Any
 
 from papermill.engines import NBClientEngine
 
-from svdlab.headless import warm_kernel as kernels
+from svdlab.headless.warm_kernel import stop_kernels, warm_kernel
 
 
 class WarmEngine(NBClientEngine):
@@ -21,12 +21,12 @@ class WarmEngine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *args: Any, **options: Any) -> Any:
-        manager = kernels.warm(kernel_name)
+        manager = warm_kernel(kernel_name)
         nb_man.save = _seldom(nb_man.save)
         try:
             return super().execute_managed_notebook(nb_man, kernel_name, *args, km=manager, **options)
         except BaseException:  # Ctrl-C too: what the kernel was doing then is nobody's to inherit
-            kernels.cool(kernel_name)
+            stop_kernels(kernel_name)
             raise
         finally:
             del nb_man.save  # papermill's own is back for the last state

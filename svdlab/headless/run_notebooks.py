@@ -20,7 +20,7 @@ def results_folder(results: str | Path, study: str) -> Path:
     return folder
 
 
-def parameters(path: str | Path) -> dict[str, Any]:
+def read_parameters(path: str | Path) -> dict[str, Any]:
     """What a parameter file sets: plain YAML, one `name: value` a line at the top.
 
     A `ValueError` for a file that is missing, no YAML, sets a name twice, or holds anything but plain values.
@@ -50,7 +50,7 @@ def parameters(path: str | Path) -> dict[str, Any]:
     return given
 
 
-def check(notebook: str | Path, given: Iterable[str]) -> set[str]:
+def check_parameters(notebook: str | Path, given: Iterable[str]) -> set[str]:
     """The parameters of the notebook; a `ValueError` with the nearest name for one that it does not have, of which
     papermill only warns."""
     import papermill
@@ -66,7 +66,7 @@ def check(notebook: str | Path, given: Iterable[str]) -> set[str]:
     return set(known)
 
 
-def execute(
+def run_notebook(
     notebook: str | Path, files: Iterable[str | Path], results: str | Path = "results", **also: Any
 ) -> Iterator[Path]:
     """Run a notebook once for each parameter file, on one warm kernel; gives the executed copies as they are done.
@@ -79,8 +79,8 @@ def execute(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    studies = [(Path(file).stem, parameters(file) | also) for file in files]
-    known = check(notebook, [name for _, given in studies for name in given])
+    studies = [(Path(file).stem, read_parameters(file) | also) for file in files]
+    known = check_parameters(notebook, [name for _, given in studies for name in given])
     for study, given in studies:
         folder = Path(results) / study
         folder.mkdir(parents=True, exist_ok=True)

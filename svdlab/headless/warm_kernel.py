@@ -36,13 +36,13 @@ class OneClient(AsyncKernelManager):
             self.last.stop_channels()
 
 
-def warm(name: str) -> AsyncKernelManager:
+def warm_kernel(name: str) -> AsyncKernelManager:
     """The manager of a running kernel, as clean as a new one but for the modules that it has imported.
 
     A kernel that died is replaced by a new one.
     """
     if name in _warm and not run_sync(_warm[name].is_alive)():
-        cool(name)
+        stop_kernels(name)
     fresh = name not in _warm
     if fresh:
         _warm[name] = OneClient(kernel_name=name)
@@ -57,7 +57,7 @@ def warm(name: str) -> AsyncKernelManager:
     return _warm[name]
 
 
-def cool(name: str | None = None) -> None:
+def stop_kernels(name: str | None = None) -> None:
     """Stop the warm kernel of that name, or all of them, with the pipelines they hold."""
     for each in [name] if name else list(_warm):
         if each in _warm:
@@ -66,4 +66,4 @@ def cool(name: str | None = None) -> None:
             run_sync(manager.shutdown_kernel)(now=True)
 
 
-atexit.register(cool)
+atexit.register(stop_kernels)

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from svdlab.media import video
 from svdlab.media.show import Shown, show
+from svdlab.media.video import write_video
 from svdlab.rows.row import Row
 
 INK, PAPER, EMPTY = (30, 30, 30), (255, 255, 255), (225, 225, 225)
@@ -73,7 +74,7 @@ def save_wall(
             shot = shots[min(moment, len(shots) - 1)]
             frame.paste(shot.resize(cell, Image.Resampling.LANCZOS), corners[place])
         frames.append(frame)
-    return video.write(path, frames, fps or _fps(table.values()) or 7)
+    return write_video(path, frames, fps or _fps(table.values()) or 7)
 
 
 def _places(

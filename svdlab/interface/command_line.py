@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import svdlab
+from svdlab.prediction.cards import find_card, parse_memory, this_card
+from svdlab.prediction.fitting import candidates, cards_table, estimates_table
 from svdlab.request import Fit, Request
 from svdlab.variants import VARIANTS
 
@@ -167,10 +169,10 @@ def _fitting(chosen: dict[str, Any]) -> Any:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from svdlab.headless.run_notebooks import execute
+    from svdlab.headless.run_notebooks import run_notebook
 
     also = {"on": options.on} if options.on else {}
-    for copy in execute(options.notebook, options.params, options.results, **also):
+    for copy in run_notebook(options.notebook, options.params, options.results, **also):
         print(copy, flush=True)
     return 0
 
@@ -183,23 +185,23 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from svdlab.prediction import cards, fitting
     from svdlab.prediction import estimate as estimates
+    from svdlab.prediction import fitting
     from svdlab.setup import Setup
 
     asked = {name: value for name, value in vars(options).items() if name in _HELP}
     setup = Setup(options.variant, dtype="fp16", optimizations=tuple(options.optimization))
     request = setup.request(image="rocket", **asked)
-    card = cards.card(options.gpu) if options.gpu else None if options.memory else cards.here()
+    card = find_card(options.gpu) if options.gpu else None if options.memory else this_card()
     if card is None and not options.memory:
         print(f"{setup.variant} on each known card: the fastest exact setup predicted to fit.")
-        _print([{k: v for k, v in line.items() if k != "source"} for line in fitting.by_card(setup, request)])
+        _print([{k: v for k, v in line.items() if k != "source"} for line in cards_table(setup, request)])
     else:
-        memory = card.memory_bytes if card else cards.memory_bytes(options.memory)
+        memory = card.memory_bytes if card else parse_memory(options.memory)
         found = [estimates.estimate(setup, request)] if options.optimization else None
-        found = found or fitting.choices(setup, request, card, on_card=True)
+        found = found or candidates(setup, request, card, on_card=True)
         print(f"{setup.variant} on {card.name if card else 'a card'} of {memory / 2**30:.1f} GiB, the fastest first:")
-        _print([{k: v for k, v in line.items() if k != "setup"} for line in fitting.table(found, memory, card)])
+        _print([{k: v for k, v in line.items() if k != "setup"} for line in estimates_table(found, memory, card)])
         less = None if any(e.fits(memory) for e in found) else fitting.smaller_chunk(setup, request, memory)
         if less:
             print(f"None fits, but with --decode-chunk-size {less.request.decode_chunk_size} this does: {less}")

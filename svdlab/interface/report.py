@@ -15,7 +15,7 @@ from shutil import copyfile
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from svdlab.atomic_files import whole
+from svdlab.atomic_files import atomic_write
 from svdlab.interface import plots
 from svdlab.interface.review import Entry, cell, fields, file_names, knobs, page, replaceable, review
 from svdlab.media.show import data_url
@@ -62,9 +62,9 @@ def report(
     media = "data:" if videos == "inside" else "'self' file:"
     html = _TEMPLATE.read_text(encoding="utf-8").replace("{{media}}", media).replace("{{title}}", escape(title))
     with ExitStack() as stack:  # the page takes its place last
-        document = stack.enter_context(whole(path))
+        document = stack.enter_context(atomic_write(path))
         if videos == "beside":
-            made = stack.enter_context(whole(folder))
+            made = stack.enter_context(atomic_write(folder))
             made.mkdir()
             for entry in films:
                 copyfile(str(entry.clip), made / names[entry.clip])

@@ -26,12 +26,13 @@ from typing import Any
 
 from PIL import Image
 
-from svdlab.atomic_files import whole
+from svdlab.atomic_files import atomic_write
 from svdlab.headless.run_notebooks import results_folder
 from svdlab.interface import clip_grid as walls
 from svdlab.interface.recipe import recipe
 from svdlab.media import video
 from svdlab.media.show import Shown, data_url
+from svdlab.media.video import read_frames
 from svdlab.quality.assess import difference
 from svdlab.request import Request
 from svdlab.rows.row import Row
@@ -86,7 +87,7 @@ class Entry:
         if note == Note():
             path.unlink(missing_ok=True)
             return
-        with whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text(json.dumps(dataclasses.asdict(note), ensure_ascii=False), encoding="utf-8")
 
     @property
@@ -195,7 +196,7 @@ class Review:
         table.insert(1, "note", [each.note.text for each in chosen])
         files = {name: each.clip.read_bytes() for name, each in zip(names, chosen, strict=True) if each.clip}
         files["rows.csv"] = table.to_csv(index=False).encode()
-        with whole(path) as beside:
+        with atomic_write(path) as beside:
             if path.suffix:
                 with zipfile.ZipFile(beside, "w") as archive:
                     for name, data in files.items():
@@ -261,7 +262,7 @@ def against_first(entries: Sequence[Entry]) -> dict[str, list[float | None]]:
     found: list[tuple[float | None, float | None]] = [(None, None)]
     for entry in entries[1:]:
         try:
-            apart = difference(*(video.read(str(each.clip))[0] for each in (entry, entries[0])))
+            apart = difference(*(read_frames(str(each.clip))[0] for each in (entry, entries[0])))
             found.append((apart.psnr_db, apart.ssim))
         except ValueError:  # of other sizes, or gone
             found.append((None, None))

@@ -1,6 +1,6 @@
 """Any picture in, one 8-bit RGB picture of the right size out.
 
->>> fit(read("rocket"), height=72, width=128).size
+>>> fit_image(open_image("rocket"), height=72, width=128).size
 (128, 72)
 """
 
@@ -36,7 +36,7 @@ MAX_ENLARGEMENT = 2.0  # beyond this more than three of four pixels are invented
 BACKGROUND = (255, 255, 255)  # behind transparent pixels: logos and drawings are made to be seen on a white page
 
 
-def read(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
+def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     """The picture as a person would see it: upright, in sRGB, opaque, the first frame of an animation.
 
     `source` is the name of a bundled example ("rocket"; for a file of that name write "./rocket"), a path, an
@@ -69,7 +69,7 @@ def read(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     )
 
 
-def fit(
+def fit_image(
     picture: Image.Image, height: int, width: int, how: str = "crop", focus: tuple[float, float] = (0.5, 0.5)
 ) -> Image.Image:
     """The picture at exactly `width` x `height` pixels, RGB, antialiased; already that size, pixel for pixel the same.
@@ -85,7 +85,7 @@ def fit(
     if not all(isinstance(side, Integral) and side > 0 for side in (height, width)):
         size = f"{height!r}x{width!r} (height x width)"
         raise ValueError(f"A size of {size} is not possible: both must be whole and above 0.")
-    picture = read(picture)
+    picture = open_image(picture)
     across, down = width / picture.width, height / picture.height
     scale = min(across, down) if how == "pad" else max(across, down)
     if scale > MAX_ENLARGEMENT:
@@ -128,13 +128,13 @@ def to_text(source: str | Path | bytes | Image.Image | np.ndarray) -> str:
     if isinstance(source, str | Path):
         return str(source)
     file = io.BytesIO()
-    read(source).save(file, "PNG")
+    open_image(source).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def digest(picture: Image.Image) -> str:
+def image_sha256(picture: Image.Image) -> str:
     """A sha256 (hex) of the RGB picture's size and pixels: the same for the same pixels, from whatever file."""
-    picture = read(picture)
+    picture = open_image(picture)
     return hashlib.sha256(f"RGB {picture.width}x{picture.height}\n".encode() + picture.tobytes()).hexdigest()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from svdlab.media import video
+from svdlab.media.video import read_frames, write_video
 
 _FPS = 7  # playback of clips that name no other, the pipeline's own default for `fps`
 _CRF = 20  # a quarter smaller than at a saved file's 17, on smooth and on grainy drawn frames alike
@@ -154,12 +155,12 @@ def _opened(thing: Any, fps: float | None) -> _Item:
     elif path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
         with Image.open(path) as image:
             return _Item([image.convert("RGB")], _FPS)
-    return _Item(*video.read(path))
+    return _Item(*read_frames(path))
 
 
 def _mp4(frames: list[Image.Image], fps: float) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        return video.write(Path(folder) / "clip.mp4", frames, fps, crf=_CRF).read_bytes()
+        return write_video(Path(folder) / "clip.mp4", frames, fps, crf=_CRF).read_bytes()
 
 
 def _png(picture: Image.Image) -> bytes:

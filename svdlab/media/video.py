@@ -28,7 +28,7 @@ import numpy as np
 from av.stream import Disposition
 from PIL import Image, PngImagePlugin
 
-from svdlab.atomic_files import back, whole
+from svdlab.atomic_files import atomic_write, restore_replaced
 
 MAX_PIXELS = 2**30  # over all frames, what `read` takes on: 3 GiB of RGB, seven times 256 frames at 576x1024
 _CRF = 17  # x264: visually lossless is about 18, https://trac.ffmpeg.org/wiki/Encode/H.264
@@ -57,7 +57,7 @@ class Info(NamedTuple):
     codec: str
 
 
-def write(
+def write_video(
     path: str | Path,
     frames: Sequence[Image.Image],
     fps: float,
@@ -91,7 +91,7 @@ def write(
         raise ValueError(f"loop={loop!r} must be how often the clip plays: 0 (for ever), 1, 2, …")
     if ping_pong:
         shots += shots[-2:0:-1]
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         if suffix == ".mp4":
             _write_mp4(beside, shots * max(loop, 1), fps, metadata, picture, crf)
         elif suffix == ".gif":
@@ -114,13 +114,13 @@ def check_path(path: str | Path) -> str:
     return suffix
 
 
-def read(path: str | Path) -> tuple[list[Image.Image], float]:
+def read_frames(path: str | Path) -> tuple[list[Image.Image], float]:
     """The frames of a video as RGB pictures, and its frames per second.
 
     Reads what `write` writes, and any other MP4, MOV, WebM, MKV, animated GIF or WebP. `ValueError` in one sentence for
     a file that is missing, cut short, no video, or larger than `MAX_PIXELS` over all frames.
     """
-    path = back(Path(path))
+    path = restore_replaced(Path(path))
     if path.is_dir():
         return _read_png(path)
     kind = _kind(path)
@@ -149,7 +149,7 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
 
     Takes a single PNG frame too, for its text. `ValueError` as `read` has it.
     """
-    path = back(Path(path))
+    path = restore_replaced(Path(path))
     if path.is_dir():
         path = _frame_paths(path)[0]
     kind, cover = _kind(path), None

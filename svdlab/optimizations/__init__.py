@@ -11,7 +11,7 @@ from svdlab.optimizations.forward_chunking import FORWARD_CHUNKING
 from svdlab.optimizations.fp8 import FP8
 from svdlab.optimizations.lean_decode import LEAN_DECODE
 from svdlab.optimizations.offload import GROUP_OFFLOAD, MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD
-from svdlab.optimizations.registry import STAGES, Optimization
+from svdlab.optimizations.registry import PHASES, Optimization
 from svdlab.optimizations.single_token import SINGLE_TOKEN
 from svdlab.optimizations.split_guidance import SPLIT_GUIDANCE
 from svdlab.variants import Variant
@@ -64,8 +64,8 @@ def check(names: tuple[str, ...], variant: Variant) -> None:
             reason = later.conflicts.get(earlier.name) or earlier.conflicts.get(later.name)
             if reason:
                 raise ValueError(f"{earlier.name!r} and {later.name!r} cannot be had together: {reason}.")
-            if STAGES.index(earlier.stage) > STAGES.index(later.stage):
+            if PHASES.index(earlier.phase) > PHASES.index(later.phase):
                 raise ValueError(
-                    f"{later.name!r} ({later.stage}) must come before {earlier.name!r} ({earlier.stage}): "
-                    f"the order is {', then '.join(STAGES)}."
+                    f"{later.name!r} ({later.phase}) must come before {earlier.name!r} ({earlier.phase}): "
+                    f"the order is {', then '.join(PHASES)}."
                 )

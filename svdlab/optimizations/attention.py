@@ -69,7 +69,7 @@ def _holds(pipeline: StableVideoDiffusionPipeline) -> bool:
 
 ATTENTION = Optimization(
     "attention",
-    stage="graph",
+    phase="graph",
     exact=True,
     what="one kernel of attention instead of PyTorch's own choice; `math` asks for tens of GiB at full size",
     apply=_apply,

@@ -34,7 +34,7 @@ def _apply(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
 
 CHANNELS_LAST = Optimization(
     "channels-last",
-    stage="weights",
+    phase="weights",
     exact=True,
     what="convolution weights with channels last; faster on some cards, slower on others: measure",
     apply=_apply,

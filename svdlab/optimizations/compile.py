@@ -48,7 +48,7 @@ def _blocks_compiled(pipeline: StableVideoDiffusionPipeline) -> bool:
 
 COMPILE_UNET = Optimization(
     "compile-unet",
-    stage="graph",
+    phase="graph",
     exact=True,
     what="torch.compile of the UNet; slow first call, then 20 to 25 % faster by the guides",
     apply=lambda pipeline, value: _compile(pipeline.unet, value),
@@ -60,7 +60,7 @@ COMPILE_UNET = Optimization(
 )
 COMPILE_VAE = Optimization(
     "compile-vae",
-    stage="graph",
+    phase="graph",
     exact=True,
     what="torch.compile of the VAE's decoder; a new decode chunk compiles again",
     apply=lambda pipeline, value: _compile(pipeline.vae.decoder, value),
@@ -72,7 +72,7 @@ COMPILE_VAE = Optimization(
 )
 COMPILE_BLOCKS = Optimization(
     "compile-blocks",
-    stage="graph",
+    phase="graph",
     exact=True,
     what="torch.compile of the UNet's transformer blocks, which repeat: a far shorter first call than compile-unet",
     apply=_compile_blocks,

@@ -39,7 +39,7 @@ def chunk_sizes(pipeline: StableVideoDiffusionPipeline) -> set[int]:
 
 FORWARD_CHUNKING = Optimization(
     "forward-chunking",
-    stage="graph",
+    phase="graph",
     exact=True,
     what="the UNet's feed-forward layers over a few frames at a time; about a third off the denoising peak",
     apply=_apply,

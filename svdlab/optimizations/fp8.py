@@ -29,7 +29,7 @@ def _holds(pipeline: StableVideoDiffusionPipeline) -> bool:
 
 FP8 = Optimization(
     "fp8",
-    stage="weights",
+    phase="weights",
     exact=False,
     what="the UNet's weights in 8 bits, computing in 16; 1.4 GiB less for svd and svd-xt, slightly other frames",
     apply=_apply,

@@ -127,7 +127,7 @@ def _apply(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
 
 LEAN_DECODE = Optimization(
     "lean-decode",
-    stage="graph",
+    phase="graph",
     exact=True,
     what="the VAE's decoder piece by piece: a large decode chunk, up to all frames, in a fraction of the memory",
     apply=_apply,

@@ -87,7 +87,7 @@ _ALONE = "each decides alone where a module lives"
 
 MODEL_OFFLOAD = Optimization(
     "model-offload",
-    stage="placement",
+    phase="placement",
     exact=True,
     what="one component at a time on the card, the others in the machine's memory; a few seconds a clip",
     apply=_model,
@@ -99,7 +99,7 @@ MODEL_OFFLOAD = Optimization(
 )
 GROUP_OFFLOAD = Optimization(
     "group-offload",
-    stage="placement",
+    phase="placement",
     exact=True,
     what="one layer at a time on the card, or one block; with streams the next one comes while one computes",
     apply=_group,
@@ -113,7 +113,7 @@ GROUP_OFFLOAD = Optimization(
 )
 SEQUENTIAL_OFFLOAD = Optimization(
     "sequential-offload",
-    stage="placement",
+    phase="placement",
     exact=True,
     what="one layer at a time on the card; the least weight memory, many times slower",
     apply=_sequential,

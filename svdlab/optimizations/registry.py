@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     Apply = Callable[[StableVideoDiffusionPipeline, "str | None"], None]
     Holds = Callable[[StableVideoDiffusionPipeline], bool]
 
-Stage = Literal["weights", "placement", "graph"]
-STAGES: tuple[Stage, ...] = ("weights", "placement", "graph")  # the only order in which they can be applied
+Phase = Literal["weights", "placement", "graph"]
+PHASES: tuple[Phase, ...] = ("weights", "placement", "graph")  # the only order in which they can be applied
 
 
 class Weights(NamedTuple):
@@ -49,7 +49,7 @@ class Optimization:
     """
 
     name: str
-    stage: Stage
+    phase: Phase
     exact: bool  # the frames are those of the plain pipeline, rounding aside
     what: str  # one sentence: what it does, and what it costs
     apply: Apply

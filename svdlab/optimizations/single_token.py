@@ -44,7 +44,7 @@ def _holds(pipeline: StableVideoDiffusionPipeline) -> bool:
 
 SINGLE_TOKEN = Optimization(
     "single-token",
-    stage="graph",
+    phase="graph",
     exact=True,
     what="no cross-attention where the context is one token; a few percent off every step, nothing lost",
     apply=_apply,

@@ -50,7 +50,7 @@ def _holds(pipeline: StableVideoDiffusionPipeline) -> bool:
 
 SPLIT_GUIDANCE = Optimization(
     "split-guidance",
-    stage="graph",
+    phase="graph",
     exact=True,
     what="the two halves of the guidance batch one after the other; 10.6 to 6.6 GiB for svd-xt's step, by computation",
     apply=_apply,

@@ -39,12 +39,12 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
     for text, (optimization, _) in chosen.items():
         if optimization.accelerator and device == "cpu":
             raise RuntimeError(f"{text!r} needs a GPU to offload from, and this runs on the processor: leave it out.")
-        if optimization.stage == "placement" and device not in ("cuda", "cuda:0", "mps"):
+        if optimization.phase == "placement" and device not in ("cuda", "cuda:0", "mps"):
             raise RuntimeError(f"{text!r} works on the first card only: choose one with CUDA_VISIBLE_DEVICES instead.")
     setup = dataclasses.replace(setup, dtype=setup.precision)
     dtype: torch.dtype = getattr(torch, DTYPES[setup.precision])
 
-    placed = any(optimization.stage == "placement" for optimization, _ in chosen.values())
+    placed = any(optimization.phase == "placement" for optimization, _ in chosen.values())
     if setup.weights == "random":
         v, where = variant(setup.variant), "cpu" if placed else device
         _check_memory(v.download_bytes * dtype.itemsize // 2, where, f"Random weights of {v.name}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from svdlab.media import images
+from svdlab.media.images import image_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def _remembering(encode: Callable[..., torch.Tensor]) -> Callable[..., torch.Ten
 
     def encoded(image: Any, *options: Any, **named: Any) -> torch.Tensor:
         if isinstance(image, Image.Image):
-            content: Any = images.digest(image)
+            content: Any = image_sha256(image)
         else:  # float32 pixels and noise
             content = tuple(image.shape), hashlib.sha256(image.cpu().contiguous().numpy()).digest()
         asked = (content, repr(options), repr(sorted(named.items())))

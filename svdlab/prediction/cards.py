@@ -1,6 +1,6 @@
 """Graphics cards as their makers describe them: what a prediction needs to know of one.
 
->>> card("RTX 3060").memory_bytes / 2**30
+>>> find_card("RTX 3060").memory_bytes / 2**30
 12.0
 """
 
@@ -75,9 +75,9 @@ CARDS: dict[str, Card] = {
 }
 
 
-def card(name: str) -> Card:
+def find_card(name: str) -> Card:
     """The card that `name` means, with or without "NVIDIA" and "GeForce"; a `ValueError` with the nearest names."""
-    found = find(name)
+    found = match_card(name)
     if found is None:
         near = difflib.get_close_matches(name.upper(), CARDS, n=3, cutoff=0.4)
         raise ValueError(
@@ -86,18 +86,18 @@ def card(name: str) -> Card:
     return found
 
 
-def here() -> Card | None:
+def this_card() -> Card | None:
     """This machine's card with the memory that it really has; None where there is none, or none that is known."""
     import torch
 
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)
-    known = find(properties.name)
+    known = match_card(properties.name)
     return known and Card(properties.name, properties.total_memory, known.flops, known.bandwidth_bytes, known.source)
 
 
-def memory_bytes(text: str | int) -> int:
+def parse_memory(text: str | int) -> int:
     """`"12GB"`, `"7.5 GiB"` or a number of bytes. As cards are sold, a GB here is 2**30 bytes."""
     if isinstance(text, int) and not isinstance(text, bool) and text > 0:
         return text
@@ -108,7 +108,7 @@ def memory_bytes(text: str | int) -> int:
     return size
 
 
-def find(name: str) -> Card | None:
+def match_card(name: str) -> Card | None:
     """The card that a driver calls `name`: the longest known name that begins it, so that a "4070 Ti" is no 4070. None
     where it is not known."""
     words = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|GPU|Generation)\b", " ", name, flags=re.IGNORECASE)

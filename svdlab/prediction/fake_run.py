@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svdlab.atomic_files import whole
+from svdlab.atomic_files import atomic_write
 from svdlab.optimizations import parse
 from svdlab.optimizations.registry import Weights
 from svdlab.pipelines import random_weights as architecture
@@ -53,7 +53,10 @@ def trace(
             _known[asked] = json.loads(file.read_text())
         except (OSError, ValueError):
             _known[asked] = _traced(*asked)
-            with suppress(OSError), whole(file) as beside:  # in a home that is read-only the next process traces again
+            with (
+                suppress(OSError),
+                atomic_write(file) as beside,
+            ):  # in a home that is read-only the next process traces again
                 beside.write_text(json.dumps(_known[asked]))
     return _known[asked]
 

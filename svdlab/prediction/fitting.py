@@ -8,7 +8,7 @@ from typing import Any
 
 from svdlab.machine import Machine, best_device
 from svdlab.prediction import cards
-from svdlab.prediction.cards import Card
+from svdlab.prediction.cards import Card, parse_memory, this_card
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.request import Request
 from svdlab.setup import Setup
@@ -21,17 +21,16 @@ def fitting_setup(
     say: Callable[[str], object] = print,
 ) -> Setup:
     """The fastest exact setup predicted to fit: see `Setup.fitting`."""
-    from svdlab.prediction import cards
 
     on_card = memory is not None or best_device() == "cuda"
     name = variant or ("svd-xt" if on_card else "tiny")
-    size = Machine.here().memory_bytes or 0 if memory is None else cards.memory_bytes(memory)
+    size = Machine.here().memory_bytes or 0 if memory is None else parse_memory(memory)
     where = f"{size / 2**30:.1f} GiB" + ("" if on_card else " of this machine's memory")
     base = Setup(name, dtype="fp16" if on_card and name != "tiny" else None)
     if name == "tiny":
         say("tiny: the bundled model, small enough for any machine." + (" No card was found." * (not on_card)))
         return base
-    found = choices(base, request, on_card=on_card)
+    found = candidates(base, request, on_card=on_card)
     fitting = [estimate for estimate in found if estimate.fits(size)]
     if not fitting:
         least = min(found, key=lambda estimate: estimate.needed_bytes)
@@ -43,7 +42,7 @@ def fitting_setup(
     return fitting[0].setup
 
 
-def choices(
+def candidates(
     setup: Setup, request: Request | None = None, card: Card | None = None, *, on_card: bool | None = None
 ) -> list[Estimate]:
     """`setup` with each set of exact optimisations worth comparing, the fastest predicted on `card` first.
@@ -53,7 +52,7 @@ def choices(
     """
     if on_card is None:
         on_card = (setup.device or best_device()) != "cpu"
-    return _fastest_first(_candidates(setup, request, on_card), card or cards.here() or cards.CARDS["RTX 3060"])
+    return _fastest_first(_candidates(setup, request, on_card), card or this_card() or cards.CARDS["RTX 3060"])
 
 
 def _candidates(setup: Setup, request: Request | None, on_card: bool) -> list[Estimate]:
@@ -70,7 +69,7 @@ def _fastest_first(found: Iterable[Estimate], card: Card) -> list[Estimate]:
     return sorted(found, key=lambda e: (e.seconds(card).expected, len(e.setup.optimizations)))
 
 
-def table(found: Iterable[Estimate], memory_bytes: int, card: Card | None = None) -> list[dict[str, Any]]:
+def estimates_table(found: Iterable[Estimate], memory_bytes: int, card: Card | None = None) -> list[dict[str, Any]]:
     """One line for each estimate, ready for a DataFrame: what it needs by stage (GiB), whether that fits, and seconds
     on `card`, where one is named: the floor, and the expectation at `UTILISATION` of what operations take at best."""
     lines = []
@@ -87,13 +86,13 @@ def table(found: Iterable[Estimate], memory_bytes: int, card: Card | None = None
     return lines
 
 
-def by_card(setup: Setup, request: Request | None = None) -> list[dict[str, Any]]:
+def cards_table(setup: Setup, request: Request | None = None) -> list[dict[str, Any]]:
     """One line for each known card, ready for a DataFrame: the fastest of the `choices` that fits it, or None."""
     lines, names = [], ("optimizations", "needed_gib", "floor_seconds", "expected_seconds")
     found = _candidates(setup, request, on_card=True)
     for card in cards.CARDS.values():
         fitting = [one for one in found if one.fits(card.memory_bytes)]
-        best = table(_fastest_first(fitting, card)[:1], card.memory_bytes, card)
+        best = estimates_table(_fastest_first(fitting, card)[:1], card.memory_bytes, card)
         line: dict[str, Any] = {"card": card.name, "memory_gib": round(card.memory_bytes / 2**30, 1)}
         line |= {name: best[0][name] if best else None for name in names}
         lines.append(line | {"source": card.source})
@@ -104,7 +103,7 @@ def smaller_chunk(setup: Setup, request: Request, memory_bytes: int) -> Estimate
     """Where nothing fits: the fastest choice at the largest decode chunk at which one does. It changes the picture."""
     for chunk in range(request.decode_chunk_size - 1, 0, -1):
         if request.num_frames % chunk == 0 or chunk <= 4:  # few to try: each is another trace
-            for found in choices(setup, replace(request, decode_chunk_size=chunk), on_card=True):
+            for found in candidates(setup, replace(request, decode_chunk_size=chunk), on_card=True):
                 if found.fits(memory_bytes):
                     return found
     return None
@@ -112,10 +111,10 @@ def smaller_chunk(setup: Setup, request: Request, memory_bytes: int) -> Estimate
 
 def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> str:
     """A sentence: which setups need less than `setup` does and fit in `memory_bytes`, and what they cost in time."""
-    card = cards.here() or cards.CARDS["RTX 3060"]
+    card = this_card() or cards.CARDS["RTX 3060"]
     now = estimate(setup, request)
     limit = min(now.needed_bytes - 1, memory_bytes or now.needed_bytes)
-    fitting = [other for other in choices(setup, request, card) if other.fits(limit)]
+    fitting = [other for other in candidates(setup, request, card) if other.fits(limit)]
     thrifty = [e for i, e in enumerate(fitting) if all(e.needed_bytes < faster.needed_bytes for faster in fitting[:i])]
     said = []
     for other in thrifty[:3]:

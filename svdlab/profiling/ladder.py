@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from svdlab.optimizations import parse
-from svdlab.prediction import cards
+from svdlab.prediction.cards import match_card
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.rows.measurement import summary
 from svdlab.rows.row import Row
@@ -48,7 +48,7 @@ def exact(row: Row | Estimate, baseline: Row | Estimate) -> bool:
     return row.setup.dtype == baseline.setup.dtype and all(parse(text)[0].exact for text in row.setup.optimizations)
 
 
-def table(rows: Sequence[Row]) -> pd.DataFrame:
+def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
     """A line for each rung: peak memory (GiB), measured and predicted, medians of seconds, speed over the first's, and
     how near its frames come to the first's, whose own line says how near it comes to itself. Failed rungs say why.
 
@@ -60,7 +60,7 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     lines, whole = [], summary(rows[0].measurement)["clip_seconds"] if rows else None
     for row in rows:
         found, peak = summary(row.measurement), peak_bytes(row)
-        guess, card = estimate(row.setup, row.request), cards.find(row.machine.name) if row.machine else None
+        guess, card = estimate(row.setup, row.request), match_card(row.machine.name) if row.machine else None
         clip = found["clip_seconds"]
         line = {
             "setup": row.setup.label,
@@ -86,7 +86,7 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     return frame.set_index("setup").round(4) if lines else frame
 
 
-def advice(rows: Sequence[Row]) -> str:
+def ladder_advice(rows: Sequence[Row]) -> str:
     """What these rows come to, in Markdown: the fastest, the leanest, and the rungs that cost and give nothing."""
     done = measured(rows)
     if not done:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import svdlab
 from svdlab.machine import Machine, best_device
-from svdlab.media import images
+from svdlab.media.images import image_sha256
 from svdlab.profiling.measured_process import FRAMES, LINES
 from svdlab.progress_bar import Progress
 from svdlab.request import Request, conditioning
@@ -90,7 +90,7 @@ def measure(
         timings={name: value for name in ("sample_seconds", "decode_seconds") if (value := medians[name]) is not None},
         measurement=measurement,
         notes=tuple(facts.get("notes", ())),
-        picture=images.digest(conditioning(trial.request)),
+        picture=image_sha256(conditioning(trial.request)),
         machine=Machine.here(),
         created=created,
         version=svdlab.__version__,

@@ -22,6 +22,7 @@ from PIL import Image
 
 from svdlab.generation.clip import BLACK, Clip
 from svdlab.media import images
+from svdlab.media.images import open_image
 from svdlab.quality import assess as quality
 from svdlab.quality.assess import Quality
 from svdlab.request import Request, conditioning
@@ -171,7 +172,7 @@ def _size(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
 
 
 def _shape(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
-    r, (width, height) = clip.request, images.read(clip.request.image).size
+    r, (width, height) = clip.request, open_image(clip.request.image).size
     ratio = (width / height) / (r.width / r.height)
     kept = min(ratio, 1 / ratio)
     if kept >= KEPT_SHARE or r.fit == "pad":
@@ -186,7 +187,7 @@ def _shape(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
 
 
 def _enlarged(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
-    r, picture = clip.request, images.read(clip.request.image)
+    r, picture = clip.request, open_image(clip.request.image)
     scale = (min if r.fit == "pad" else max)(r.width / picture.width, r.height / picture.height)
     if scale > images.MAX_ENLARGEMENT:
         evidence = f"a picture of {picture.width}x{picture.height} was enlarged {scale:.1f} times"
@@ -254,7 +255,7 @@ def _colour(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
 
 
 def _faces(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
-    count = len(faces(images.read(clip.request.image)))
+    count = len(faces(open_image(clip.request.image)))
     if count:
         evidence = f"{count} {'face was' if count == 1 else 'faces were'} found in the picture"
         cause = "faces are a known limit of SVD and melt as they move"

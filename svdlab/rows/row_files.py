@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svdlab.media import images
+from svdlab.media.images import image_sha256
 from svdlab.request import conditioning
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def write_row(row: Row, folder: str | Path, scratch: Path, clip: Path | None = N
     folder = Path(folder)
     if not isinstance(row.request.image, str):
         picture = conditioning(row.request)
-        row = dataclasses.replace(row, picture=images.digest(picture))
+        row = dataclasses.replace(row, picture=image_sha256(picture))
         picture.save(scratch / "picture.png")
         _move(scratch / "picture.png", folder / _picture_name(row.picture or ""))
     if clip is not None:

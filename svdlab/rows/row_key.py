@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from svdlab.media import images
+from svdlab.media.images import image_sha256
 from svdlab.request import Request, conditioning
 from svdlab.setup import Setup
 
@@ -29,7 +29,7 @@ def row_key(setup: Setup, request: Request, picture: str | None = None, **also: 
         "setup": _changed(setup.resolved(), "device", "weights"),
         "weights": weights_fingerprint(setup.resolved()),
         "request": _changed(asked, "image", "fit", "focus"),
-        "picture": picture or images.digest(conditioning(asked)),
+        "picture": picture or image_sha256(conditioning(asked)),
     } | also
     return hashlib.sha256(json.dumps(_plain(question), sort_keys=True).encode()).hexdigest()[:16]
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svdlab.atomic_files import whole
+from svdlab.atomic_files import atomic_write
 
 if TYPE_CHECKING:
     import pandas
@@ -35,7 +35,7 @@ def export(folder: str | Path, path: str | Path) -> Path:
     if path.suffix == ".parquet":
         _needed("pyarrow")
     table = rows_table(folder)
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         (table.to_csv if path.suffix == ".csv" else table.to_parquet)(beside, index=False)
     return path
 

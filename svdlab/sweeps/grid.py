@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from svdlab.optimizations import STAGES, parse
+from svdlab.optimizations import PHASES, parse
 from svdlab.request import Request
 from svdlab.setup import DTYPES, Setup
 
@@ -96,7 +96,7 @@ def ladder(
             if name in DTYPES:
                 rungs.append(dataclasses.replace(below, dtype=name))
             else:
-                order = sorted((*below.optimizations, name), key=lambda text: STAGES.index(parse(text)[0].stage))
+                order = sorted((*below.optimizations, name), key=lambda text: PHASES.index(parse(text)[0].phase))
                 rungs.append(dataclasses.replace(below, optimizations=tuple(order)))
         except ValueError as error:
             raise ValueError(f"Rung {number} ({name}): {error}") from None

@@ -16,6 +16,7 @@ import svdlab
 from svdlab.generation.generate import generate
 from svdlab.machine import Machine
 from svdlab.media import images
+from svdlab.media.images import image_sha256
 from svdlab.pipelines.load import setup_of
 from svdlab.request import Request, conditioning
 from svdlab.rows.row import Row
@@ -88,7 +89,7 @@ class Pictures:
         if asked not in self._known:
             picture = conditioning(request)
             _room(self._known)
-            self._known[asked] = request.image, picture, images.digest(picture)  # held, so that its id stays its own
+            self._known[asked] = request.image, picture, image_sha256(picture)  # held, so that its id stays its own
         return self._known[asked][1:]
 
 

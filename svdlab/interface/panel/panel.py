@@ -24,8 +24,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from svdlab.generation import preview as latents
 from svdlab.generation.clip import Clip, read
+from svdlab.generation.preview import preview_frames
 from svdlab.headless.run_notebooks import results_folder
 from svdlab.interface.panel.controls import (
     MOTION,
@@ -42,9 +42,12 @@ from svdlab.interface.panel.controls import (
 )
 from svdlab.interface.recipe import apart, named, recipe
 from svdlab.media import images
+from svdlab.media.images import fit_image, open_image
 from svdlab.media.show import data_url, show, strip
 from svdlab.messages import describe_error
 from svdlab.pipelines.cached import free_memory, load_cached
+from svdlab.prediction.cards import this_card
+from svdlab.prediction.fitting import candidates
 from svdlab.request import Request
 from svdlab.rows.row import Row
 from svdlab.setup import Setup
@@ -91,7 +94,7 @@ class Panel(w.VBox):
 
         self.controls = controls()
         self.picture, self.fits, self.concerns, self.alert, self.progress = (w.HTML() for _ in range(5))
-        self.preview, self.files, self.code, self.stage = w.HTML(), w.HTML(), w.HTML(), w.Output()
+        self.preview, self.files, self.code, self.player = w.HTML(), w.HTML(), w.HTML(), w.Output()
         self.go = button("Generate", "Make the clip", self.generate, "primary")
         self.stop = button("Cancel", "Stop within a step, and free what the clip took", self.cancel)
         self.gif = button("Make a GIF", "A GIF to download", self._make_gif)
@@ -126,7 +129,7 @@ class Panel(w.VBox):
         files = classed(w.HBox([self.files, self.gif]), "files")
         hidden = w.VBox([self.dropped, w.Output(outputs=script)], layout=w.Layout(display="none"))
         top = classed(w.Box(columns), "top")
-        return [top, bar, self.alert, self.preview, self.stage, files, self.code, self.history, hidden]
+        return [top, bar, self.alert, self.preview, self.player, files, self.code, self.history, hidden]
 
     # --- what the controls say ---------------------------------------------------------------------------------------
 
@@ -150,7 +153,7 @@ class Panel(w.VBox):
 
     def _fill(self, request: Request, setup: Setup, chosen: bool = True) -> None:
         """Let the controls say this; a setup that nobody has `chosen` may give way to one that fits."""
-        self._picture, self._image, self._chosen = images.read(request.image), request.image, chosen
+        self._picture, self._image, self._chosen = open_image(request.image), request.image, chosen
         self._kept = {name: getattr(request, name) for name in ("height", "width", "num_frames", "sigmas")}
         with self._quietly():
             fill(self.controls, request)
@@ -224,7 +227,7 @@ class Panel(w.VBox):
                 except ValueError as error:
                     if suffix == ".mp4":  # the others may well be pictures
                         raise ValueError(str(error).replace(str(path), name)) from None
-        self._picture = images.read(source)
+        self._picture = open_image(source)
         self._image = source if isinstance(source, str) else self._picture
         with self._quietly():
             self._name()
@@ -240,7 +243,7 @@ class Panel(w.VBox):
         r = self.request
         self.concerns.value = "".join(f"<p>{escape(sentence)}</p>" for sentence in r.concerns())
         if picture:
-            seen = images.fit(self._picture, r.height, r.width, r.fit, r.focus)
+            seen = fit_image(self._picture, r.height, r.width, r.fit, r.focus)
             self.picture.value = figure(seen, f"{r.width} × {r.height}, as the model will see it")
 
     def _set(self, **values: Any) -> None:
@@ -269,11 +272,11 @@ class Panel(w.VBox):
                 return
             try:
                 from svdlab.machine import Machine
-                from svdlab.prediction import cards, fitting
+                from svdlab.prediction import fitting
                 from svdlab.prediction.estimate import estimate
 
-                plain, card = dataclasses.replace(setup, optimizations=()), cards.here()
-                found = {e.setup: e for e in (*fitting.choices(plain, request), estimate(setup, request))}
+                plain, card = dataclasses.replace(setup, optimizations=()), this_card()
+                found = {e.setup: e for e in (*candidates(plain, request), estimate(setup, request))}
                 memory = card.memory_bytes if card else Machine.here().memory_bytes or 0
             except Exception as error:  # a prediction is a help, no condition
                 self.fits.value = small(f"No prediction: {describe_error(error, where=False)}")
@@ -337,7 +340,7 @@ class Panel(w.VBox):
         def stepped(answer: Any) -> None:
             if time.monotonic() - self._shown_at > _PREVIEW_SECONDS:
                 self._shown_at = time.monotonic()
-                frames = latents.look(answer.pred_original_sample, trial.setup.variant)
+                frames = preview_frames(answer.pred_original_sample, trial.setup.variant)
                 film = strip(SimpleNamespace(frames=frames), len(frames), height=90)
                 self.preview.value = figure(film, "What the model expects by now, from first frame to last", 960)
 
@@ -401,7 +404,7 @@ class Panel(w.VBox):
         shown = [i for i, card in enumerate(self.history.children) if card.children[1].value] or [len(self.rows) - 1]
         labels, fps = apart([self.rows[i] for i in shown]), self.controls["playback_fps"].value
         clips = {f"{i + 1}: {label}": self.clips[i] for i, label in zip(shown, labels, strict=True)}
-        self.stage.outputs = output(show(clips, fps=fps).html)
+        self.player.outputs = output(show(clips, fps=fps).html)
         self._shown, alone = shown[0], len(shown) == 1
         self.gif.layout.display = "" if alone else "none"
         self.files.value = f"{self._link('.mp4')}, saved as {escape(str(self.rows[shown[0]].clip))}" if alone else ""
