@@ -157,7 +157,7 @@ def test_a_clip_is_shown_kept_and_offered(once):
     assert dataclasses.replace(row.request, image="-") == dataclasses.replace(once.request, image="-")
     assert read_rows(once.results)[0].key == row.key
     assert (len(clip.frames), clip.frames[0].size) == (4, (64, 64))
-    assert once.stage.outputs[0]["data"]["text/html"].count("<video") == 1
+    assert once.player.outputs[0]["data"]["text/html"].count("<video") == 1
     assert re.search(r'<a download="\w+\.mp4" href="data:video/mp4;base64,', once.files.value)
     assert (once.go.disabled, once.stop.disabled, once.preview.value) == (False, True, "")
     once.gif.click()
@@ -183,7 +183,7 @@ def test_playback_speed_changes_what_is_shown_and_not_what_is_asked(once):
     before = once.request
     set_to(once, playback_fps=12)
     assert once.request == before
-    assert 'data-fps="12"' in once.stage.outputs[0]["data"]["text/html"]
+    assert 'data-fps="12"' in once.player.outputs[0]["data"]["text/html"]
     assert "fps=12" in once.code.value
 
 
@@ -239,7 +239,7 @@ def test_history_compares_and_restores(tried):
     assert tried.controls["seed"].value == seed != 5
     first, second = tried.history.children
     second.children[1].value = first.children[1].value = True
-    page = tried.stage.outputs[0]["data"]["text/html"]
+    page = tried.player.outputs[0]["data"]["text/html"]
     assert page.count("<video") == 2
     assert "1: seed 5, motion_bucket_id 127" in page
     assert f"2: seed {seed}, motion_bucket_id 200" in page
@@ -247,7 +247,7 @@ def test_history_compares_and_restores(tried):
     first.children[2].click()
     assert tried.request == tried.rows[0].request
     second.children[1].value = False
-    assert tried.stage.outputs[0]["data"]["text/html"].count("<video") == 1
+    assert tried.player.outputs[0]["data"]["text/html"].count("<video") == 1
     assert "motion_bucket_id=200" not in tried.code.value
 
 
