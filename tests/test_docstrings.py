@@ -1,0 +1,76 @@
+"""Every public name says what it takes and gives, and every example runs."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path for path in (ROOT / "svdlab").rglob("*.py") if path.name != "__main__.py")
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.REPORT_ONLY_FIRST_FAILURE
+TAKES_NOTHING = ("self", "cls")
+
+pytestmark = pytest.mark.xfail(reason="rooms that are not rewritten yet", strict=False)
+
+
+def functions(path: Path):
+    """The public functions, classes and methods of a file, each with its name for a reader."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node.name, node
+            for inner in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+                    yield f"{node.name}.{inner.name}", inner
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_names_say_what_they_take_and_give(path):
+    lacking = []
+    for name, node in functions(path):
+        text = ast.get_docstring(node) or ""
+        if not text:
+            lacking.append(f"{name} has no docstring")
+        elif isinstance(node, ast.FunctionDef):
+            overload = any("overload" in ast.unparse(each) for each in node.decorator_list)
+            arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            if [a for a in arguments if a not in TAKES_NOTHING] and "Args:" not in text and not overload:
+                lacking.append(f"{name} takes arguments and has no Args:")
+    assert not lacking, f"{path.name}: " + "; ".join(lacking)
+
+
+@pytest.fixture(scope="module")
+def notebook_names(tmp_path_factory):
+    """What an example may take for granted, as if a notebook had made it: a pipeline, a clip, rows in a folder."""
+    from svdlab import Request, Setup, generate, grid, ladder, load, profile, run
+
+    folder, before = tmp_path_factory.mktemp("notebook"), Path.cwd()
+    os.chdir(folder)
+    setup = Setup("tiny")
+    small = {"num_frames": 2, "num_inference_steps": 1, "decode_chunk_size": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        request = Request(image="rocket", **small)
+        pipeline = load(setup)
+        clip = generate(pipeline, setup.request(image="rocket", **small), progress=False)
+        rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion", progress=False)
+        measured = profile(ladder("tiny", ["single-token"], request), "results/ladder", repeats=1, progress=False)
+        yield {"pipeline": pipeline, "clip": clip, "rows": rows, "measured": measured}
+    os.chdir(before)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_run(path, notebook_names, capsys):
+    if ">>>" not in path.read_text():
+        pytest.skip("no examples")
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    tests = doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=notebook_names)
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    for test in tests:
+        runner.run(test)
+    assert not runner.failures, capsys.readouterr().out
