@@ -27,7 +27,7 @@ from svdlab.media.images import EXAMPLES, crop_box, fit_image, image_sha256, ope
 
 SCENE = scene()
 PIXELS = np.asarray(SCENE)
-ROOT = Path(images.__file__).parents[1]
+ROOT = Path(images.__file__).parents[2]
 
 
 def same(picture: Image.Image, expected: Image.Image | np.ndarray, within: int = 0) -> bool:

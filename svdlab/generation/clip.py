@@ -21,7 +21,6 @@ from PIL import Image
 import svdlab
 from svdlab.media import images
 from svdlab.media.images import image_sha256
-from svdlab.media.video import read_frames, write_video
 from svdlab.request import Request, conditioning
 from svdlab.setup import Setup
 
@@ -83,6 +82,8 @@ class Clip:
             "seams": [dataclasses.asdict(seam) for seam in self.seams],
         }
         text = json.dumps(settings, ensure_ascii=False)
+        from svdlab.media.video import write_video  # PyAV, which clips that are only measured can do without
+
         return write_video(
             path, self.frames, self.request.fps if fps is None else fps, metadata=text, picture=picture, **options
         )
@@ -117,7 +118,7 @@ def read(path: str | Path) -> Clip:
     with warnings.catch_warnings():  # said when the clip was made, and in its notes
         warnings.simplefilter("ignore", UserWarning)
         request = _with_picture(fields, picture)
-    return Clip(read_frames(path)[0], request, setup, timings, notes, seams)
+    return Clip(video.read_frames(path)[0], request, setup, timings, notes, seams)
 
 
 def _without_picture(request: Request) -> dict[str, Any]:

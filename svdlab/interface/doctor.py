@@ -25,7 +25,6 @@ from typing import Literal
 
 import svdlab
 from svdlab.machine import Machine, best_device, free_bytes, installed
-from svdlab.media.video import read_frames, write_video
 from svdlab.pipelines import hub
 from svdlab.pipelines.hub import WeightsError
 from svdlab.variants import VARIANTS
@@ -218,8 +217,8 @@ def _video() -> Iterator[Check]:
 
     frames = [Image.new("RGB", (64, 64), (level, 90, 200 - level)) for level in (0, 100)]
     with tempfile.TemporaryDirectory() as folder:
-        file = write_video(Path(folder) / "clip.mp4", frames, 7, metadata="here")
-        whole = len(read_frames(file)[0]) == 2 and video.read_metadata(file)[0] == "here"
+        file = video.write_video(Path(folder) / "clip.mp4", frames, 7, metadata="here")
+        whole = len(video.read_frames(file)[0]) == 2 and video.read_metadata(file)[0] == "here"
     found = f"H.264 through PyAV {version('av')}: {'written and read back' if whole else 'what comes back is another'}"
     yield Check("video", "ok" if whole else "problem", found, "" if whole else "pip install --force-reinstall av")
 
