@@ -41,8 +41,8 @@ gpu:  ## every optimisation at full size on this machine's card, in under ten mi
 	PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 tiny: $(INSTALLED)  ## train the bundled model further, from its own checkpoints, and rewrite its table
-	$(BIN)/python -m svdlab.tiny.train
-	$(BIN)/python -m svdlab.tiny.evaluate
+	$(BIN)/python -m training.train
+	$(BIN)/python -m training.evaluate
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,6 +1,6 @@
 """The measures of `svdlab.quality.diagnose` on healthy clips and on broken ones: where its thresholds come from.
 
-    python benchmarks/thresholds.py [--scenes 6]
+    python -m benchmarks.thresholds [--scenes 6]
 
 Each line gives lowest, median and highest of one measure over the clips named. Clips are made by the bundled model
 from scenes that it was never trained on, or drawn.
@@ -21,7 +21,8 @@ from skimage import data
 from svdlab import Clip, Request, Setup, assess, generate, load
 from svdlab.media.images import fit_image
 from svdlab.quality.diagnose import faces, seam_ratio, travel_percent
-from svdlab.tiny.scenes import draw, layers, pixels_per_frame
+from svdlab.tiny import pixels_per_frame
+from training.scenes import draw, layers
 
 PIPELINE = load(Setup("tiny"))
 CHUNKS = (2, 3, 4, 7)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 @cache
 def drawn(seed: int, bucket: float, world: str = "rocket", frames: int = 14) -> list[Image.Image]:
-    from svdlab.tiny.scenes import draw
+    from training.scenes import draw
 
     clip = draw([seed], bucket, 7, frames, 72, 128, world=world)[0][0]
     return [Image.fromarray(f) for f in (clip.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)]

@@ -77,16 +77,16 @@ def test_examples_are_few_small_and_documented():
         assert path.is_relative_to(ROOT / "svdlab/examples")
 
 
-def test_drawn_examples_are_what_make_draws_today():
-    make = pytest.importorskip("svdlab.examples.make")
-    from svdlab.tiny.scenes import draw
+def test_drawn_examples_are_what_the_script_draws_today():
+    from training import examples
+    from training.scenes import draw
 
-    assert set(make.SCENES) | {"launch"} == set(EXAMPLES)
-    for name, (seed, world) in make.SCENES.items():
+    assert set(examples.SCENES) | {"launch"} == set(EXAMPLES)
+    for name, (seed, world) in examples.SCENES.items():
         clip, _ = draw([seed], 0, 7, frames=1, height=72, width=128, world=world)
         drawn = (clip[0, 0].permute(1, 2, 0) * 255).numpy()
         small = np.asarray(fit_image(open_image(name), 72, 128)).astype(float)
-        assert abs(small - drawn).mean() < 4, f"{name} is out of date: python -m svdlab.examples.make"
+        assert abs(small - drawn).mean() < 4, f"{name} is out of date: python -m training.examples"
 
 
 def test_reading_changes_nothing_and_gives_a_picture_of_its_own():

@@ -33,14 +33,14 @@ def one_thread():
 
 @cache
 def drawn(seed: int, bucket: float, frames: int = 4, scale: int = 1, world: str = "rocket") -> list[Image.Image]:
-    from svdlab.tiny.scenes import draw
+    from training.scenes import draw
 
     clip = draw([seed], bucket, FPS, frames, 72 * scale, 128 * scale, world=world)[0][0]
     return [Image.fromarray(f) for f in (clip.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)]
 
 
 def speed(bucket: float) -> float:
-    from svdlab.tiny.scenes import pixels_per_frame
+    from svdlab.tiny import pixels_per_frame
 
     return pixels_per_frame(bucket, FPS)
 

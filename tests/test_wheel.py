@@ -24,7 +24,7 @@ def test_a_wheel_installed_elsewhere_makes_a_clip(tmp_path):
         *("svdlab/tiny/weights/model_index.json", "svdlab/tiny/weights/unet/diffusion_pytorch_model.safetensors"),
     ):
         assert needed in names
-    assert not [name for name in names if name.startswith(("tests", "notebooks"))]
+    assert not [name for name in names if name.startswith(("tests", "notebooks", "training"))]
 
     script = (
         "import sys, svdlab; from svdlab import Setup, generate, load, read;"

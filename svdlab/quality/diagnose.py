@@ -295,7 +295,7 @@ def _promised_percent(clip: Clip) -> float | None:
     """What the bundled model's rule says of a rocket; for published models nobody has published one."""
     if clip.request.variant != "tiny" or clip.segments > 1:
         return None
-    from svdlab.tiny.scenes import pixels_per_frame
+    from svdlab.tiny import pixels_per_frame
 
     r, n = clip.request, len(clip.frames)
     return pixels_per_frame(r.motion_bucket_id, r.fps, 100) * (n - max(1, min(ENDS, n // 3)))

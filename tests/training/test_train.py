@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
 
-from svdlab.tiny import train
-from svdlab.tiny.model import SCHEDULER, build_unet, build_vae, decode, encode
+from training import train
+from training.model import SCHEDULER, build_unet, build_vae, decode, encode
 
 
 def test_a_perfect_network_makes_the_pipelines_scheduler_return_the_clean_latents():
@@ -49,7 +49,7 @@ def test_untrained_the_unet_repeats_the_picture_and_fast_attention_changes_nothi
 
 
 def test_orthogonal_matrices():
-    from svdlab.tiny.optimizer import orthogonal
+    from training.optimizer import orthogonal
 
     for shape in ((3, 8, 20), (2, 20, 8)):
         values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))

@@ -1,4 +1,4 @@
-"""Teach the tiny model to move as told: `python -m svdlab.tiny.train` makes `svdlab/tiny/weights/` anew.
+"""Teach the tiny model to move as told: `python -m training.train` makes `svdlab/tiny/weights/` anew.
 
 You will see a line every few seconds (stage, step, loss, seconds a step, time left), and a folder that plain diffusers
 loads, renewed every ten minutes. First the VAE learns to return pictures; then, with the VAE fixed, the UNet learns to
@@ -25,7 +25,8 @@ from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionM
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from torch import Tensor, nn
 
-from . import WEIGHTS
+from svdlab.tiny import WEIGHTS
+
 from .model import FRAMES, build_image_encoder, build_pipeline, build_unet, build_vae, decode, encode
 from .optimizer import Muon
 from .scenes import HELD_OUT_END, draw

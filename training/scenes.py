@@ -1,13 +1,9 @@
 """The world that the tiny model lives in: `draw` gives clips, and the truth about every one of them.
 
-You will see a rocket with a red-hot flame over a planet, in front of stars, flying where its nose points. How fast is
-said by one rule, exact at every size:
-
-    pixels per frame = width / 8 * (motion_bucket_id / 255) / fps
-
-so at bucket 255 the rocket crosses an eighth of the picture every second: 2.3 pixels a frame at 7 fps and 128 pixels
-width. At bucket 0 nothing but the flame moves. A second world, "photo", stands in for any picture without a rocket:
-shapes, stripes and gradients that the camera approaches gently, by the bucket.
+You will see a rocket with a red-hot flame over a planet, in front of stars, flying where its nose points. Its speed
+follows one rule, exact at every size: `svdlab.tiny.pixels_per_frame`. At bucket 0 nothing but the flame moves. A second
+world, "photo", stands in for any picture without a rocket: shapes, stripes and gradients that the camera approaches
+gently, by the bucket.
 
 Everything is drawn from signed distances in units of the picture's width, origin in the middle, y downwards, so one
 seed gives one world at every resolution. Each seed has its own generator: a batch equals its clips drawn one by one.
@@ -20,12 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from svdlab.tiny import WIDTHS_PER_SECOND
+
 WORLDS = ("rocket", "photo")
 HEIGHT, WIDTH = 72, 128
 
-# The rule. An eighth of the width a second keeps the fastest usual clip (14 frames at 7 fps) within 30 of 128 pixels:
-# clearly visible, and about eight latent cells, which a small network can learn in an evening.
-WIDTHS_PER_SECOND = 1 / 8
 # The camera of "photo": the share by which it enlarges the picture each second at bucket 255.
 ZOOM_PER_SECOND = 0.06
 
@@ -50,11 +45,6 @@ class Truth:
     heading: Tensor
     pixels_per_frame: Tensor
     centres: Tensor
-
-
-def pixels_per_frame(motion_bucket_id: float, fps: float, width: int = WIDTH) -> float:
-    """The rocket's speed by the rule: grows with the bucket, falls with the frame rate, scales with the width."""
-    return width * WIDTHS_PER_SECOND * (motion_bucket_id / 255) / fps
 
 
 def draw(

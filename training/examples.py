@@ -1,6 +1,6 @@
-"""Draws the bundled examples anew: `python -m svdlab.examples.make` writes them beside this file, as 1024x576 PNGs.
+"""Draws the bundled example pictures: `python -m training.examples` writes `svdlab/examples/*.png`, 1024x576 pixels.
 
-They show the world that the bundled model was trained on (`svdlab.tiny.scenes`), in scenes that it never saw.
+They show the world that the bundled model was trained on (`training.scenes`), in scenes that it never saw.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from svdlab.tiny.scenes import HELD_OUT_END, draw
+from training.scenes import HELD_OUT_END, draw
 
 # name: (seed, world). Chosen by eye for four headings and skies that are easy to tell apart.
 SCENES = {
@@ -22,7 +22,7 @@ SCENES = {
 HEIGHT, WIDTH = 576, 1024  # SVD's own size; the tiny model's 72x128 has the same shape
 
 
-def make(folder: Path = Path(__file__).parent) -> None:
+def make(folder: Path = Path(__file__).parents[1] / "svdlab" / "examples") -> None:
     """Write one PNG for each scene into `folder`. Only the first frame is drawn, which no knob changes."""
     for name, (seed, world) in SCENES.items():
         assert seed < HELD_OUT_END, f"{name} would be a picture that the model was trained on"

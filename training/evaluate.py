@@ -1,4 +1,4 @@
-"""Does the tiny model do as told? `python -m svdlab.tiny.evaluate` answers with one table.
+"""Does the tiny model do as told? `python -m training.evaluate` answers with one table.
 
 You will see the bars of the model card, each with what was measured on scenes from seeds never trained on. The same
 table goes into `weights/README.md` and, where its markers stand, into the project's README. Everything runs through
@@ -27,9 +27,10 @@ from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from . import WEIGHTS
+from svdlab.tiny import WEIGHTS, pixels_per_frame
+
 from .model import decode, encode
-from .scenes import draw, layers, pixels_per_frame
+from .scenes import draw, layers
 
 # What the tiny model is asked by default; found by measurement (see LOG.md).
 STEPS, GUIDANCE, FPS, NOISE = 4, 1.0, 7, 0.02
@@ -278,7 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
     table = evaluate(options.weights, options.scenes).table()
     print(table)
     if not options.dry:
-        for card in (options.weights / "README.md", Path(__file__).parents[2] / "README.md"):
+        for card in (options.weights / "README.md", Path(__file__).parents[1] / "README.md"):
             if write_between(card, table):
                 print(f"written into {card}")
 
