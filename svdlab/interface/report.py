@@ -18,7 +18,7 @@ from urllib.parse import quote
 from svdlab.atomic_files import atomic_write
 from svdlab.interface import plots
 from svdlab.interface.review import Entry, cell, fields, file_names, knobs, page, replaceable, review
-from svdlab.media.show import data_url
+from svdlab.media.encode import data_url
 from svdlab.rows.measurement import summary
 from svdlab.rows.row import Row
 from svdlab.sweeps import study

@@ -31,7 +31,8 @@ from svdlab.headless.run_notebooks import results_folder
 from svdlab.interface import clip_grid as walls
 from svdlab.interface.recipe import recipe
 from svdlab.media import video
-from svdlab.media.show import Shown, data_url
+from svdlab.media.encode import data_url
+from svdlab.media.show import Shown
 from svdlab.media.video import read_frames
 from svdlab.quality.assess import difference
 from svdlab.request import Request

@@ -5,9 +5,7 @@ The page asks nothing of the network, and plays in notebooks that JupyterLab doe
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
 import secrets
 import tempfile
@@ -18,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from svdlab.media import video
+from svdlab.media.encode import data_url, png_bytes
 from svdlab.media.video import read_frames, write_video
 
 _FPS = 7  # playback of clips that name no other, the pipeline's own default for `fps`
@@ -111,7 +110,7 @@ class _Item:
         """A `<video>` or `<img>`, `cell` pixels wide where the page is wide enough; `label`, escaped, is read aloud."""
         style = 'style="display: block; width: 100%; height: auto; border-radius: 8px"'
         if self.count == 1 and not self.mp4:
-            return f'<img {style} src="{data_url("image/png", _png(self._fitted(cell)[0]))}" alt="{label}">'
+            return f'<img {style} src="{data_url("image/png", png_bytes(self._fitted(cell)[0]))}" alt="{label}">'
         data = self.mp4 or _mp4(self._fitted(cell), self.fps)
         # `src` on <video>: JupyterLab strips it from <source> where a notebook is not trusted
         return (
@@ -161,13 +160,3 @@ def _opened(thing: Any, fps: float | None) -> _Item:
 def _mp4(frames: list[Image.Image], fps: float) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         return write_video(Path(folder) / "clip.mp4", frames, fps, crf=_CRF).read_bytes()
-
-
-def _png(picture: Image.Image) -> bytes:
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return data.getvalue()
-
-
-def data_url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

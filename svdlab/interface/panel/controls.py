@@ -10,7 +10,7 @@ from typing import Any, get_args
 from PIL import Image
 
 from svdlab.media import images
-from svdlab.media.show import data_url
+from svdlab.media.encode import data_url
 from svdlab.request import Fit, Request
 from svdlab.variants import VARIANTS, variant
 

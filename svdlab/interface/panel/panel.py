@@ -42,8 +42,9 @@ from svdlab.interface.panel.controls import (
 )
 from svdlab.interface.recipe import apart, named, recipe
 from svdlab.media import images
+from svdlab.media.encode import data_url
 from svdlab.media.images import fit_image, open_image
-from svdlab.media.show import data_url, show, strip
+from svdlab.media.show import show, strip
 from svdlab.messages import describe_error
 from svdlab.pipelines.cached import free_memory, load_cached
 from svdlab.prediction.cards import this_card
