@@ -14,7 +14,7 @@ from svdlab import Setup, generate, load, read
 from svdlab.generation.clip import Clip
 from svdlab.generation.generate import GenerationError
 from svdlab.media.images import image_sha256
-from svdlab.media.video import read_frames, write_video
+from svdlab.media.video import read_frames, read_metadata, write_video
 from svdlab.request import conditioning
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
@@ -104,7 +104,9 @@ def test_progress_counts_the_steps_and_cancelling_leaves_the_pipeline_fit(micro,
 def test_a_saved_clip_can_be_made_again(checkpoint, ask, tmp_path, suffix):
     clip = generate(load(Setup("svd", weights=str(checkpoint))), ask(seed=9, motion_bucket_id=42), progress=False)
     saved = read(clip.save(tmp_path / f"clip{suffix}"))
-    assert saved.request == clip.request
+    assert saved.picture == clip.picture
+    assert image_sha256(saved.request.image) == image_sha256(clip.picture)
+    assert dataclasses.replace(saved.request, image=clip.request.image) == clip.request
     assert saved.setup == clip.setup
     assert len(saved.frames) == 6
     again = generate(load(saved.setup), saved.request, progress=False)
@@ -128,6 +130,67 @@ def test_the_picture_is_named_where_it_is_unchanged_and_carried_where_it_is_not(
         request = read(path).request
         assert image_sha256(conditioning(request)) == seen
     assert same(generate(micro, read(path).request, progress=False).frames, clip.frames)
+
+
+def test_a_clip_keeps_the_picture_that_the_model_saw(micro, ask, picture, tmp_path):
+    """Whatever becomes of the file before the clip is saved and measured."""
+    from svdlab import assess, diagnose
+
+    source = tmp_path / "input.png"
+    picture.save(source)
+    clip = generate(micro, ask(image=source), progress=False)
+    likeness, findings = assess(clip).likeness_first_psnr_db, str(diagnose(clip))
+    for change in (lambda: Image.new("RGB", (48, 32)).save(source), source.unlink):
+        change()
+        saved = read(clip.save(tmp_path / "clip.mp4"))
+        assert saved.picture == clip.picture
+        assert image_sha256(saved.request.image) == image_sha256(clip.picture)
+        assert assess(clip).likeness_first_psnr_db == likeness
+        assert str(diagnose(clip)) == findings
+
+
+def test_the_image_is_read_once_for_all_seeds_and_never_where_its_picture_is_given(micro, ask, picture, monkeypatch):
+    from svdlab.generation import generate as module
+
+    reads = []
+    monkeypatch.setattr(module, "conditioning", lambda request: reads.append(1) or conditioning(request))
+    clips = generate(micro, ask(), seeds=[1, 2], progress=False)
+    assert reads == [1]
+    fitted = conditioning(ask())
+    given = generate(micro, ask(image="elsewhere.png", seed=2), picture=fitted, progress=False)
+    assert reads == [1]
+    assert given.frames == clips[1].frames
+    assert given.picture == fitted
+    with pytest.raises(ValueError, match=r"48x32.*96x64"):
+        generate(micro, ask(), picture=picture, progress=False)
+
+
+def test_a_file_cannot_point_at_a_picture_that_it_does_not_hold(micro, ask, picture, tmp_path):
+    private = tmp_path / "private.png"
+    picture.save(private)
+    clip = generate(micro, ask(image=private), progress=False)
+    metadata, _ = read_metadata(clip.save(tmp_path / "clip.mp4"))
+    bare = write_video(tmp_path / "bare.mp4", clip.frames, 7, metadata=metadata)
+    with pytest.raises(ValueError, match=r"is not in .*bare"):
+        read(bare)
+    other = write_video(tmp_path / "other.mp4", clip.frames, 7, metadata=metadata, picture=Image.new("RGB", (96, 64)))
+    assert read(other).request.image == Image.new("RGB", (96, 64))
+
+
+def test_names_of_a_hundred_thousand_letters_are_cut(micro, ask, tmp_path):
+    clip = generate(micro, ask(), progress=False)
+    metadata = json.loads(read_metadata(clip.save(tmp_path / "clip.mp4"))[0] or "")
+    for place, held in ((("request", "image"), True), (("request", "image"), False), (("request", "x" * 10**5), True)):
+        fields = json.loads(json.dumps(metadata))
+        fields[place[0]][place[1]] = "y" * 10**5
+        picture = clip.picture if held else None
+        path = write_video(tmp_path / "long.mp4", clip.frames, 7, metadata=json.dumps(fields), picture=picture)
+        if held and place[1] == "image":
+            assert image_sha256(read(path).request.image) == image_sha256(clip.picture)
+        else:
+            with pytest.raises(ValueError) as error:  # noqa: PT011
+                read(path)
+            assert len(str(error.value)) < 700
 
 
 def test_playback_speed_is_not_the_conditioning(micro, ask, tmp_path):

@@ -22,6 +22,7 @@ from svdlab.setup import Setup
 if TYPE_CHECKING:
     import torch
     from diffusers import StableVideoDiffusionPipeline
+    from PIL import Image
 
     OnStep = Callable[[int, int, torch.Tensor], None]
 from svdlab.generation.clip import BLACK, Clip
@@ -43,6 +44,7 @@ def generate(
     seeds: None = None,
     on_step: OnStep | None = None,
     progress: bool = True,
+    picture: Image.Image | None = None,
 ) -> Clip: ...
 
 
@@ -54,6 +56,7 @@ def generate(
     seeds: Iterable[int],
     on_step: OnStep | None = None,
     progress: bool = True,
+    picture: Image.Image | None = None,
 ) -> list[Clip]: ...
 
 
@@ -64,18 +67,27 @@ def generate(
     seeds: Iterable[int] | None = None,
     on_step: OnStep | None = None,
     progress: bool = True,
+    picture: Image.Image | None = None,
 ) -> Clip | list[Clip]:
     """The clip that `request` asks for, its frames those of plain diffusers on the same weights, bit for bit.
 
     `seeds` makes one clip for each instead of for the request's own, and returns them in that order.
     `on_step(done, total, latents)` is called after every step; what it raises stops the clip within that step, and
-    leaves the pipeline fit for the next. Raises `GenerationError` where the frames come out as not-a-number.
+    leaves the pipeline fit for the next. `picture` is the request's image, read and fitted already (RGB, of the
+    request's size); left out, it is read here, once for all seeds. Raises `GenerationError` where the frames come out
+    as not-a-number.
     """
     setup = setup_of(pipeline)
     request = request.filled(_variant_for(request, setup))
+    picture = conditioning(request) if picture is None else picture
+    if picture.size != (request.width, request.height) or picture.mode != "RGB":
+        raise ValueError(
+            f"The picture is {picture.mode} of {picture.width}x{picture.height} and the request asks for RGB of "
+            f"{request.width}x{request.height} (width x height): give svdlab.conditioning(request), or leave it out."
+        )
     if seeds is not None:
         each = [dataclasses.replace(request, seed=seed) for seed in seeds]
-        return [generate(pipeline, one, on_step=on_step, progress=progress) for one in each]
+        return [generate(pipeline, one, on_step=on_step, progress=progress, picture=picture) for one in each]
 
     for size in chunk_sizes(pipeline):
         if request.num_frames % size:
@@ -99,7 +111,7 @@ def generate(
 
     with Progress(total=steps, desc=label, unit="step", disable=not progress) as bar, _freed(pipeline), torch.no_grad():
         try:
-            latents = _sample(pipeline, request, stepped, bar)
+            latents = _sample(pipeline, request, picture, stepped, bar)
             sampled = time.perf_counter()
             doing = "decoding"
             bar.set_postfix_str(doing)
@@ -121,7 +133,7 @@ def generate(
         )
         warnings.warn(sentence, UserWarning, stacklevel=2)
         notes.append(sentence)
-    return Clip(frames, request, setup, timings, tuple(notes), latents=latents[0].cpu())
+    return Clip(frames, request, setup, timings, tuple(notes), latents=latents[0].cpu(), picture=picture)
 
 
 def _variant_for(request: Request, setup: Setup | None) -> str:
@@ -135,7 +147,9 @@ def _variant_for(request: Request, setup: Setup | None) -> str:
     return request.variant
 
 
-def _sample(pipeline: StableVideoDiffusionPipeline, request: Request, on_step: OnStep, bar: Progress) -> torch.Tensor:
+def _sample(
+    pipeline: StableVideoDiffusionPipeline, request: Request, picture: Image.Image, on_step: OnStep, bar: Progress
+) -> torch.Tensor:
     """Latents (1, frames, channels, height, width), as the pipeline leaves them before decoding."""
     import torch
 
@@ -145,7 +159,7 @@ def _sample(pipeline: StableVideoDiffusionPipeline, request: Request, on_step: O
         return tensors
 
     out: Any = pipeline(
-        conditioning(request),
+        picture,
         height=request.height,
         width=request.width,
         num_frames=request.num_frames,

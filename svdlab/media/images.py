@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
+from svdlab.media.encode import data_url, png_bytes
 from svdlab.media.fetch import download, first_line, short, shown
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def fit_image(
     the top) as near the middle as the edges allow; "pad" shows all of it in the middle, before a blurred enlarged copy
     of itself (black bars would become part of the scene); "stretch" shows all of it, distorted.
 
+    What comes back remembers the size that it was fitted from, as `info["image_size"]`: (width, height).
+
     Warns (UserWarning) where it must enlarge more than twice. Raises ValueError for another `how`, size or focus.
     """
     if how not in ("crop", "pad", "stretch"):
@@ -96,9 +99,12 @@ def fit_image(
             stacklevel=2,
         )
     if how == "pad":
-        return _padded(picture, height, width, scale)
-    box = crop_box(picture.size, height, width, focus) if how == "crop" else None
-    return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
+        fitted = _padded(picture, height, width, scale)
+    else:
+        box = crop_box(picture.size, height, width, focus) if how == "crop" else None
+        fitted = picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    fitted.info = {"image_size": picture.size}
+    return fitted
 
 
 def crop_box(
@@ -127,9 +133,7 @@ def to_text(source: str | Path | bytes | Image.Image | np.ndarray) -> str:
     """
     if isinstance(source, str | Path):
         return str(source)
-    file = io.BytesIO()
-    open_image(source).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_url("image/png", png_bytes(open_image(source)))
 
 
 def image_sha256(picture: Image.Image) -> str:

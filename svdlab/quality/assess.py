@@ -23,7 +23,6 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from svdlab.generation.clip import BLACK, Clip
-from svdlab.request import conditioning
 
 Frames = Clip | Sequence[Image.Image]
 
@@ -118,7 +117,7 @@ def assess(frames: Frames, picture: Image.Image | None = None, fps: float | None
     latents = None
     if isinstance(frames, Clip):
         latents = frames.latents
-        picture = conditioning(frames.request) if picture is None else picture
+        picture = frames.picture if picture is None else picture
         fps = frames.request.fps if fps is None else fps
         frames = frames.frames
     pixels = _pixels(frames)

@@ -22,10 +22,9 @@ from PIL import Image
 
 from svdlab.generation.clip import BLACK, Clip
 from svdlab.media import images
-from svdlab.media.images import open_image
 from svdlab.quality import assess as quality
 from svdlab.quality.assess import Quality
-from svdlab.request import Request, conditioning
+from svdlab.request import Request
 from svdlab.setup import Setup
 from svdlab.variants import variant
 
@@ -85,7 +84,7 @@ def diagnose(clip: Clip) -> Findings:
 
     About a second, without the model. Text in the picture is not looked for: no detector comes with the libraries.
     """
-    seen = conditioning(clip.request)
+    seen = clip.picture
     measured = quality.assess(clip, seen)
     checks = (_black, _half_precision, _size, _shape, _enlarged, _static, _seams, _colour, _faces)
     return Findings(finding for check in checks for finding in check(clip, measured, seen))
@@ -172,7 +171,9 @@ def _size(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
 
 
 def _shape(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
-    r, (width, height) = clip.request, open_image(clip.request.image).size
+    if clip.image_size is None:
+        return
+    r, (width, height) = clip.request, clip.image_size
     ratio = (width / height) / (r.width / r.height)
     kept = min(ratio, 1 / ratio)
     if kept >= KEPT_SHARE or r.fit == "pad":
@@ -187,10 +188,12 @@ def _shape(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
 
 
 def _enlarged(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
-    r, picture = clip.request, open_image(clip.request.image)
-    scale = (min if r.fit == "pad" else max)(r.width / picture.width, r.height / picture.height)
+    if clip.image_size is None:
+        return
+    r, (width, height) = clip.request, clip.image_size
+    scale = (min if r.fit == "pad" else max)(r.width / width, r.height / height)
     if scale > images.MAX_ENLARGEMENT:
-        evidence = f"a picture of {picture.width}x{picture.height} was enlarged {scale:.1f} times"
+        evidence = f"a picture of {width}x{height} was enlarged {scale:.1f} times"
         yield Finding("enlarged", evidence, "what is not in it is soft in the clip", "give a larger picture")
 
 
@@ -255,7 +258,7 @@ def _colour(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
 
 
 def _faces(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
-    count = len(faces(open_image(clip.request.image)))
+    count = len(faces(seen))
     if count:
         evidence = f"{count} {'face was' if count == 1 else 'faces were'} found in the picture"
         cause = "faces are a known limit of SVD and melt as they move"

@@ -15,7 +15,6 @@ from PIL import Image
 import svdlab
 from svdlab.generation.generate import generate
 from svdlab.machine import Machine
-from svdlab.media import images
 from svdlab.media.images import image_sha256
 from svdlab.pipelines.load import setup_of
 from svdlab.request import Request, conditioning
@@ -23,7 +22,7 @@ from svdlab.rows.row import Row
 from svdlab.rows.row_files import write_row
 from svdlab.rows.row_key import row_key
 from svdlab.setup import Setup
-from svdlab.sweeps.grid import Trial, with_image
+from svdlab.sweeps.grid import Trial
 
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
@@ -50,15 +49,12 @@ def make_row(
     dtype = pipeline.vae.dtype
     with nullcontext(scratch) if scratch else claim(folder, row.key) as scratch:
         try:
-            shown = with_image(trial.request, pictures(trial.request)[0])
-            clip = generate(pipeline, shown, on_step=on_step, progress=False)
+            picture, _ = pictures(trial.request)
+            clip = generate(pipeline, trial.request, on_step=on_step, progress=False, picture=picture)
         except Exception as error:  # of any library below: it becomes the row
             if pipeline.vae.dtype != dtype:
                 pipeline.vae.to(dtype)  # diffusers leaves it in float32 where encoding fails
             return write_row(_failed(row, describe_error(error)), folder, scratch)
-        name = trial.request.image
-        if isinstance(name, str) and (name in images.EXAMPLES or Path(name).is_file()):  # (on a cluster it may not be)
-            clip = dataclasses.replace(clip, request=trial.request)  # the video names its picture, as any clip's does
         timings, notes, measured = dict(clip.timings), list(clip.notes), None
         if quality:
             from svdlab.quality.assess import assess
