@@ -28,6 +28,7 @@ from .prediction.fitting import candidates as candidates
 from .prediction.fitting import cards_table as cards_table
 from .prediction.fitting import estimates_table as estimates_table
 from .prediction.fitting import fitting_setup as fitting_setup
+from .profiling.ladder import ladder as ladder
 from .profiling.ladder import ladder_advice as ladder_advice
 from .profiling.ladder import ladder_table as ladder_table
 from .profiling.profile import measure as measure
@@ -46,7 +47,6 @@ from .setup import Setup as Setup
 from .sweeps import study as study
 from .sweeps.grid import Trial as Trial
 from .sweeps.grid import grid as grid
-from .sweeps.grid import ladder as ladder
 from .sweeps.plan import Plan as Plan
 from .sweeps.plan import plan as plan
 from .sweeps.run import run as run

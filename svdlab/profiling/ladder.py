@@ -1,25 +1,69 @@
-"""What a measured ladder says: a line for each rung beside the baseline, and what to take.
+"""A ladder: one setup with one optimisation more at each rung, and what its measurement says.
 
->>> rows = profile(ladder("tiny", ["bf16", "single-token"]), "results/ladder")
->>> rungs.table(rows)
->>> print(rungs.advice(rows))
+`ladder` names the rungs, `profile` measures them, and this file reads the rows: `ladder_table` puts a line for each
+rung beside the first one, the baseline, and `ladder_advice` says which rung to take.
+A rung is exact if its frames must be the baseline's, rounding aside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from svdlab.optimizations import parse
+from svdlab.optimizations import PHASES, parse
 from svdlab.prediction.cards import match_card
 from svdlab.prediction.estimate import Estimate, estimate
+from svdlab.request import Request
 from svdlab.rows.measurement import summary
 from svdlab.rows.row import Row
+from svdlab.setup import DTYPES, Setup
+from svdlab.sweeps.grid import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GiB = 2**30
+
+
+def ladder(
+    setup: Setup | str, names: Iterable[str], request: Request | None = None, cumulative: bool = True
+) -> list[Trial]:
+    """The trials of a ladder: the baseline, then one rung for each name.
+
+    Args:
+        setup: The baseline, or the name of a variant, which is then the baseline as it is.
+        names: Optimisations in the order of the rungs, `"forward-chunking=2"` with a value, or a dtype ("bf16"), which
+            replaces the one below. Within a setup they are put into the order in which they are applied.
+        request: The clip that every rung makes. Default: the variant's own, of the image "rocket".
+        cumulative: Whether a rung keeps what the rungs below it have: "a", then "a, b", then "a, b, c". If False, each
+            rung is the baseline and its own name alone: "a", then "b", then "c".
+
+    Returns:
+        Trials for `profile`, the baseline first.
+
+    Raises:
+        ValueError: If a rung cannot be had; the sentence names it and says why.
+
+    Example:
+        >>> [str(trial) for trial in ladder("tiny", ["single-token", "channels-last"])]
+        ['plain', 'single-token', 'channels-last, single-token']
+        >>> [str(trial) for trial in ladder("tiny", ["single-token", "channels-last"], cumulative=False)]
+        ['plain', 'single-token', 'channels-last']
+    """
+    baseline = setup if isinstance(setup, Setup) else Setup(setup)
+    setups = [baseline]
+    for number, name in enumerate(names, 1):
+        below = setups[-1] if cumulative else baseline
+        try:
+            if name in DTYPES:
+                setups.append(dataclasses.replace(below, dtype=name))
+            else:
+                order = sorted((*below.optimizations, name), key=lambda text: PHASES.index(parse(text)[0].phase))
+                setups.append(dataclasses.replace(below, optimizations=tuple(order)))
+        except ValueError as error:
+            raise ValueError(f"Rung {number} ({name}): {error}") from None
+    return [Trial(one, request or Request(image="rocket"), ("setup",)) for one in setups]
 
 
 def peak_bytes(row: Row) -> int | None:

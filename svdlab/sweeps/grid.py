@@ -1,9 +1,7 @@
-"""Trials: what a sweep asks, one clip each, as every combination of the values of its axes; and what a ladder asks.
+"""Trials: what a sweep asks, one clip each, as every combination of the values of its axes.
 
 >>> len(grid(Setup("tiny"), Request(image="rocket"), motion_bucket_id=[30, 127, 220], seed=range(5)))
 15
->>> [str(trial) for trial in ladder("tiny", ["single-token", "channels-last"])]
-['plain', 'single-token', 'channels-last, single-token']
 """
 
 from __future__ import annotations
@@ -19,9 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from svdlab.optimizations import PHASES, parse
 from svdlab.request import Request
-from svdlab.setup import DTYPES, Setup
+from svdlab.setup import Setup
 
 _TYPES = {f.name: f.type for f in dataclasses.fields(Request) if f.name != "variant"}  # of all that can vary
 
@@ -78,29 +75,6 @@ def grid(
     for sentence in oddities:
         warnings.warn(sentence, UserWarning, stacklevel=2)
     return trials
-
-
-def ladder(
-    setup: Setup | str, names: Iterable[str], request: Request | None = None, cumulative: bool = True
-) -> list[Trial]:
-    """The setup (or variant) as it is, the baseline; then a rung for each of `names`, added to those before or alone.
-
-    Names are of optimisations, `"forward-chunking=2"` with a value, or of a dtype, which changes it. They are put into
-    the stages' order. A `ValueError` names the first rung that cannot be, and why.
-    """
-    base = setup if isinstance(setup, Setup) else Setup(setup)
-    rungs, asked = [base], request or Request(image="rocket")
-    for number, name in enumerate(names, 1):
-        below = rungs[-1] if cumulative else base
-        try:
-            if name in DTYPES:
-                rungs.append(dataclasses.replace(below, dtype=name))
-            else:
-                order = sorted((*below.optimizations, name), key=lambda text: PHASES.index(parse(text)[0].phase))
-                rungs.append(dataclasses.replace(below, optimizations=tuple(order)))
-        except ValueError as error:
-            raise ValueError(f"Rung {number} ({name}): {error}") from None
-    return [Trial(rung, asked, ("setup",)) for rung in rungs]
 
 
 def _values(name: str, value: Any) -> list[Any]:
