@@ -90,3 +90,12 @@ def test_a_second_knob_gets_a_line_a_value_and_words_are_categories(frame):
     assert labels == ["seed 1", "seed 2", "seed 3"]
     assert "`image` of 2 kinds, 12 clips" in study.findings(frame, "image")
     assert "(launch)" in study.findings(frame, "image")
+
+
+def test_clips_that_were_not_measured_give_a_figure_that_says_so(frame):
+    """`run(quality=False)` leaves rows without measures; a notebook goes on."""
+    bare = frame[["status", "error", "motion_bucket_id", "seed", "sample_seconds", "decode_seconds"]]
+    [axis] = plots.curves(bare, "motion_bucket_id").axes
+    assert "quality=True" in axis.texts[0].get_text()
+    assert list(study.summary(bare, "motion_bucket_id").columns) == ["clips", "seconds"]
+    assert "12 clips" in study.findings(bare, "motion_bucket_id")

@@ -28,6 +28,10 @@ def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None
 
     done: Any = made(frame)
     shown = told(done, knob, measures or tuple(MEASURES))
+    if not shown:
+        return _empty(
+            f"Nothing to draw: no measure has a number at every value of {knob}.\nrun(…, quality=True) measures clips."
+        )
     columns = 3 if len(shown) in (3, 5, 6) else min(4, len(shown))
     lines = -(-len(shown) // columns)
     figure, axes = plt.subplots(
@@ -54,6 +58,14 @@ def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None
     if by is not None:
         axes.flat[0].legend(fontsize=8, frameon=False)
     plt.close(figure)  # the caller shows it, once
+    return figure
+
+
+def _empty(reason: str) -> Figure:
+    """A figure that holds a sentence in place of curves."""
+    figure, axes = _axes(1, 1, 7, 1.2)
+    axes[0][0].set_axis_off()
+    axes[0][0].text(0.5, 0.5, reason, ha="center", va="center", fontsize=9)
     return figure
 
 
