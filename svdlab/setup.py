@@ -54,7 +54,7 @@ class Setup:
             raise ValueError(f"revision={self.revision!r} goes with weights='hub' only, not with {self.weights!r}.")
         if self.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"Unknown device {self.device!r}: expected 'cuda', 'cuda:1', 'mps' or 'cpu'.")
-        check(names, v)
+        check(names)
 
     @property
     def precision(self) -> str:

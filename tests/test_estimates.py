@@ -236,6 +236,16 @@ def test_what_fits_a_card():
     assert Setup.fitting("tiny", "1GB", say=said.append) == Setup("tiny")
 
 
+def test_other_frames_than_the_variants_get_predictions_too(checkpoint, ask):
+    """14 frames of svd-xt take a forward chunk of 2, which divides none of its own 25."""
+    request = Request.for_variant("svd-xt", image="rocket", num_frames=14, decode_chunk_size=2)
+    setup = Setup.fitting("svd-xt", "8GB", request, say=lambda _: None)
+    assert estimate(setup, request).fits(8 * GiB)
+    assert "by prediction these fit" in lighter(Setup("svd-xt", device="cuda"), request, 6 * GiB)
+    with pytest.raises(ValueError, match="num_frames=14 is not divisible by the forward chunk of 5"):
+        estimate(Setup("svd-xt", optimizations=("forward-chunking=5",)), request)
+
+
 def test_running_out_of_memory_says_what_would_fit(checkpoint, ask):
     pipeline = load(Setup("svd", weights=str(checkpoint)))
 

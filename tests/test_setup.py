@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from svdlab import generate
-from svdlab.optimizations import OPTIMIZATIONS, parse
+from svdlab.optimizations import OPTIMIZATIONS, forward_chunking, parse
 from svdlab.optimizations.forward_chunking import chunk_sizes
 from svdlab.pipelines import random_weights as architecture
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.load import load, setup_of
 from svdlab.setup import Setup
+from svdlab.sweeps.grid import Trial
 from svdlab.tiny import WEIGHTS
 from svdlab.variants import VARIANTS
 
@@ -93,7 +94,7 @@ def on_cpu(folder: Path, *optimizations: str, **fields) -> Setup:
         ({"optimizations": ("model-offload=3",)}, "'model-offload=3' is not understood: model-offload takes no value."),
         (
             {"optimizations": ("forward-chunking=",)},
-            "'forward-chunking=' is not understood: forward-chunking takes a divisor of the frames.",
+            "'forward-chunking=' is not understood: forward-chunking takes a divisor of the clip's frames.",
         ),
         (
             {"optimizations": ("forward-chunking", "model-offload")},
@@ -132,21 +133,35 @@ def test_weights_are_bundled_where_there_are_such_and_else_on_the_hub(tmp_path):
     assert Setup("svd", weights=tmp_path).weights == str(tmp_path)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("value", ["4", "0", "7", "-1", "two", "1.5"])
-def test_a_chunk_that_does_not_divide_the_frames(value):
-    with pytest.raises(ValueError, match=f"forward-chunking={value} cannot be had with svd-xt, whose clips") as caught:
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "٣", ""])
+def test_a_chunk_that_divides_no_number_of_frames(value):
+    with pytest.raises(ValueError, match=f"'forward-chunking={value}' is not understood"):
         Setup("svd-xt", optimizations=(f"forward-chunking={value}",))
-    assert str(caught.value).endswith("expected a divisor of the frames, one of 1, 5, 25.")
 
 
-def test_other_frames_than_the_chunk_divides_are_refused_before_the_work(checkpoint, ask):
+def test_a_chunk_must_divide_the_frames_of_the_request_and_no_others(checkpoint, ask):
+    """A setup does not know the frames; a trial and a clip do."""
+    for frames, chunk in ((25, 4), (14, 5)):
+        setup = Setup("svd-xt", optimizations=(f"forward-chunking={chunk}",))
+        with pytest.raises(ValueError, match=f"num_frames={frames} is not divisible by the forward chunk of {chunk}"):
+            Trial(setup, setup.request(image="rocket", num_frames=frames))
+        Trial(setup, setup.request(image="rocket", num_frames=2 * chunk))
     pipeline = load(on_cpu(checkpoint, "forward-chunking=2"))
-    with pytest.raises(ValueError, match="num_frames=5 is not divisible by the forward chunk of 2"):
-        generate(pipeline, ask(num_frames=5))
+    with pytest.raises(ValueError, match=r"num_frames=5 is not divisible by the forward chunk of 2.* \(1, 5\)"):
+        generate(pipeline, ask(num_frames=5), progress=False)
+    assert len(generate(pipeline, ask(num_frames=4), progress=False).frames) == 4
+
+
+def test_a_chunk_that_is_not_named_suits_every_clip(checkpoint, ask, monkeypatch):
+    monkeypatch.setitem(forward_chunking._USUAL, 6, 3)
+    pipeline = load(on_cpu(checkpoint, "forward-chunking"))
+    assert chunk_sizes(pipeline) == {3}
+    generate(pipeline, ask(num_frames=4), progress=False)
+    assert chunk_sizes(pipeline) == {1}
 
 
 def test_an_unknown_compile_mode():
-    with pytest.raises(ValueError, match=r"expected a mode of torch\.compile, one of default, reduce-overhead, "):
+    with pytest.raises(ValueError, match=r"takes a mode of torch\.compile: default, reduce-overhead, "):
         Setup("svd", optimizations=("compile-unet=fastest",))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from svdlab.optimizations.forward_chunking import chunk_sizes
+from svdlab.optimizations import parse
 from svdlab.pipelines.load import setup_of
 from svdlab.prediction.fitting import lighter
 from svdlab.progress_bar import Progress
@@ -89,12 +89,8 @@ def generate(
         each = [dataclasses.replace(request, seed=seed) for seed in seeds]
         return [generate(pipeline, one, on_step=on_step, progress=progress, picture=picture) for one in each]
 
-    for size in chunk_sizes(pipeline):
-        if request.num_frames % size:
-            raise ValueError(
-                f"num_frames={request.num_frames} is not divisible by the forward chunk of {size}: "
-                "ask for a multiple of it, or load with forward-chunking=1."
-            )
+    for optimization, value in map(parse, setup.optimizations if setup else ()):
+        optimization.before_clip(pipeline, value, request)
 
     import torch
 

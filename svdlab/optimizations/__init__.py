@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import TYPE_CHECKING
 
 from svdlab.optimizations.attention import ATTENTION
 from svdlab.optimizations.channels_last import CHANNELS_LAST
@@ -14,7 +15,9 @@ from svdlab.optimizations.offload import GROUP_OFFLOAD, MODEL_OFFLOAD, SEQUENTIA
 from svdlab.optimizations.registry import PHASES, Optimization
 from svdlab.optimizations.single_token import SINGLE_TOKEN
 from svdlab.optimizations.split_guidance import SPLIT_GUIDANCE
-from svdlab.variants import Variant
+
+if TYPE_CHECKING:
+    from svdlab.request import Request
 
 _ALL = (
     *(CHANNELS_LAST, FP8),
@@ -41,22 +44,20 @@ def parse(text: str) -> tuple[Optimization, str | None]:
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"Unknown optimisation {name!r}: expected one of {', '.join(OPTIMIZATIONS)}{hint}")
     optimization = OPTIMIZATIONS[name]
-    if equals and (not value or optimization.values is None):
+    if equals and not optimization.accepts(value):
         raise ValueError(f"{text!r} is not understood: {name} takes {optimization.values or 'no value'}.")
     return optimization, value or None
 
 
-def check(names: tuple[str, ...], variant: Variant) -> None:
-    """Raise a `ValueError` that says why `variant` cannot have these optimisations together, in this order."""
-    parsed = [parse(text) for text in names]
-    for optimization, value in parsed:
-        expected = optimization.expected(variant)
-        if value is not None and value not in expected:
-            raise ValueError(
-                f"{optimization.name}={value} cannot be had with {variant.name}, whose clips have {variant.frames} "
-                f"frames: expected {optimization.values}, one of {', '.join(expected)}."
-            )
-    chosen = [optimization for optimization, _ in parsed]
+def check_request(names: tuple[str, ...], request: Request) -> None:
+    """Raise a `ValueError` that says why these optimisations cannot serve `request`."""
+    for optimization, value in map(parse, names):
+        optimization.check_request(value, request)
+
+
+def check(names: tuple[str, ...]) -> None:
+    """Raise a `ValueError` that says why these optimisations cannot be had together, in this order."""
+    chosen = [optimization for optimization, _ in map(parse, names)]
     for i, later in enumerate(chosen):
         for earlier in chosen[:i]:
             if earlier is later:

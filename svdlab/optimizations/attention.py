@@ -74,7 +74,7 @@ ATTENTION = Optimization(
     what="one kernel of attention instead of PyTorch's own choice; `math` asks for tens of GiB at full size",
     apply=_apply,
     holds=_holds,
-    values="a kernel",
-    expected=lambda _: tuple(KERNELS),
+    values=f"a kernel: {', '.join(KERNELS)}",
+    accepts=KERNELS.__contains__,
     traced=lambda value: value == "math",  # the others keep no scores, and a card's kernels do not run elsewhere
 )

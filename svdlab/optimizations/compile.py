@@ -32,6 +32,7 @@ def _compiled(module: nn.Module) -> bool:
     return module._compiled_call_impl is not None
 
 
+_MODES = f"a mode of torch.compile: {', '.join(MODES)}"
 _HOOKS = "its hooks break the one graph that fullgraph asks for"  # why not with an offload
 _REPEATED = ["BasicTransformerBlock", "TemporalBasicTransformerBlock"]  # diffusers does not list them for this UNet
 
@@ -53,8 +54,8 @@ COMPILE_UNET = Optimization(
     what="torch.compile of the UNet; slow first call, then 20 to 25 % faster by the guides",
     apply=lambda pipeline, value: _compile(pipeline.unet, value),
     holds=lambda pipeline: _compiled(pipeline.unet),
-    values="a mode of torch.compile",
-    expected=lambda _: MODES,
+    values=_MODES,
+    accepts=MODES.__contains__,
     traced=lambda _: False,
     conflicts=dict.fromkeys(("model-offload", "group-offload", "sequential-offload"), _HOOKS),
 )
@@ -65,8 +66,8 @@ COMPILE_VAE = Optimization(
     what="torch.compile of the VAE's decoder; a new decode chunk compiles again",
     apply=lambda pipeline, value: _compile(pipeline.vae.decoder, value),
     holds=lambda pipeline: _compiled(pipeline.vae.decoder),
-    values="a mode of torch.compile",
-    expected=lambda _: MODES,
+    values=_MODES,
+    accepts=MODES.__contains__,
     traced=lambda _: False,
     conflicts={"sequential-offload": _HOOKS},
 )
@@ -77,8 +78,8 @@ COMPILE_BLOCKS = Optimization(
     what="torch.compile of the UNet's transformer blocks, which repeat: a far shorter first call than compile-unet",
     apply=_compile_blocks,
     holds=_blocks_compiled,
-    values="a mode of torch.compile",
-    expected=lambda _: MODES,
+    values=_MODES,
+    accepts=MODES.__contains__,
     traced=lambda _: False,
     conflicts={
         "compile-unet": "it compiles the same blocks as part of the whole",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-from svdlab.variants import Variant
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
+
+    from svdlab.request import Request
 
     Apply = Callable[[StableVideoDiffusionPipeline, "str | None"], None]
     Holds = Callable[[StableVideoDiffusionPipeline], bool]
@@ -55,7 +55,9 @@ class Optimization:
     apply: Apply
     holds: Holds
     values: str | None = None  # what may follow the name after "=", in words; None: nothing
-    expected: Callable[[Variant], tuple[str, ...]] = lambda _: ()  # those values, for a variant
+    accepts: Callable[[str], bool] = lambda _: False  # whether a text is one of those values
+    check_request: Callable[[str | None, Request], None] = lambda value, request: None  # raises where it cannot serve
+    before_clip: Callable[[Any, str | None, Request], None] = lambda pipeline, value, request: None
     conflicts: dict[str, str] = field(default_factory=dict)  # name -> why not both
     accelerator: bool = False  # needs something other than the processor
     traced: Callable[[str | None], bool] = lambda _: True  # a prediction applies it to modules without values

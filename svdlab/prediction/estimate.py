@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svdlab.optimizations import parse
+from svdlab.optimizations import check_request, parse
 from svdlab.optimizations.registry import Weights, everything
 from svdlab.prediction.cards import Card
 from svdlab.prediction.fake_run import trace
@@ -109,6 +109,7 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
     a folder makes a difference, by its configuration, and of `device` the type that it implies.
     """
     request = (Request(image="rocket") if request is None else request).filled(setup.variant)
+    check_request(setup.optimizations, request)
     chosen = [parse(text) for text in setup.optimizations]
     known = trace(
         setup.variant,

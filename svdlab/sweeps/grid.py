@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from svdlab.optimizations import check_request
 from svdlab.request import Request
 from svdlab.setup import Setup
 
@@ -33,6 +34,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "request", self.request.filled(self.setup.variant))
+        check_request(self.setup.optimizations, self.request)
 
     def __str__(self) -> str:
         if self.axes == ("setup",):
