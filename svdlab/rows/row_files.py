@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdlab.media.images import image_sha256
-from svdlab.request import conditioning
+from svdlab.request import conditioning, quiet_requests
 
 if TYPE_CHECKING:
     pass
@@ -25,8 +25,7 @@ def read_rows(folder: str | Path) -> list[Row]:
     """The rows in `folder`, oldest first. A file that is torn or no row is passed over; a warning names it."""
     found, unread = [], []
     given = _documents(Path(folder))
-    with warnings.catch_warnings():  # what a request warns of was said when it was made
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet_requests():  # what a request warns of was said when it was made
         for fields in given:
             try:
                 found.append(Row.from_json(fields, folder))
@@ -42,8 +41,7 @@ def find_row(folder: str | Path, key: str) -> Row | None:
     for name in (f"{key}.json", f"{key}.failed.json"):
         path = Path(folder) / name
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
+            with quiet_requests():
                 row = Row.from_json(path.read_bytes(), folder)
         except (OSError, ValueError, TypeError, AttributeError):
             continue
