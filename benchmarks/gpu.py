@@ -24,7 +24,7 @@ from typing import Any
 from svdlab import Machine, Row, Setup, Trial, ladder, profile
 from svdlab.machine import best_device
 from svdlab.optimizations import OPTIMIZATIONS, parse
-from svdlab.rows import measurement
+from svdlab.rows.measurement import Measurement
 from svdlab.rows.row_files import read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +63,7 @@ def best(rows: Iterable[Row], column: str) -> Row | None:
 
 def summary(row: Row) -> dict[str, Any]:
     """With `memory_bytes`, torch's peak on a card and the process's on a processor, and the clip of all steps."""
-    found = measurement.summary(row.measurement)
+    found = (row.measurement or Measurement()).figures
     missing = Setup(row.setup.variant).request(image="rocket").num_inference_steps - row.request.num_inference_steps
     clip, step = found["clip_seconds"], found["step_seconds"]
     memory = found["peak_allocated_bytes"] or found["peak_process_bytes"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from svdlab import Request, Setup, estimate, grid, run
+from svdlab import Request, Setup, estimate, grid, rows_table, run
 from svdlab.headless.run_notebooks import read_parameters
 from svdlab.interface import plots
 from svdlab.media.show import strip
@@ -66,9 +66,9 @@ def main() -> None:
     strips = [strip(row.open(), 6, height=110) for row in rows]
     film([f"bucket {bucket}" for bucket in buckets], strips).quantize(256).save(out / "buckets.png", optimize=True)
     rows = run(grid(setup, Request(image="rocket"), **read_parameters(ROOT / "params" / "motion.yaml")["axes"]), folder)
-    figure = plots.curves(study.load(folder, rows), "motion_bucket_id")
+    figure = plots.curves(rows_table(rows), "motion_bucket_id")
     figure.savefig(out / "motion_curves.png", dpi=90)
-    print(study.findings(study.load(folder, rows), "motion_bucket_id"))
+    print(study.findings(rows_table(rows), "motion_bucket_id"))
 
 
 if __name__ == "__main__":

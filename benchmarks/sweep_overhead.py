@@ -22,6 +22,7 @@ from statistics import median
 from svdlab import Request, Setup, generate, grid
 from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.shared_encodings import shared
+from svdlab.quality.quality import Quality
 from svdlab.rows.row import Row
 from svdlab.rows.rows_table import rows_table
 from svdlab.sweeps import run as sweep
@@ -61,7 +62,9 @@ def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
 
 def table(setup: Setup, request: Request, count: int = 10_000) -> None:
     row = Row(key="", setup=setup.resolved(), request=request, machine=sweep.Machine.here())
-    row = dataclasses.replace(row, timings={"sample_seconds": 1.0}, quality={f"m{i}": i / 7 for i in range(15)})
+    row = dataclasses.replace(
+        row, timings={"sample_seconds": 1.0}, quality=Quality(*(i / 7 for i in range(19)), 0, None)
+    )
     with tempfile.TemporaryDirectory() as folder:
         for i in range(count):
             Path(folder, f"{i:016x}.json").write_text(dataclasses.replace(row, key=f"{i:016x}").to_json())

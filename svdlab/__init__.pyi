@@ -33,13 +33,15 @@ from .profiling.ladder import ladder_advice as ladder_advice
 from .profiling.ladder import ladder_table as ladder_table
 from .profiling.profile import measure as measure
 from .profiling.profile import profile as profile
-from .quality.assess import Quality as Quality
 from .quality.assess import assess as assess
 from .quality.assess import difference as difference
 from .quality.diagnose import diagnose as diagnose
 from .quality.diagnose import measures as measures
+from .quality.quality import Difference as Difference
+from .quality.quality import Quality as Quality
 from .request import Request as Request
 from .request import conditioning as conditioning
+from .rows.measurement import Measurement as Measurement
 from .rows.row import Row as Row
 from .rows.row_files import read_rows as read_rows
 from .rows.rows_table import rows_table as rows_table

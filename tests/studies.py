@@ -12,7 +12,6 @@ from PIL import Image
 from svdlab import Request, Row, Setup, assess
 from svdlab.generation.clip import Clip
 from svdlab.machine import Machine
-from svdlab.rows.row import _plain
 
 FRAMES = 6
 KEY = "{:04x}000000000000"  # rows go by the first eight
@@ -40,9 +39,9 @@ def row(folder: Path, place: int, made: Clip, **fields: Any) -> Row:
     given: dict[str, Any] = {
         "clip": made.save(folder / f"{key}.mp4"),
         "timings": {"sample_seconds": 1.0, "decode_seconds": 0.5},
-        "quality": _plain(vars(assess(made.frames, fps=made.request.fps))),
+        "quality": assess(made.frames, fps=made.request.fps),
         "axes": ("motion_bucket_id", "seed"),
-        "picture": "5f6f5d397ac9d9dd",
+        "picture_sha256": "5f6f5d397ac9d9dd",
         "machine": machine,
         "created": f"2026-01-02T03:04:05.{place:06d}+00:00",
         "version": "0.1.0",

@@ -18,8 +18,8 @@ import pytest
 from svdlab import Setup, ladder, measure, profile
 from svdlab.optimizations import OPTIMIZATIONS
 from svdlab.profiling.profile import PSNR_CAP_DB, fidelity, ssim
-from svdlab.quality import assess as quality
-from svdlab.rows.measurement import summary
+from svdlab.quality import likeness
+from svdlab.quality.assess import difference
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.row_key import row_key
 from svdlab.rows.rows_table import rows_table
@@ -105,24 +105,24 @@ def test_a_ladder_refuses_a_rung_that_cannot_be(names, sentence):
 
 def test_stages_and_calls_are_apart_and_every_repeat_is_kept(measured):
     _, _, [row, *_] = measured
-    stages = row.measurement["stages"]
+    stages = row.measurement.stages
     call = ["encode", "denoise", "decode", "finish"]
-    assert [stage["stage"] for stage in stages] == ["prepare", "load", *call * 3]
-    assert [stage["call"] for stage in stages] == [None, None, *(n for n in range(3) for _ in call)]
-    assert all(stage["seconds"] > 0 and stage["peaks"]["process_bytes"] > 2**20 for stage in stages)
-    denoising = [stage for stage in stages if stage["stage"] == "denoise"]
-    assert [len(stage["step_seconds"]) for stage in denoising] == [2, 2, 2]
-    assert all(sum(stage["step_seconds"]) <= stage["seconds"] for stage in denoising)
-    begun = [stage["begun_seconds"] for stage in stages]
+    assert [stage.stage for stage in stages] == ["prepare", "load", *call * 3]
+    assert [stage.call for stage in stages] == [None, None, *(n for n in range(3) for _ in call)]
+    assert all(stage.seconds > 0 and stage.peaks["process_bytes"] > 2**20 for stage in stages)
+    denoising = [stage for stage in stages if stage.stage == "denoise"]
+    assert [len(stage.step_seconds) for stage in denoising] == [2, 2, 2]
+    assert all(sum(stage.step_seconds) <= stage.seconds for stage in denoising)
+    begun = [stage.begun_seconds for stage in stages]
     assert begun == sorted(begun)
 
 
 def test_a_summary_is_of_the_calls_after_the_first(measured):
     _, _, [row, *_] = measured
-    line, stages = summary(row.measurement), row.measurement["stages"]
-    steps = [s for stage in stages for s in stage.get("step_seconds", ()) if stage["call"]]
+    line, stages = row.measurement.figures, row.measurement.stages
+    steps = [s for stage in stages for s in stage.step_seconds if stage.call]
     assert line["step_seconds"] == pytest.approx(np.median(steps))
-    assert line["first_seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages if stage["call"] == 0))
+    assert line["first_seconds"] == pytest.approx(sum(stage.seconds for stage in stages if stage.call == 0))
     assert line["peak_allocated_bytes"] is None  # not measured, rather than none
     assert line["encode_seconds"] < line["sample_seconds"] < line["clip_seconds"]
     assert row.timings == {name: line[name] for name in ("sample_seconds", "decode_seconds")}
@@ -131,11 +131,11 @@ def test_a_summary_is_of_the_calls_after_the_first(measured):
 
 def test_memory_over_time_and_what_lay_where(measured, micro):
     _, _, [row, *_] = measured
-    timeline, before = row.measurement["timeline"], row.measurement["before"]
-    assert timeline["seconds"] == sorted(timeline["seconds"])
+    timeline, before = row.measurement.timeline, row.measurement.before
+    assert list(timeline["seconds"]) == sorted(timeline["seconds"])
     assert len(timeline["seconds"]) == len(timeline["process_bytes"]) <= 24 * 9
     assert 0 < before["process_bytes"] <= min(timeline["process_bytes"])
-    [there] = row.measurement["resident"]  # on one device nothing moves
+    [there] = row.measurement.resident  # on one device nothing moves
     sizes = {
         name: sum(v.nbytes for v in getattr(micro, name).state_dict().values()) for name in there if name[0] != "s"
     }
@@ -147,9 +147,9 @@ def test_memory_over_time_and_what_lay_where(measured, micro):
 def test_the_baseline_is_compared_with_itself_and_the_others_with_it(measured):
     _, _, [baseline, _, shortcut] = measured
     exact = {"psnr_db": PSNR_CAP_DB, "ssim": pytest.approx(1), "max_abs_levels": 0, "latents_relative": 0}
-    assert baseline.measurement["fidelity"] == exact  # another process, the same frames
-    assert shortcut.measurement["fidelity"]["latents_relative"] < 1e-5
-    assert shortcut.measurement["fidelity"]["psnr_db"] > 80
+    assert dataclasses.asdict(baseline.measurement.fidelity) == exact  # another process, the same frames
+    assert shortcut.measurement.fidelity.latents_relative < 1e-5
+    assert shortcut.measurement.fidelity.psnr_db > 80
 
 
 def test_a_rung_that_fails_is_a_row_and_the_ladder_goes_on(measured):
@@ -167,7 +167,7 @@ def test_rows_come_back_from_their_files_and_as_a_table(measured):
     assert [dataclasses.replace(row, axes=("setup",)) for row in read_rows(folder)] == rows
     table = rows_table(folder)
     assert list(table["status"]) == ["done", "failed", "done"]
-    assert table["step_seconds"][0] == summary(rows[0].measurement)["step_seconds"]
+    assert table["step_seconds"][0] == rows[0].measurement.step_seconds
     assert table["psnr_db"][0] == PSNR_CAP_DB
     assert table["optimizations"][2] == "single-token"
     assert not {"stages", "timeline", "measurement", "resident"} & set(table.columns)
@@ -209,7 +209,7 @@ def test_running_out_of_memory_is_a_row_that_says_where():
     assert row.status == "failed"
     assert row.error.startswith("In load, having reached 0.")
     assert "out of memory" in row.error
-    assert row.measurement["memory_limit_bytes"] == 700 * 2**20
+    assert row.measurement.memory_limit_bytes == 700 * 2**20
     assert row.key != row_key(full, asked, measured_on=(row.machine.name, "cpu"))
 
 
@@ -231,10 +231,10 @@ def test_a_process_that_is_killed_leaves_what_it_had_found(small, request_, tmp_
     assert row.error.endswith(
         "GiB of process memory: the process was killed (SIGKILL), as the system does when memory runs out."
     )
-    assert [stage["stage"] for stage in row.measurement["stages"]] == ["prepare", "load", "encode", "denoise"]
-    assert row.measurement["stages"][-1]["seconds"] is None
-    assert summary(row.measurement)["load_seconds"] > 0
-    assert summary(row.measurement)["first_seconds"] is None
+    assert [stage.stage for stage in row.measurement.stages] == ["prepare", "load", "encode", "denoise"]
+    assert row.measurement.stages[-1].seconds is None
+    assert row.measurement.load_seconds > 0
+    assert row.measurement.first_seconds is None
     assert json.loads(row.to_json())["timings"] == {}
     assert list(tmp_path.iterdir()) == []
 
@@ -260,12 +260,12 @@ def test_fidelity_is_what_quality_says(tmp_path):
     for name, frames, factor in (("one", one, 1.1), ("other", other, 1.0)):
         np.savez(tmp_path / f"{name}.npz", frames=frames, latents=latents * factor)
     found = fidelity(tmp_path / "one.npz", tmp_path / "other.npz")
-    expected = quality.difference(*([Image.fromarray(frame) for frame in frames] for frames in (one, other)))
-    assert found["psnr_db"] == pytest.approx(expected.psnr_db)
-    assert found["ssim"] == pytest.approx(expected.ssim, abs=2e-3)  # OpenCV's grey is of 8 bits
-    assert found["max_abs_levels"] == expected.max_abs_levels
-    assert found["latents_relative"] == pytest.approx(0.1)
-    assert PSNR_CAP_DB == quality.PSNR_CAP_DB
+    expected = difference(*([Image.fromarray(frame) for frame in frames] for frames in (one, other)))
+    assert found.psnr_db == pytest.approx(expected.psnr_db)
+    assert found.ssim == pytest.approx(expected.ssim, abs=2e-3)  # OpenCV's grey is of 8 bits
+    assert found.max_abs_levels == expected.max_abs_levels
+    assert found.latents_relative == pytest.approx(0.1)
+    assert PSNR_CAP_DB == likeness.PSNR_CAP_DB
 
     grey = [frames[0] @ np.array([0.299, 0.587, 0.114]) for frames in (one, other)]
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}

@@ -10,6 +10,8 @@ from test_reviews import HOSTILE, Page
 
 from svdlab import report
 from svdlab.interface.command_line import main
+from svdlab.rows.measurement import Measurement
+from svdlab.rows.typed_json import from_plain
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_what_was_measured_has_a_table(tmp_path):
     stage = {"call": 0, "seconds": 2.0, "peaks": {"allocated_bytes": 3 * 2**30, "process_bytes": 2**30}}
     stages = [{**stage, "stage": name} for name in ("encode", "denoise", "decode", "finish")]
     again = [{**each, "call": 1, "seconds": 1.5} for each in stages]
-    measurement = {"stages": stages + again, "process_peak_bytes": 2**31}
+    measurement = from_plain(Measurement, {"stages": stages + again, "process_peak_bytes": 2**31}, "measurement")
     for place in range(2):  # nothing but measured, as with weights of random values
         bare = {"clip": None, "quality": None, "timings": {}, "axes": ("setup",)}
         studies.row(folder, place, studies.clip(place), measurement=measurement, **bare)

@@ -12,7 +12,9 @@ from svdlab.prediction.cards import CARDS
 from svdlab.prediction.estimate import estimate
 from svdlab.profiling import ladder as rungs
 from svdlab.profiling.ladder import ladder_advice, ladder_table
+from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
+from svdlab.rows.typed_json import from_plain
 
 GiB = 2**30
 RTX = Machine("cuda", "NVIDIA GeForce RTX 3060", 12 * GiB, 8, "3.12", {})
@@ -38,13 +40,17 @@ def rung(*optimizations: str, gib: float, seconds: float, dtype: str = "fp16", p
         setup=Setup("tiny", dtype=dtype, optimizations=optimizations, device="cuda"),
         request=Request.for_variant("tiny", image="rocket"),
         machine=RTX,
-        measurement={
-            "stages": stages,
-            "before": {"seconds": 0.0, "process_bytes": GiB, "allocated_bytes": 0, "device_bytes": GiB},
-            "timeline": {"seconds": times, "allocated_bytes": line, "device_bytes": [n + GiB for n in line]},
-            "resident": resident,
-            "fidelity": {"psnr_db": psnr, "ssim": 0.99, "max_abs_levels": 1, "latents_relative": 1e-4},
-        },
+        measurement=from_plain(
+            Measurement,
+            {
+                "stages": stages,
+                "before": {"seconds": 0.0, "process_bytes": GiB, "allocated_bytes": 0, "device_bytes": GiB},
+                "timeline": {"seconds": times, "allocated_bytes": line, "device_bytes": [n + GiB for n in line]},
+                "resident": resident,
+                "fidelity": {"psnr_db": psnr, "ssim": 0.99, "max_abs_levels": 1, "latents_relative": 1e-4},
+            },
+            "measurement",
+        ),
     )
 
 
@@ -81,9 +87,11 @@ def test_the_table(rows):
 
 def test_a_processors_peak_is_what_came_on_top():
     row = rung(gib=4, seconds=2)
-    measurement = dict(row.measurement or {}, before={"process_bytes": GiB // 2}, process_peak_bytes=3 * GiB)
-    for stage in measurement["stages"]:
-        stage["peaks"] = {"process_bytes": stage["peaks"]["process_bytes"]}
+    stages = tuple(
+        dataclasses.replace(stage, peaks={"process_bytes": stage.peaks["process_bytes"]})
+        for stage in row.measurement.stages
+    )
+    measurement = Measurement(stages, before={"process_bytes": GiB // 2}, process_peak_bytes=3 * GiB)
     assert rungs.peak_bytes(dataclasses.replace(row, measurement=measurement)) == 2.5 * GiB
 
 

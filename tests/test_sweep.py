@@ -28,6 +28,7 @@ from svdlab.pipelines.cached import _kept, load_cached, unload_cached
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.load import load
 from svdlab.pipelines.shared_encodings import shared
+from svdlab.quality.quality import Quality
 from svdlab.request import conditioning
 from svdlab.rows import row_files
 from svdlab.rows.row_files import read_rows
@@ -331,14 +332,11 @@ def test_a_missing_picture_stops_before_anything_starts(setup, ask, tmp_path):
 
 
 def test_quality_goes_into_the_row_and_its_failure_into_the_notes(setup, ask, tmp_path, monkeypatch):
-    @dataclasses.dataclass(frozen=True)
-    class Quality:
-        flow_pixels: float = 0.5
-
-    fake = types.SimpleNamespace(assess=lambda clip: Quality())
+    measured = Quality(*(0.5 for _ in range(19)), 0, None)
+    fake = types.SimpleNamespace(assess=lambda clip: measured)
     monkeypatch.setitem(sys.modules, "svdlab.quality.assess", fake)  # pyright: ignore[reportArgumentType]
     [row] = quick(trials_of(setup, ask, seed=1), tmp_path, quality=True)
-    assert row.quality == {"flow_pixels": 0.5}
+    assert row.quality == measured
     assert "quality_seconds" in row.timings
     fake.assess = lambda clip: 1 / 0
     [row] = quick(trials_of(setup, ask, seed=2), tmp_path, quality=True)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.profiling import ladder as rungs
-from svdlab.rows.measurement import summary
+from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
-from svdlab.sweeps.study import MEASURES, made, told
+from svdlab.sweeps.study import MEASURES, complete_measures, rows_with_clips
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +26,8 @@ def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None
     draws a line for each value of a second knob."""
     import matplotlib.pyplot as plt
 
-    done: Any = made(frame)
-    shown = told(done, knob, measures or tuple(MEASURES))
+    done: Any = rows_with_clips(frame)
+    shown = complete_measures(done, knob, measures or tuple(MEASURES))
     if not shown:
         return _empty(
             f"Nothing to draw: no measure has a number at every value of {knob}.\nrun(…, quality=True) measures clips."
@@ -165,7 +165,7 @@ def stages(things: Sequence[Row | Estimate]) -> Figure:
                 memory.barh(place, found.activation_bytes / gib, 0.24, left=found.weight_bytes / gib, color=colour)
                 length = found.flops / 1e12
             else:
-                numbers = summary(thing.measurement)
+                numbers = (thing.measurement or Measurement()).figures
                 peak = (numbers[f"{stage}_peak_bytes"] or 0) - rungs.before_bytes(thing)
                 memory.barh(place, max(peak, 0) / 2**30, 0.24, color=colour)
                 sample = numbers["sample_seconds"] or 0
@@ -185,8 +185,8 @@ def stages(things: Sequence[Row | Estimate]) -> Figure:
 
 def timeline(row: Row) -> Figure:
     """Memory over time: while loading, in the first call, and in the next. Under it what lay on the device when."""
-    measurement = row.measurement or {}
-    points = measurement.get("timeline") or {}
+    measurement = row.measurement or Measurement()
+    points = measurement.timeline
     if not points.get("seconds"):
         raise ValueError(f"Nothing was measured over time: {row.error or 'the row holds no timeline.'}")
     figure, axes = _axes(1, 1, 9, 3.2)
@@ -199,17 +199,17 @@ def timeline(row: Row) -> Figure:
             )
     top = axis.get_ylim()[1]
     shades = {"load": "0.5", "encode": COLOURS[4], "denoise": COLOURS[5], "decode": COLOURS[2]}
-    for stage in measurement["stages"]:
-        if stage["stage"] != "prepare" and stage["call"] in (None, 0, 1) and stage["seconds"]:
-            begun = stage["begun_seconds"] - start
-            if shade := shades.get(stage["stage"]):
-                axis.axvspan(begun, begun + stage["seconds"], color=shade, alpha=0.18, linewidth=0)
-            if stage["seconds"] > 0.04 * (points["seconds"][-1] - start):
-                middle = begun + stage["seconds"] / 2
-                axis.text(middle, 1.02 * top, stage["stage"], ha="center", fontsize=8)
-    changes = measurement.get("resident") or []
+    for stage in measurement.stages:
+        if stage.stage != "prepare" and stage.call in (None, 0, 1) and stage.seconds:
+            begun = stage.begun_seconds - start
+            if shade := shades.get(stage.stage):
+                axis.axvspan(begun, begun + stage.seconds, color=shade, alpha=0.18, linewidth=0)
+            if stage.seconds > 0.04 * (points["seconds"][-1] - start):
+                middle = begun + stage.seconds / 2
+                axis.text(middle, 1.02 * top, stage.stage, ha="center", fontsize=8)
+    changes: Any = measurement.resident
     if changes:  # how much of each component's weights lay where the work was done
-        place = "cpu" if measurement["before"].get("device_bytes") is None else "cuda"
+        place = "cpu" if measurement.before.get("device_bytes") is None else "cuda"
         moments = [change["seconds"] - start for change in changes] + [points["seconds"][-1] - start]
         parts = [name for name in changes[0] if name != "seconds"]
         sizes = [[(c[part].get(place, 0)) / 2**30 for c in (*changes, changes[-1])] for part in parts]

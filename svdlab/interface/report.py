@@ -19,8 +19,8 @@ from svdlab.atomic_files import atomic_write
 from svdlab.interface import plots
 from svdlab.interface.review import Entry, cell, fields, file_names, knobs, page, replaceable, review
 from svdlab.media.encode import data_url
-from svdlab.rows.measurement import summary
 from svdlab.rows.row import Row
+from svdlab.rows.rows_table import rows_table
 from svdlab.sweeps import study
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _lead(rows: Sequence[Row]) -> str:
 
 def _section(folder: Path, entries: list[Entry], source: Callable[[Entry], str | None]) -> str:
     rows, name = [entry.row for entry in entries], folder.resolve().name
-    frame = study.load(folder, rows)
+    frame = rows_table(rows)
     varied = [knob for knob in knobs(rows) if knob in frame and len(set(frame[knob])) > 1]
     found = "".join(_finding(frame, knob) for knob in [k for k in varied if k != "seed"] or varied)
     table = page(entries, f"Rows of {name}", source, opened="wall" if any(entry.clip for entry in entries) else "")
@@ -105,7 +105,7 @@ def _shared(rows: Sequence[Row]) -> str:
 
 def _finding(frame: pd.DataFrame, knob: str) -> str:
     try:
-        said, done = study.findings(frame, knob), study.made(frame)
+        said, done = study.findings(frame, knob), study.rows_with_clips(frame)
     except ValueError as error:
         return f"<h3>{escape(knob)}</h3><p>{escape(str(error))}</p>"
     lines = [_prose(line) for line in said.splitlines() if line]
@@ -119,7 +119,7 @@ def _curves(done: pd.DataFrame, knob: str) -> str:
     """The curves as pictures, one for a light page and one for a dark one."""
     import matplotlib.pyplot as plt
 
-    if not study.told(done, knob, tuple(study.MEASURES)):
+    if not study.complete_measures(done, knob, tuple(study.MEASURES)):
         return ""
     urls = []
     for style, paper in (("default", "#ffffff"), ("dark_background", "#161616")):  # those of the page
@@ -137,7 +137,7 @@ def _measured(rows: Sequence[Row]) -> str:
     measured = [row for row in rows if row.measurement]
     if not measured:
         return ""
-    varied, lines = knobs(measured), [_with_units(summary(row.measurement or {})) for row in measured]
+    varied, lines = knobs(measured), [_with_units(row.measurement.figures) for row in rows if row.measurement]
     told = [name for name in lines[0] if any(line[name] is not None for line in lines)]
     table = [
         [row.key[:8], *(values[place] for values in varied.values()), *(line[name] for name in told)]

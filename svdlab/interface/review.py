@@ -326,7 +326,7 @@ def _columns(
         yield "data-sort", "star", stars
     if len({each.folder for each in entries}) > 1:
         yield "data-sort", "study", [f"<td>{escape(each.folder.name)}</td>" for each in entries]
-    measures = dict(more) | {MEASURES[name]: [(row.quality or {}).get(name) for row in rows] for name in MEASURES}
+    measures = dict(more) | {MEASURES[name]: [getattr(row.quality, name, None) for row in rows] for name in MEASURES}
     parts = ("sample_seconds", "decode_seconds")
     measures["seconds"] = [sum(row.timings.get(p, 0) for p in parts) if row.timings else None for row in rows]
     for kind, found in (("knob", knobs(rows)), ("measure", measures)):
@@ -394,7 +394,7 @@ def _film(entry: Entry, url: str | None, look: str) -> str:
 def _posters(entries: Sequence[Entry], name: str) -> tuple[list[str], str]:
     """The class of each clip, whose style shows a picture until it plays, and those styles. Clips carry the picture
     that they started from, and most rows of a study share one: it is read and sent once."""
-    known, found = [entry.row.picture or entry.row.key for entry in entries], {}
+    known, found = [entry.row.picture_sha256 or entry.row.key for entry in entries], {}
     for digest, entry in zip(known, entries, strict=True):
         if digest not in found and entry.clip:
             cover = _cover(entry.clip)

@@ -15,7 +15,7 @@ from svdlab.optimizations import PHASES, parse
 from svdlab.prediction.cards import match_card
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.request import Request
-from svdlab.rows.measurement import summary
+from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
 from svdlab.setup import DTYPES, Setup
 from svdlab.sweeps.grid import Trial
@@ -68,22 +68,22 @@ def ladder(
 
 def peak_bytes(row: Row) -> int | None:
     """What PyTorch allocated at most; on a processor, what the process took beyond what it had before loading."""
-    found = summary(row.measurement)
-    if found["peak_allocated_bytes"] is not None:
-        return int(found["peak_allocated_bytes"])
-    peak = found["peak_process_bytes"]
-    return None if peak is None else int(peak - before_bytes(row))
+    measurement = row.measurement or Measurement()
+    if measurement.peak_allocated_bytes is not None:
+        return measurement.peak_allocated_bytes
+    peak = measurement.peak_process_bytes
+    return None if peak is None else peak - before_bytes(row)
 
 
 def measured(rows: Sequence[Row]) -> list[tuple[Row, int, float]]:
     """The rows that were done, with their peak and their seconds a clip."""
-    found = [(row, peak_bytes(row), summary(row.measurement)["clip_seconds"]) for row in rows]
+    found = [(row, peak_bytes(row), (row.measurement or Measurement()).clip_seconds) for row in rows]
     return [(row, peak, clip) for row, peak, clip in found if row.status == "done" and peak and clip]
 
 
 def before_bytes(row: Row) -> int:
     """What the process took before it loaded anything; 0 where a card's memory was measured."""
-    before = (row.measurement or {}).get("before") or {}
+    before = (row.measurement or Measurement()).before
     return 0 if "allocated_bytes" in before else int(before.get("process_bytes", 0))
 
 
@@ -101,9 +101,9 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    lines, whole = [], summary(rows[0].measurement)["clip_seconds"] if rows else None
+    lines, whole = [], (rows[0].measurement or Measurement()).clip_seconds if rows else None
     for row in rows:
-        found, peak = summary(row.measurement), peak_bytes(row)
+        found, peak = (row.measurement or Measurement()).figures, peak_bytes(row)
         guess, card = estimate(row.setup, row.request), match_card(row.machine.name) if row.machine else None
         clip = found["clip_seconds"]
         line = {
@@ -146,7 +146,7 @@ def ladder_advice(rows: Sequence[Row]) -> str:
     loose = [each for each in done if not exact(each[0], first)]
     for row, peak, clip in loose:
         if clip < fastest[2] or peak < leanest[1]:
-            near = summary(row.measurement)["psnr_db"]
+            near = (row.measurement or Measurement()).fidelity.psnr_db
             away = "" if near is None else f", {near:.0f} dB from the baseline's picture"
             lines.append(f"- **not exact:** `{row.setup.label}`, {clip:.2f} s, {peak / GiB:.2f} GiB{away}")
     lines += [f"- **failed:** `{row.setup.label}`: {row.error}" for row in rows if row.status != "done"]

@@ -1,7 +1,7 @@
 """Measurements: what a setup takes in memory and time, found in a process of its own.
 
 >>> row = measure(Setup("tiny"), Request(image="rocket"))
->>> summary(row.measurement)["step_seconds"]
+>>> row.measurement.step_seconds
 >>> rows = profile(ladder("tiny", ["bf16", "single-token"]), "results/ladder")  # rung by rung, against the first
 
 That process (`measured_process`) writes things down as they happen: whatever ends it, what it found is kept.
@@ -25,16 +25,16 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import svdlab
-from svdlab.atomic_files import scratch_folder
 from svdlab.machine import Machine, best_device
 from svdlab.media.images import image_sha256
 from svdlab.profiling.measured_process import FRAMES, LINES
 from svdlab.progress_bar import Progress
 from svdlab.request import Request, conditioning
-from svdlab.rows.measurement import summary
+from svdlab.rows.measurement import Fidelity, Measurement
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, write_row
 from svdlab.rows.row_key import row_key
+from svdlab.rows.typed_json import from_plain
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, clear
@@ -61,7 +61,7 @@ def measure(
 
     Its `stages` come in order: prepare (imports, downloads), load, and for each call encode, denoise (with the seconds
     of every step), decode, finish (pixels to pictures); each with the peaks in it. `timeline` is memory over time while
-    loading, in the first call and in the next, `resident` what lay where; `svdlab.sweeps.rows.summary` has the medians.
+    loading, in the first call and in the next, `resident` what lay where; medians are its properties.
 
     The frames are kept in `frames`, an .npz, and compared with those in `baseline`, from an earlier measurement of the
     same request: `fidelity`. `memory_limit_bytes` asks how it would go with less: what torch may take on a card, else
@@ -71,17 +71,17 @@ def measure(
     trial = Trial(setup, request)
     asked = {"setup": trial.setup.to_json(), "request": trial.request.to_json(), "repeats": repeats}
     created = datetime.now(timezone.utc).isoformat()
-    with scratch_folder(frames.parent if frames else Path(tempfile.gettempdir())) as scratch:
-        made = scratch / FRAMES
-        code = _run(asked | {"memory_limit_bytes": memory_limit_bytes}, scratch, timeout_seconds)
-        measurement, facts = _found(scratch / LINES)
-        error = None if facts.get("done") else _failure(measurement["stages"], facts, code, scratch / _LOG)
-        measurement["memory_limit_bytes"] = memory_limit_bytes
+    with tempfile.TemporaryDirectory(prefix=".svdlab-", dir=frames and frames.parent) as scratch:
+        made = Path(scratch) / FRAMES
+        code = _run(asked | {"memory_limit_bytes": memory_limit_bytes}, Path(scratch), timeout_seconds)
+        events, facts = _found(Path(scratch) / LINES)
+        error = None if facts.get("done") else _failure(events["stages"], facts, code, Path(scratch) / _LOG)
+        measurement = from_plain(Measurement, events | {"memory_limit_bytes": memory_limit_bytes}, "measurement")
         if error is None and baseline is not None:
-            measurement["fidelity"] = fidelity(made, baseline)
+            measurement = dataclasses.replace(measurement, fidelity=fidelity(made, baseline))
         if error is None and frames is not None:
             made.replace(frames)
-    medians = summary(measurement)
+    medians = measurement.figures
     return Row(
         key=_key(trial, memory_limit_bytes),  # now that a commit has been fetched
         setup=dataclasses.replace(setup.resolved(), device=setup.device or best_device()),
@@ -91,7 +91,7 @@ def measure(
         timings={name: value for name in ("sample_seconds", "decode_seconds") if (value := medians[name]) is not None},
         measurement=measurement,
         notes=tuple(facts.get("notes", ())),
-        picture=image_sha256(conditioning(trial.request)),
+        picture_sha256=image_sha256(conditioning(trial.request)),
         machine=Machine.here(),
         created=created,
         version=svdlab.__version__,
@@ -139,14 +139,15 @@ def profile(
                 if key == keys[0] and row.status == "done":
                     again = measure(first.setup, first.request, repeats=0, baseline=scratch / FRAMES, **limits)
                     (scratch / FRAMES).replace(frames)
-                    noise = {"fidelity": (again.measurement or {}).get("fidelity")}
-                    row = dataclasses.replace(row, measurement={**(row.measurement or {}), **noise})
+                    if row.measurement and again.measurement:
+                        noise = again.measurement.fidelity
+                        row = dataclasses.replace(row, measurement=dataclasses.replace(row.measurement, fidelity=noise))
                 rows[key] = write_row(row, folder, scratch)
             bar.update()
     return [dataclasses.replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
 
 
-def fidelity(frames: Path, baseline: Path) -> dict[str, float]:
+def fidelity(frames: Path, baseline: Path) -> Fidelity:
     """How near the frames in one .npz come to those in another, as in `quality.assess.Difference`: `psnr_db` and `ssim`
     (means over the frames), `max_abs_levels` (of 255); and `latents_relative`, the latents' difference over their norm,
     which tells apart what 8 bits do not. Equal frames have 100, 1 and 0."""
@@ -156,12 +157,12 @@ def fidelity(frames: Path, baseline: Path) -> dict[str, float]:
         pairs = list(zip(one["frames"], other["frames"], strict=True))
         latents, wanted = one["latents"], other["latents"]
     errors = [((a.astype(float) - b) ** 2).mean() for a, b in pairs]
-    return {
-        "psnr_db": fmean(min(PSNR_CAP_DB, 10 * log10(255**2 / error)) if error else PSNR_CAP_DB for error in errors),
-        "ssim": fmean(ssim(a, b) for a, b in pairs),
-        "max_abs_levels": max(int(abs(a.astype(int) - b).max()) for a, b in pairs),
-        "latents_relative": float(np.linalg.norm(latents - wanted) / (np.linalg.norm(wanted) or 1)),
-    }
+    return Fidelity(
+        psnr_db=fmean(min(PSNR_CAP_DB, 10 * log10(255**2 / error)) if error else PSNR_CAP_DB for error in errors),
+        ssim=fmean(ssim(a, b) for a, b in pairs),
+        max_abs_levels=max(int(abs(a.astype(int) - b).max()) for a, b in pairs),
+        latents_relative=float(np.linalg.norm(latents - wanted) / (np.linalg.norm(wanted) or 1)),
+    )
 
 
 def ssim(one: np.ndarray, other: np.ndarray) -> float:

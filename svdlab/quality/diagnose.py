@@ -22,8 +22,8 @@ from PIL import Image
 
 from svdlab.generation.clip import BLACK, Clip
 from svdlab.media import images
-from svdlab.quality import assess as quality
-from svdlab.quality.assess import Quality
+from svdlab.quality.assess import assess
+from svdlab.quality.quality import Quality
 from svdlab.request import Request
 from svdlab.setup import Setup
 from svdlab.variants import variant
@@ -85,7 +85,7 @@ def diagnose(clip: Clip) -> Findings:
     About a second, without the model. Text in the picture is not looked for: no detector comes with the libraries.
     """
     seen = clip.picture
-    measured = quality.assess(clip, seen)
+    measured = assess(clip, seen)
     checks = (_black, _half_precision, _size, _shape, _enlarged, _static, _seams, _colour, _faces)
     return Findings(finding for check in checks for finding in check(clip, measured, seen))
 
@@ -98,7 +98,8 @@ def travel_percent(clip: Clip) -> float:
     """
     n = max(1, min(ENDS, len(clip.frames) // 3))
     ends = [np.mean([np.asarray(f) for f in part], axis=0) for part in (clip.frames[:n], clip.frames[-n:])]
-    return quality.assess([Image.fromarray(end.round().astype(np.uint8)) for end in ends]).motion_fast_percent
+    motion = assess([Image.fromarray(end.round().astype(np.uint8)) for end in ends]).motion_fast_px
+    return 100 * motion / clip.frames[0].width
 
 
 def seam_ratio(clip: Clip) -> float | None:
@@ -124,7 +125,7 @@ def seam_ratio(clip: Clip) -> float | None:
 
 def measures(clip: Clip) -> dict[str, float | None]:
     """The numbers that the findings rest on, to put two clips side by side."""
-    q = quality.assess(clip)
+    q = assess(clip)
     return {
         "travel, % of the width": travel_percent(clip),
         "seam ratio": seam_ratio(clip),

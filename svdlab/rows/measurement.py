@@ -1,59 +1,201 @@
-"""Memory and time of a measured setup."""
+"""What a setup took in memory and time, as one process measured it.
+
+The process makes the clip several times. Call 0 is the first, with whatever compiles in it; the calls after it are
+steady. A call goes through the stages encode, denoise, decode and finish (pixels to pictures); before them come
+prepare (imports, downloads) and load, which belong to no call.
+Everything raw is kept. Medians over the steady calls and peaks over everything are properties.
+A figure that was not measured is None.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+# The properties that make a line of a table, in its order.
+_FIGURES = (
+    *("load_seconds", "first_seconds", "encode_seconds", "step_seconds", "sample_seconds", "decode_seconds"),
+    *("clip_seconds", "peak_allocated_bytes", "peak_reserved_bytes", "peak_device_bytes", "peak_process_bytes"),
+    *("encode_peak_bytes", "denoise_peak_bytes", "decode_peak_bytes"),
+)
 
 
-def summary(measurement: dict[str, Any] | None) -> dict[str, float | None]:
-    """A measurement in a line: medians over the calls after the first, and peaks over everything. Missing is `None`,
-    and so is all of it where nothing was measured.
+@dataclass(frozen=True)
+class MeasuredStage:
+    """One stage of one call.
 
-    `load_seconds`; `first_seconds`, of the first call, with what it compiles; of the others `encode_seconds`,
-    `step_seconds`, `clip_seconds` (the whole call). `peak_…_bytes`: allocated and reserved by torch, in use on the card
-    by everybody, resident in the process. `encode_`, `denoise_` and `decode_peak_bytes` are allocated ones on a card,
-    and of the process elsewhere. `psnr_db`, `ssim`, `max_abs_levels`: nearness to the baseline, whose own row tells how
-    near it comes to itself; equal frames have 100, 1 and 0, and latents that differ by less show in `latents_relative`.
+    Attributes:
+        stage: "prepare", "load", "encode", "denoise", "decode" or "finish".
+        call: 0 for the first call, and so on; None for prepare and load.
+        begun_seconds: when it began, since the process did.
+        seconds: how long it took; None where it did not end.
+        peaks: the most in it, by kind: `process_bytes`, on a card also `allocated_bytes`, `reserved_bytes`,
+            `device_bytes`.
+        step_seconds: of each denoising step.
     """
-    measurement = measurement or {}
-    stages = measurement.get("stages", ())
-    calls: dict[int, list[dict[str, Any]]] = {}
-    for stage in stages:
-        if stage["call"] is not None:
-            calls.setdefault(stage["call"], []).append(stage)
-    whole = {n: call for n, call in calls.items() if call[-1]["stage"] == "finish" and call[-1]["seconds"] is not None}
-    steady = [call for n, call in whole.items() if n > 0]
 
-    def seconds(call: list[dict[str, Any]], *names: str) -> float:
-        return sum(stage["seconds"] for stage in call if not names or stage["stage"] in names)
-
-    def peak(kind: str, *names: str) -> int | None:
-        found = [s["peaks"].get(f"{kind}_bytes") for s in stages if not names or s["stage"] in names]
-        return max((bytes_ for bytes_ in found if bytes_ is not None), default=None)
-
-    main = "process" if peak("allocated") is None else "allocated"
-    return {
-        "load_seconds": next((stage["seconds"] for stage in stages if stage["stage"] == "load"), None),
-        "first_seconds": seconds(whole[0]) if 0 in whole else None,
-        "encode_seconds": _middle(seconds(call, "encode") for call in steady),
-        "step_seconds": _middle(step for call in steady for stage in call for step in stage.get("step_seconds", ())),
-        "sample_seconds": _middle(seconds(call, "encode", "denoise") for call in steady),
-        "decode_seconds": _middle(seconds(call, "decode") for call in steady),
-        "clip_seconds": _middle(seconds(call) for call in steady),
-        **{f"peak_{kind}_bytes": peak(kind) for kind in ("allocated", "reserved", "device")},
-        "peak_process_bytes": measurement.get("process_peak_bytes") or peak("process"),
-        **{f"{stage}_peak_bytes": peak(main, stage) for stage in ("encode", "denoise", "decode")},
-        **{name: (measurement.get("fidelity") or {}).get(name) for name in _FIDELITY},
-    }
+    stage: str
+    call: int | None = None
+    begun_seconds: float = 0.0
+    seconds: float | None = None
+    peaks: dict[str, int] = field(default_factory=dict)
+    step_seconds: tuple[float, ...] = ()
 
 
-_FIDELITY = ("psnr_db", "ssim", "max_abs_levels", "latents_relative")
+@dataclass(frozen=True)
+class Fidelity:
+    """How near the frames come to the baseline's: means over the frames. None where nothing was compared.
+
+    Attributes:
+        psnr_db: of the frames; 100 for equal ones, higher is nearer.
+        ssim: of the frames' luma, -1 to 1; 1 for equal ones.
+        max_abs_levels: the largest difference of a pixel, of 255.
+        latents_relative: the norm of the latents' difference over their norm, which tells apart what 8 bits do not.
+    """
+
+    psnr_db: float | None = None
+    ssim: float | None = None
+    max_abs_levels: float | None = None
+    latents_relative: float | None = None
 
 
-def _middle(values: Iterable[float]) -> float | None:
-    return median(found) if (found := list(values)) else None
+@dataclass(frozen=True)
+class Measurement:
+    """Memory and time of a setup, raw, with medians and peaks as properties (`figures` has all of them).
+
+    Attributes:
+        stages: in the order in which they ran.
+        before: memory at the moment when loading began, by kind (`process_bytes`, …): the imports had taken some.
+        process_peak_bytes: the most that the process had in memory, as the kernel counts it.
+        threads: of torch on the processor.
+        device_bytes_from: who told the memory in use on the card: "NVML" or "cudaMemGetInfo".
+        resident: each change of where the weights lay: `seconds`, and for each component its bytes by device.
+        timeline: columns of equal length: `seconds`, and memory by kind at those moments.
+        memory_limit_bytes: what the process was allowed; None for all there was.
+        fidelity: the frames beside the baseline's; the baseline's own row tells how near it comes to itself.
+
+    Example:
+        >>> stages = (MeasuredStage("load", seconds=2.0), MeasuredStage("finish", call=0, seconds=5.0))
+        >>> Measurement(stages).load_seconds
+        2.0
+        >>> Measurement(stages).clip_seconds is None  # there was no call after the first
+        True
+    """
+
+    stages: tuple[MeasuredStage, ...] = ()
+    before: dict[str, float] = field(default_factory=dict)
+    process_peak_bytes: int | None = None
+    threads: int | None = None
+    device_bytes_from: str | None = None
+    resident: tuple[dict[str, float | dict[str, int]], ...] = ()
+    timeline: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    memory_limit_bytes: int | None = None
+    fidelity: Fidelity = Fidelity()
+
+    @cached_property
+    def figures(self) -> dict[str, float | None]:
+        """All medians, peaks and the fidelity by name: a line of a table."""
+        return {name: getattr(self, name) for name in _FIGURES} | dataclasses.asdict(self.fidelity)
+
+    @cached_property
+    def load_seconds(self) -> float | None:
+        """Seconds of loading the pipeline."""
+        return next((stage.seconds for stage in self.stages if stage.stage == "load"), None)
+
+    @cached_property
+    def first_seconds(self) -> float | None:
+        """Seconds of the first call, with what it compiles."""
+        return _seconds(self._calls[0]) if 0 in self._calls else None
+
+    @cached_property
+    def step_seconds(self) -> float | None:
+        """Median seconds of a denoising step, over the steady calls."""
+        return _median(step for call in self._steady for stage in call for step in stage.step_seconds)
+
+    @cached_property
+    def encode_seconds(self) -> float | None:
+        """Median seconds of encoding the picture, over the steady calls."""
+        return _median(_seconds(call, "encode") for call in self._steady)
+
+    @cached_property
+    def sample_seconds(self) -> float | None:
+        """Median seconds of encoding and denoising together, over the steady calls."""
+        return _median(_seconds(call, "encode", "denoise") for call in self._steady)
+
+    @cached_property
+    def decode_seconds(self) -> float | None:
+        """Median seconds of decoding the frames, over the steady calls."""
+        return _median(_seconds(call, "decode") for call in self._steady)
+
+    @cached_property
+    def clip_seconds(self) -> float | None:
+        """Median seconds of a whole call, over the steady calls."""
+        return _median(_seconds(call) for call in self._steady)
+
+    @cached_property
+    def peak_allocated_bytes(self) -> int | None:
+        """The most that torch had allocated on the card."""
+        return self._peak("allocated_bytes")
+
+    @cached_property
+    def peak_reserved_bytes(self) -> int | None:
+        """The most that torch had reserved on the card."""
+        return self._peak("reserved_bytes")
+
+    @cached_property
+    def peak_device_bytes(self) -> int | None:
+        """The most that was in use on the card, by everybody."""
+        return self._peak("device_bytes")
+
+    @cached_property
+    def peak_process_bytes(self) -> int | None:
+        """The most that the process had in memory: as the kernel counts it, else the highest sample."""
+        return self.process_peak_bytes or self._peak("process_bytes")
+
+    @cached_property
+    def encode_peak_bytes(self) -> int | None:
+        """The most in encoding: allocated on a card, else of the process."""
+        return self._stage_peak("encode")
+
+    @cached_property
+    def denoise_peak_bytes(self) -> int | None:
+        """The most in denoising: allocated on a card, else of the process."""
+        return self._stage_peak("denoise")
+
+    @cached_property
+    def decode_peak_bytes(self) -> int | None:
+        """The most in decoding: allocated on a card, else of the process."""
+        return self._stage_peak("decode")
+
+    @cached_property
+    def _calls(self) -> dict[int, list[MeasuredStage]]:
+        """The calls that came to their end, by number."""
+        calls: dict[int, list[MeasuredStage]] = {}
+        for stage in self.stages:
+            if stage.call is not None:
+                calls.setdefault(stage.call, []).append(stage)
+        return {n: call for n, call in calls.items() if call[-1].stage == "finish" and call[-1].seconds is not None}
+
+    @property
+    def _steady(self) -> list[list[MeasuredStage]]:
+        return [call for number, call in self._calls.items() if number > 0]
+
+    def _peak(self, kind: str, *names: str) -> int | None:
+        stages = [stage for stage in self.stages if not names or stage.stage in names]
+        return max((stage.peaks[kind] for stage in stages if kind in stage.peaks), default=None)
+
+    def _stage_peak(self, name: str) -> int | None:
+        return self._peak("process_bytes" if self.peak_allocated_bytes is None else "allocated_bytes", name)
+
+
+def _seconds(call: list[MeasuredStage], *names: str) -> float:
+    return sum(stage.seconds or 0.0 for stage in call if not names or stage.stage in names)
+
+
+def _median(values: Iterable[float]) -> float | None:
+    numbers: list[Any] = list(values)
+    return median(numbers) if numbers else None

@@ -1,49 +1,95 @@
 """Row files: one small JSON file each, beside its clip, in a folder that any number of writers may share.
 
-A folder holds `<key>.json` beside `<key>.mp4`, or `<key>.failed.json`, and the key is a hash of the question. Folders
-merge by being copied together: the same name is the same question, and a failure never replaces an answer.
+A folder holds `<key>.json` beside `<key>.mp4`, or `<key>.failed.json`; the key is a hash of the question. Folders merge
+by being copied together: the same name is the same question, and a failure never replaces an answer.
+Every reader comes through `load_row`. A file that is no row of ours is passed over, and a warning names it, so that one
+bad file never hides a good row.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import stat
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from svdlab.media.images import image_sha256
-from svdlab.request import conditioning, quiet_requests
+from svdlab.request import conditioning
+from svdlab.rows.row import Row, picture_name
 
-if TYPE_CHECKING:
-    pass
-from svdlab.rows.row import Row, _checked, _picture_name
+_MAX_ROW_BYTES = 16 * 2**20  # a measured row with its timeline takes 30 kB
+
+
+def load_row(path: str | Path) -> Row:
+    """The row in one file.
+
+    Args:
+        path: `<key>.json` or `<key>.failed.json`.
+
+    Raises:
+        ValueError: the file is no regular one, too large, or no row; the sentence says which.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for, and a link may lead anywhere
+        raise ValueError("it is no regular file")
+    if status.st_size > _MAX_ROW_BYTES:
+        raise ValueError(f"it has {status.st_size} bytes, more than a row ever takes")
+    row = Row.from_json(path.read_bytes(), path.parent)
+    if path.name not in _row_names(row.key):
+        raise ValueError(f"its name is not that of row {row.key}")
+    return row
 
 
 def read_rows(folder: str | Path) -> list[Row]:
-    """The rows in `folder`, oldest first. A file that is torn or no row is passed over; a warning names it."""
-    found, unread = [], []
-    given = _documents(Path(folder))
-    with quiet_requests():  # what a request warns of was said when it was made
-        for fields in given:
+    """The rows in a folder, oldest first.
+
+    A file that is no row is passed over. A warning names each of those.
+
+    Args:
+        folder: where `run` or `profile` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+
+    Example:
+        >>> [row.request.motion_bucket_id for row in read_rows("results/motion")]
+        [30, 220]
+    """
+    if not (folder := Path(folder)).is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}: run a sweep into it first.")
+    rows: dict[str, Row] = {}
+    problems = []
+    with warnings.catch_warnings():  # what a request warns of was said when it was made
+        warnings.simplefilter("ignore", UserWarning)
+        for path in sorted(folder.glob("*.json")):
             try:
-                found.append(Row.from_json(fields, folder))
-            except (ValueError, TypeError, AttributeError) as error:
-                unread.append(f"Row {fields['key']} in {folder} is passed over: {error}")
-    for sentence in unread:
+                row = load_row(path)
+            except (OSError, ValueError) as error:
+                problems.append(f"{path} is passed over: {error}.")
+                continue
+            if row.key not in rows or row.status == "done":  # an answer before a failure
+                rows[row.key] = row
+    for sentence in problems:
         warnings.warn(sentence, UserWarning, stacklevel=2)
-    return sorted(found, key=lambda row: (row.created, row.key))
+    return sorted(rows.values(), key=lambda row: (row.created, row.key))
 
 
 def find_row(folder: str | Path, key: str) -> Row | None:
-    """The row of that key; None where there is none, it is torn, or its clip is gone: so that it is made anew."""
-    for name in (f"{key}.json", f"{key}.failed.json"):
-        path = Path(folder) / name
+    """The row of a key, or None where it has to be made: there is none, it cannot be read, or its clip is gone.
+
+    Args:
+        folder: where the rows are.
+        key: 16 hex digits, as `row_key` gives them.
+    """
+    for name in _row_names(key):
         try:
-            with quiet_requests():
-                row = Row.from_json(path.read_bytes(), folder)
-        except (OSError, ValueError, TypeError, AttributeError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                row = load_row(Path(folder) / name)
+        except (OSError, ValueError):
             continue
         if row.clip is None or row.clip.exists():
             return row
@@ -51,47 +97,42 @@ def find_row(folder: str | Path, key: str) -> Row | None:
 
 
 def write_row(row: Row, folder: str | Path, scratch: Path, clip: Path | None = None) -> Row:
-    """Move a row into `folder`, after its `clip` and its picture, so that no row ever names what is not there.
+    """Move a row into `folder`, after its clip and its picture, so that no row ever names what is not there.
 
-    `scratch`, on the same disk, is for what is not whole yet. Of several writers of one key the last one wins.
+    Of several writers of one key the last one wins.
+
+    Args:
+        row: what to write.
+        folder: where to.
+        scratch: a folder on the same disk, for files that are not complete yet.
+        clip: the row's video, which is moved.
+
+    Returns:
+        The row as it will be read.
     """
     folder = Path(folder)
     if not isinstance(row.request.image, str):
         picture = conditioning(row.request)
-        row = dataclasses.replace(row, picture=image_sha256(picture))
+        row = dataclasses.replace(row, picture_sha256=image_sha256(picture))
         picture.save(scratch / "picture.png")
-        _move(scratch / "picture.png", folder / _picture_name(row.picture or ""))
+        _move(scratch / "picture.png", folder / picture_name(row.picture_sha256 or ""))
     if clip is not None:
         row = dataclasses.replace(row, clip=_move(clip, folder / f"{row.key}{clip.suffix}"))
-    failures = folder / f"{row.key}.failed.json"
+    done, failed = (folder / name for name in _row_names(row.key))
     (scratch / "row.json").write_text(row.to_json(), encoding="utf-8")
-    _move(scratch / "row.json", folder / f"{row.key}.json" if row.status == "done" else failures)
+    _move(scratch / "row.json", done if row.status == "done" else failed)
     if row.status == "done":
-        failures.unlink(missing_ok=True)
+        failed.unlink(missing_ok=True)
     return row
 
 
-def _documents(folder: Path) -> list[dict[str, Any]]:
-    """The rows' files as they are, one for each key: an answer before a failure."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}: run a sweep into it first.")
-    found: dict[str, dict[str, Any]] = {}
-    for entry in os.scandir(folder):
-        if entry.name.endswith(".json"):
-            try:
-                with open(entry, "rb") as file:  # noqa: PTH123  (a Path for each of 10,000 would take as long again)
-                    fields = _checked(json.loads(file.read()))
-            except (OSError, ValueError, RecursionError) as error:
-                warnings.warn(f"{entry.path} is passed over: it is torn, or no row ({error}).", stacklevel=3)
-                continue
-            if fields["key"] not in found or fields.get("status") == "done":
-                found[fields["key"]] = fields
-    return list(found.values())
+def _row_names(key: str) -> tuple[str, str]:
+    return f"{key}.json", f"{key}.failed.json"
 
 
-def _move(file: Path, to: Path) -> Path:
-    """Whole or not at all, after a power cut too."""
+def _move(file: Path, target: Path) -> Path:
+    """Move a complete file, so that it is complete after a power cut too."""
     with file.open("rb+") as opened:
         os.fsync(opened.fileno())
-    file.replace(to)
-    return to
+    file.replace(target)
+    return target

@@ -1,40 +1,48 @@
-"""The key of a row: a hash of what was asked, the same on every machine."""
+"""The key of a row: a hash of the question, the same on every machine.
+
+It hashes the setup, what is in its weights, the complete request, and the pixels that the model sees.
+Fields at their default are left out, so that a field added later leaves the keys of older rows as they are.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from svdlab.media.images import image_sha256
+from svdlab.pipelines.fingerprint import weights_fingerprint
 from svdlab.request import Request, conditioning
+from svdlab.rows.typed_json import to_plain
 from svdlab.setup import Setup
 
-if TYPE_CHECKING:
-    pass
-from svdlab.pipelines.fingerprint import weights_fingerprint
-from svdlab.rows.row import _fields, _plain
 
+def row_key(setup: Setup, request: Request, picture_sha256: str | None = None, **also: Any) -> str:
+    """16 hex digits: the same for the same question, wherever its picture and its weights lie.
 
-def row_key(setup: Setup, request: Request, picture: str | None = None, **also: Any) -> str:
-    """16 hex digits, the same for the same question on any machine, wherever its picture and its weights lie.
+    Args:
+        setup: how the model runs. Its device does not count.
+        request: what is asked. Of its image, the pixels count that the model sees.
+        picture_sha256: their hash, where it is known already.
+        **also: what else sets the question apart.
 
-    They hash the setup (`resolved`, less its device), what is in its weights, every field of the complete request, and
-    in place of the picture and its crop the pixels that the model sees; `picture` is their digest where it is known.
-    `also` is what else sets the question apart.
+    Example:
+        >>> from svdlab import Request, Setup
+        >>> setup, request = Setup("tiny", dtype="fp32"), Request.for_variant("tiny", image="rocket")
+        >>> len(row_key(setup, request)), row_key(setup, request) == row_key(setup, request, repeats=3)
+        (16, False)
     """
-    asked = request.filled(setup.variant)
+    setup, request = setup.resolved(), request.filled(setup.variant)
     question = {
-        "setup": _changed(setup.resolved(), "device", "weights"),
-        "weights": weights_fingerprint(setup.resolved()),
-        "request": _changed(asked, "image", "fit", "focus"),
-        "picture": picture or image_sha256(conditioning(asked)),
+        "setup": _changed_fields(setup, "device", "weights"),
+        "weights": weights_fingerprint(setup),
+        "request": _changed_fields(request, "image", "fit", "focus"),
+        "picture": picture_sha256 or image_sha256(conditioning(request)),
     } | also
-    return hashlib.sha256(json.dumps(_plain(question), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(to_plain(question), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _changed(thing: Setup | Request, *left_out: str) -> dict[str, Any]:
-    """The fields that are not at their default: so a field added later leaves the keys of older rows as they are."""
-    defaults = {f.name: f.default for f in dataclasses.fields(thing)}
-    return {name: value for name, value in _fields(thing, *left_out).items() if value != defaults[name]}
+def _changed_fields(thing: Setup | Request, *left_out: str) -> dict[str, Any]:
+    values = {field.name: (getattr(thing, field.name), field.default) for field in dataclasses.fields(thing)}
+    return {name: value for name, (value, usual) in values.items() if name not in left_out and value != usual}

@@ -1,81 +1,67 @@
-"""Rows as a tidy pandas table: one line a row, one column a field."""
+"""Rows as a tidy pandas table: a line for each row, a column for each field, for grouping and plotting."""
 
 from __future__ import annotations
 
-import importlib
-import os
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svdlab.atomic_files import atomic_write
+from svdlab.rows.row import Row, picture_name
+from svdlab.rows.row_files import read_rows
 
 if TYPE_CHECKING:
     import pandas
-from svdlab.rows.measurement import summary
-from svdlab.rows.row_files import _documents
+
+_FIRST = ("key", "status", "error", "clip")  # of the columns
+_GROUPS = ("setup", "request", "timings", "quality", "measurement", "machine")  # whose fields are columns of their own
 
 
-def rows_table(folder: str | Path) -> pandas.DataFrame:
-    """The rows as a tidy table, oldest first: one line a row. Opens no clip.
+def rows_table(rows: str | Path | Iterable[Row]) -> pandas.DataFrame:
+    """One line for each row. Opens no clip.
 
-    The columns are named as the fields of rows, requests and setups, as the timings (seconds) and as the measures of
-    quality (nested ones joined: `motion_median`), as in a measurement's `summary`, and `machine_…`; a name taken before
-    gets its group in front. A list of words is one text and other lists are tuples, so that `groupby` takes them.
+    Args:
+        rows: the rows, as `run` returned them, or a folder, whose rows are read, oldest first.
+
+    Returns:
+        Columns with the names of the fields of rows, setups and requests, of the timings (seconds), of `Quality` and of
+        `Measurement.figures`; those of the machine and its libraries begin with `machine_`. Lists of names are one
+        text. `frame.to_parquet("rows.parquet")` or `frame.to_csv("rows.csv")` writes it.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+
+    Example:
+        >>> frame = rows_table(rows)
+        >>> frame.groupby("motion_bucket_id")["motion_mean_px"].median().index.tolist()
+        [30, 220]
     """
-    lines = [_line(fields, os.fspath(folder)) for fields in _documents(Path(folder))]
-    lines.sort(key=lambda line: (line.get("created") or "", line["key"]))
-    return _needed("pandas").DataFrame(lines, columns=None if lines else list(_FIRST[:4]))
+    import pandas
+
+    given = read_rows(rows) if isinstance(rows, (str, Path)) else rows
+    lines = [_line(row) for row in given]
+    return pandas.DataFrame(lines, columns=None if lines else list(_FIRST))
 
 
-def export(folder: str | Path, path: str | Path) -> Path:
-    """`load(folder)` as one `.parquet` or `.csv` file, whole or not at all."""
-    path = Path(path)
-    if path.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"Cannot export to {path.name!r}: use a name that ends in .parquet or .csv.")
-    if path.suffix == ".parquet":
-        _needed("pyarrow")
-    table = rows_table(folder)
-    with atomic_write(path) as beside:
-        (table.to_csv if path.suffix == ".csv" else table.to_parquet)(beside, index=False)
-    return path
+def _line(row: Row) -> dict[str, Any]:
+    first = {name: getattr(row, name) for name in _FIRST} | {"clip": row.clip and str(row.clip)}
+    rest = {name: value for name, value in _fields(row).items() if name not in first and name not in _GROUPS}
+    image = row.request.image if isinstance(row.request.image, str) else picture_name(row.picture_sha256 or "")
+    machine = _fields(row.machine) if row.machine else {}
+    machine |= machine.pop("libraries", {})
+    columns: dict[str, Any] = {
+        **first,
+        **_fields(row.setup),
+        **_fields(row.request),
+        "image": image,
+        **rest,
+        **row.timings,
+        **(_fields(row.quality) if row.quality else {}),
+        **(row.measurement.figures if row.measurement else {}),
+        **{f"machine_{name}": value for name, value in machine.items()},
+    }
+    return columns | {name: ", ".join(columns[name]) for name in ("optimizations", "notes", "axes")}
 
 
-def _line(fields: dict[str, Any], folder: str) -> dict[str, Any]:
-    """One row as columns."""
-    fields["clip"] = fields.get("clip") and os.path.join(folder, fields["clip"])  # noqa: PTH118  (a third of Path's time)
-    fields["request"].pop("variant", None)  # it is the setup's
-    line: dict[str, Any] = {}
-    for name in _FIRST:
-        _spread(line, name, name, fields.pop(name, None), "")
-    machine, measurement = fields.pop("machine", None) or {}, fields.pop("measurement", None)
-    for name, value in fields.items():
-        if name != "quality" or value:
-            _spread(line, name, name, value, "")
-    if measurement:
-        line.update(summary(measurement))
-    _spread(line, "machine", "machine", machine | (machine.pop("libraries", None) or {}), "machine_")
-    return line
-
-
-_FIRST = ("key", "status", "error", "clip", "setup", "request")  # of the columns
-
-
-def _spread(line: dict[str, Any], group: str, name: str, value: Any, prefix: str) -> None:
-    if isinstance(value, dict):
-        for leaf, inner in value.items():
-            if isinstance(inner, (dict, list)) or prefix + leaf in line:
-                _spread(line, group, prefix + leaf, inner, f"{prefix}{leaf}_")
-            else:
-                line[prefix + leaf] = inner
-        return
-    if isinstance(value, list):
-        value = ", ".join(value) if all(isinstance(item, str) for item in value) else tuple(value)
-    line[f"{group}_{name}" if name in line else name] = value
-
-
-def _needed(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        extra = "parquet" if name == "pyarrow" else "notebooks"
-        raise ModuleNotFoundError(f"This needs {name}: pip install 'svdlab[{extra}]' brings it.") from None
+def _fields(thing: Any) -> dict[str, Any]:
+    return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}

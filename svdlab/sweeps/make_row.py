@@ -46,11 +46,14 @@ def make_row(
     """The row of one trial on a loaded pipeline, in `folder` with its clip; where it failed, the row that says why."""
     pictures = pictures or Pictures()
     row = _draft(trial, setup_of(pipeline) or trial.setup, pictures)
+    dtype = pipeline.vae.dtype
     with nullcontext(scratch) if scratch else claim(folder, row.key) as scratch:
         try:
             picture, _ = pictures(trial.request)
             clip = generate(pipeline, trial.request, on_step=on_step, progress=False, picture=picture)
         except Exception as error:  # of any library below: it becomes the row
+            if pipeline.vae.dtype != dtype:
+                pipeline.vae.to(dtype)  # diffusers leaves it in float32 where encoding fails
             return write_row(_failed(row, describe_error(error)), folder, scratch)
         timings, notes, measured = dict(clip.timings), list(clip.notes), None
         if quality:
@@ -58,7 +61,7 @@ def make_row(
 
             with _timed(timings, "quality_seconds"):
                 try:
-                    measured = dataclasses.asdict(assess(clip))
+                    measured = assess(clip)
                 except Exception as error:  # the clip itself is whole, and took longer to make
                     notes.append(f"Its quality could not be measured: {describe_error(error)}")
         with _timed(timings, "save_seconds"):
@@ -94,7 +97,7 @@ def _draft(trial: Trial, setup: Setup, pictures: Pictured) -> Row:
         setup=setup.resolved(),
         request=trial.request,
         axes=trial.axes,
-        picture=digest,
+        picture_sha256=digest,
         machine=Machine.here(),
         created=datetime.now(timezone.utc).isoformat(),
         version=svdlab.__version__,

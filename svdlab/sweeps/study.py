@@ -1,18 +1,14 @@
 """What a sweep says about one knob: the numbers by its values, and what they come to in words.
 
->>> frame = study.load("results/motion", rows)
+>>> frame = rows_table(rows)
 >>> study.summary(frame, "motion_bucket_id")
 >>> print(study.findings(frame, "motion_bucket_id"))
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-from svdlab.rows.row import Row
-from svdlab.rows.rows_table import rows_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +27,7 @@ CLEAR = 0.9  # rank correlation from which on a trend is called one
 WORTH = 0.1  # of the middle value: a range under this share is called "hardly changes"
 
 
-def load(folder: str | Path, rows: Iterable[Row]) -> pd.DataFrame:
-    """The table of these rows alone, out of a folder that may hold others."""
-    frame: Any = rows_table(folder)
-    return frame[frame["key"].isin([row.key for row in rows])].reset_index(drop=True)
-
-
-def made(frame: pd.DataFrame) -> pd.DataFrame:
+def rows_with_clips(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that have a clip. A `ValueError` that quotes the first failure where there is none."""
     done: Any = frame[frame["status"] == "done"] if len(frame) else frame
     if not len(done):
@@ -46,7 +36,7 @@ def made(frame: pd.DataFrame) -> pd.DataFrame:
     return done
 
 
-def told(done: pd.DataFrame, knob: str, measures: Sequence[str]) -> list[str]:
+def complete_measures(done: pd.DataFrame, knob: str, measures: Sequence[str]) -> list[str]:
     """Those of the measures that have a number at every value of the knob: the camera's motion, for one, cannot be told
     where most of the picture moves by itself."""
     values: Any = done.groupby(knob)
@@ -55,10 +45,10 @@ def told(done: pd.DataFrame, knob: str, measures: Sequence[str]) -> list[str]:
 
 def summary(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
     """One line for each value of `knob`: how many clips, the median of each measure over them, and seconds a clip."""
-    done: Any = made(frame)
+    done: Any = rows_with_clips(frame)
     if knob not in done:
         raise ValueError(f"The rows have no {knob!r}: expected a field of a request, such as motion_bucket_id.")
-    present = told(done, knob, measures)
+    present = complete_measures(done, knob, measures)
     groups: Any = done.groupby(knob, sort=True)
     table = groups[present].median()
     table.insert(0, "clips", groups.size())
@@ -69,7 +59,7 @@ def summary(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEAS
 def findings(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEASURES)) -> str:
     """What the numbers say of this picture, a line of Markdown a measure: from where to where, and whether it rises,
     falls or wanders with the knob (Spearman's rank correlation over all clips)."""
-    done: Any = made(frame)
+    done: Any = rows_with_clips(frame)
     table: Any = summary(frame, knob, measures)
     if len(table) < 2:
         return f"Only one value of `{knob}` was tried: give it two or more to compare."

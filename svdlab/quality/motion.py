@@ -1,0 +1,164 @@
+"""How much a clip moves, and how much it flickers when the motion is taken out.
+
+Optical flow says where each pixel of a frame goes in the next: dense inverse search (Kroeger et al., ECCV 2016;
+OpenCV's) on grey pictures of 256 pixels. Then the shift, turn and zoom that most of the picture follows is the camera;
+it is taken out, and the flow measured again, three times. What the camera does not explain is the motion of objects.
+Where a picture is flat, nobody can see motion: that part is taken to move with the camera.
+The constants were chosen on drawn clips whose motion is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from svdlab.quality.likeness import resized
+
+MOVING_PERCENT = 0.05  # of the width in a frame: half a pixel of 1024. Slower than this counts as standing still
+AGREEMENT = 0.5  # of the textured picture must follow one camera, or nobody can tell camera from object
+FLOW_SIDE = 256  # pixels of the longer side, up or down: 512 takes twice as long and is no nearer to the truth
+FLOW_PASSES = 3  # the camera found so far is taken out before the flow is measured again
+FLOW_BLUR = 1.5  # pixels: banding in skies is no texture
+FLOW_TEXTURE = 2e-5  # least eigenvalue (cornerMinEigenVal) of a point that tells where it goes: half a level a pixel
+FLOW_NOISE = 3  # levels: where nothing near differs by more, the picture moves with the camera and nothing else is seen
+FLOW_REACH = 9  # pixels: how near
+
+
+class _Flow(NamedTuple):
+    """Where every pixel of one picture goes in the next, (h, w, 2) in widths, y down, at `FLOW_SIDE`."""
+
+    total: np.ndarray
+    camera: np.ndarray  # the part that the camera explains
+    inside: np.ndarray  # (h, w) bool: what the camera keeps in the picture
+    agreement: float  # share of the textured points that follow the camera
+
+
+def motion_measures(pixels: list[np.ndarray], grey: list[np.ndarray], fps: float | None) -> dict[str, Any]:
+    """The fields of `Quality` that are about motion and flicker.
+
+    Args:
+        pixels: RGB frames, (height, width, 3) of 0 to 255, at least two.
+        grey: their luma.
+        fps: frames a second that the clip was conditioned on; None leaves `dynamic_degree` open.
+
+    Returns:
+        Field name -> value; motion in pixels of the clip in a frame.
+    """
+    (height, width), flows = grey[0].shape, list(_flows(grey))
+    camera_known = np.mean([flow.agreement for flow in flows]) >= AGREEMENT
+    speeds = [_lengths(flow.total)[flow.inside] for flow in flows]  # in widths
+    without_camera = [_lengths(flow.total - flow.camera)[flow.inside] for flow in flows]
+    fastest = [np.sort(each)[-max(each.size // 20, 1) :] for each in speeds]
+    in_widths = {
+        "motion_median": mean(np.median(each) for each in speeds),
+        "motion_mean": mean(each.mean() for each in speeds),
+        "motion_fast": mean(np.median(each) for each in fastest),
+        "camera_motion": mean(_lengths(flow.camera).mean() for flow in flows) if camera_known else None,
+        "object_motion": mean(np.quantile(each, 0.975) for each in without_camera) if camera_known else None,
+    }
+    a_quarter_reaches = sorted((each.mean() for each in fastest), reverse=True)[max(round(len(pixels) / 4), 1) - 1]
+    dynamic = a_quarter_reaches * width * (fps or 0) / (6 * 8 * min(height, width) / 256)
+    warp_error = mean(
+        mean_change(_sampled(after, flow.total), before)
+        for (before, after), flow in zip(pairwise(pixels), flows, strict=True)
+    )
+    return {f"{name}_px": None if value is None else value * width for name, value in in_widths.items()} | {
+        "moving_share": mean((each > MOVING_PERCENT / 100).mean() for each in speeds),
+        "flicker_percent": warp_error / 2.55,
+        "dynamic_degree": float(dynamic) if fps else None,
+    }
+
+
+def smoothness(pixels: list[np.ndarray], grey: list[np.ndarray]) -> float | None:
+    """How well every second frame follows from its neighbours, 0 to 1: 1 - mean error / 255. None under 3 frames.
+
+    Args:
+        pixels: RGB frames, (height, width, 3) of 0 to 255.
+        grey: their luma.
+    """
+    errors = []
+    for before, kept, after, flow in zip(pixels[::2], pixels[1::2], pixels[2::2], _flows(grey[::2]), strict=False):
+        halves = _sampled(before, -flow.total / 2), _sampled(after, flow.total / 2)
+        errors.append(mean_change(cv2.addWeighted(halves[0], 0.5, halves[1], 0.5, 0), kept))
+    return 1 - mean(errors) / 255 if errors else None
+
+
+def mean_change(one: np.ndarray, other: np.ndarray) -> float:
+    """The mean absolute difference of two RGB frames, in levels of 0 to 255.
+
+    Args:
+        one: (height, width, 3).
+        other: the same.
+    """
+    return float(np.mean(cv2.mean(cv2.absdiff(one, other))[: one.shape[2]]))
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean as Python's own number.
+
+    Args:
+        values: at least one.
+    """
+    return float(np.mean(list(values)))
+
+
+def _flows(grey: list[np.ndarray]) -> Iterator[_Flow]:
+    """From each picture to the next."""
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    search.setFinestScale(1)
+    pictures = [cv2.GaussianBlur(resized(picture, FLOW_SIDE), (0, 0), FLOW_BLUR) for picture in grey]
+    (height, width), near = pictures[0].shape, np.ones((FLOW_REACH, FLOW_REACH), np.uint8)
+    start = _grid(height, width)
+    for before, after in pairwise(pictures):
+        texture = cv2.cornerMinEigenVal(before, blockSize=5, ksize=3)
+        points = texture >= max(np.quantile(texture[::4, ::4], 0.75), FLOW_TEXTURE)
+        camera, agreement = np.eye(2, 3), 1.0
+        for _ in range(FLOW_PASSES):
+            by_camera = cv2.transform(start, camera)
+            steadied = _at(after, by_camera)
+            change = cv2.subtract(before, steadied, dtype=cv2.CV_32F)
+            change = np.abs(change - np.median(change))  # a change of the light is no motion
+            moves = cv2.dilate(change, near)[..., None] > FLOW_NOISE
+            end = cv2.transform(start + search.calc(before, steadied, np.zeros_like(start)) * moves, camera)
+            x, y = cv2.split(by_camera)
+            inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+            camera, agreement = _camera(start, end, points & inside)
+        yield _Flow((end - start) / width, (cv2.transform(start, camera) - start) / width, inside, agreement)
+
+
+def _camera(start: np.ndarray, end: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, float]:
+    """The shift, turn and zoom (2, 3) that most `points` (h, w) follow to a quarter of a pixel, and how many do."""
+    start, end, points = start[::4, ::4], end[::4, ::4], points[::4, ::4]
+    if points.sum() > 2:
+        camera, follow = cv2.estimateAffinePartial2D(
+            start[points], end[points], ransacReprojThreshold=0.25, maxIters=500
+        )
+        if camera is not None and np.abs(cv2.transform(start, camera) - start).max() < min(points.shape) * 2:
+            return camera, float(follow.mean())
+    return np.eye(2, 3), 0.0  # a camera that leaves half the picture behind was a cut
+
+
+def _sampled(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """The frame, of any size, at the places that `flow` (in widths) points to."""
+    height, width = frame.shape[:2]
+    return _at(frame, _grid(height, width) + cv2.resize(flow, (width, height)) * np.float32(width))
+
+
+def _at(frame: np.ndarray, places: np.ndarray) -> np.ndarray:
+    x, y = cv2.split(places)
+    return cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _lengths(flow: np.ndarray) -> np.ndarray:
+    return cv2.magnitude(*cv2.split(flow))
+
+
+@lru_cache(maxsize=4)
+def _grid(height: int, width: int) -> np.ndarray:
+    """The x and y of every pixel, (h, w, 2)."""
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)

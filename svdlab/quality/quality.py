@@ -1,0 +1,101 @@
+"""What is known of a clip once it is measured (`Quality`), and of two clips beside each other (`Difference`).
+
+Names carry their unit: `_px` is pixels of the clip in a frame, `_levels` is steps of 256, `_percent` is of full scale.
+A field that could not be measured is None; a zero is a zero; no value is NaN or infinite.
+VBench (Huang et al., CVPR 2024, github.com/Vchitect/VBench) uses networks where these use optical flow and SSIM; the
+fields say how they compare. This file imports nothing, so that a row can hold a `Quality` without OpenCV.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STATIC_SHARE = 0.003  # of the picture: the flame of the tiny rocket alone is 0.011, lights going on and off 0.002
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One clip, measured by `assess`.
+
+    Motion is between neighbouring frames, by optical flow, averaged over them. More is not better: it is what was
+    asked for, or not. Noise reads as motion of objects where it is louder than 3 levels.
+
+    Attributes:
+        motion_median_px: how far the picture moves in a frame: the median of its pixels.
+        motion_mean_px: the mean of its pixels.
+        motion_fast_px: the median of the fastest twentieth: the speed of an object that covers about that much.
+        camera_motion_px: the mean length of the shift, turn and zoom that most of the picture follows. None where less
+            than half of it agrees on one.
+        object_motion_px: the fastest pixels again, the camera taken out (97.5th percentile). None as for the camera.
+        moving_share: 0 to 1 of the picture moves by more than 0.05 % of the width in a frame.
+        dynamic_degree: over 1, VBench's "dynamic degree" would be true: the fastest 5 %, in a quarter of the pairs,
+            over 6 pixels of 256 an eighth of a second. VBench skips frames above 8 fps where this scales. None
+            without fps.
+        temporal_flickering: 0 to 1, higher is better; VBench's, to the letter: 1 - mean change of neighbours / 255.
+            Of static clips only, since it takes motion for flicker.
+        flicker_percent: of full scale, lower is better: the change left when the motion is taken out (warp error).
+        motion_smoothness: 0 to 1, higher is better: every second frame interpolated from its neighbours, 1 - mean
+            error / 255. VBench's formula, with the flow in place of its network. None under 3 frames.
+        loop_seam: the change from the last frame to the first over the median change: 1 is unseen, 3 is a cut. None
+            where nothing changes.
+        likeness_first_psnr_db: of the first frame to the conditioning picture, at most 100. None without a picture.
+        likeness_first_ssim: of the first frame, -1 to 1. None without a picture.
+        likeness_mean_ssim: over all frames. It stands for VBench's i2v subject consistency, which compares features of
+            a network: motion lowers SSIM, not those.
+        likeness_last_ssim: of the last frame.
+        sharpness_relative: variance of the Laplacian over that of the conditioning picture: 1 is as sharp, less is
+            blurred; noise raises it. None without a picture.
+        sharpness_drift: of the last frame over the first: 1 keeps. None where the first is flat.
+        brightness_drift_levels: mean luma, last frame minus first: -255 to 255.
+        saturation_drift_levels: mean of max(R, G, B) - min(R, G, B), last minus first: -255 to 255.
+        black_frames: how many have no value over 2 of 255.
+        non_finite: whether the latents hold NaN or infinity. None where there are no latents.
+    """
+
+    motion_median_px: float
+    motion_mean_px: float
+    motion_fast_px: float
+    camera_motion_px: float | None
+    object_motion_px: float | None
+    moving_share: float
+    dynamic_degree: float | None
+    temporal_flickering: float
+    flicker_percent: float
+    motion_smoothness: float | None
+    loop_seam: float | None
+    likeness_first_psnr_db: float | None
+    likeness_first_ssim: float | None
+    likeness_mean_ssim: float | None
+    likeness_last_ssim: float | None
+    sharpness_relative: float | None
+    sharpness_drift: float | None
+    brightness_drift_levels: float
+    saturation_drift_levels: float
+    black_frames: int
+    non_finite: bool | None
+
+    @property
+    def static(self) -> bool:
+        """Whether nothing moves. Light may still change: that is flicker."""
+        return self.moving_share < STATIC_SHARE
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the frames of a clip are from those of a reference, as `difference` finds it.
+
+    Attributes:
+        psnr_db: mean over the frames, at most 100 (equal); higher is nearer.
+        psnr_worst_db: of the frame that is furthest.
+        ssim: mean over the frames, -1 to 1 (equal).
+        ssim_worst: of the frame that is furthest.
+        mean_abs_levels: mean difference of a value, 0 to 255.
+        max_abs_levels: the largest difference of a value, 0 to 255.
+    """
+
+    psnr_db: float
+    psnr_worst_db: float
+    ssim: float
+    ssim_worst: float
+    mean_abs_levels: float
+    max_abs_levels: int
