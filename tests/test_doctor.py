@@ -1,0 +1,146 @@
+"""What `svdlab doctor` says of this machine, and of machines made worse on purpose."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from svdlab.interface import doctor as module
+from svdlab.interface.command_line import main
+from svdlab.interface.doctor import Check, Readiness, doctor
+
+SECRET = "hf_DoNotShowThisToAnybody"
+GiB = 2**30
+
+
+def by_name(text: str) -> dict[str, dict]:
+    """The checks of `svdlab doctor --json` by name; of several one."""
+    return {check["name"]: check for check in json.loads(text)["checks"]}
+
+
+def test_this_machine_makes_clips_and_every_line_says_what_to_do_where_it_is_not_well():
+    here = doctor()
+    assert here.ready
+    names = {check.name for check in here.checks}
+    assert {"Python", "torch", "device", "versions", "token", "weights", "disk", "video"} <= names
+    for check in here.checks:
+        assert check.state in ("ok", "note", "problem")
+        assert check.fact
+        assert bool(check.todo) == (check.state != "ok"), check
+    assert repr(here) == str(here)
+    assert "tiny is bundled" in str(here)
+
+
+def test_json_is_for_a_bug_report_and_shows_no_token_and_touches_no_cache(tmp_path):
+    """The program itself, in an environment of its own; with a driver that answers beside a torch that sees no card."""
+    home = tmp_path / "somebody"
+    home.mkdir()
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 580.95.05\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    own = {"HOME": str(home), "HF_HOME": str(home / "hub"), "HF_TOKEN": SECRET}
+    own |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "svdlab", "doctor", "--json"]
+    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True)
+    checks = by_name(done.stdout)
+    assert "present (never shown)" in done.stdout
+    assert SECRET not in done.stdout + done.stderr
+    assert str(home) not in done.stdout
+    assert "~" in checks["disk"]["fact"]
+    assert not (home / "hub").exists()
+    assert "580.95.05" in checks["driver"]["fact"]
+    assert checks["driver"]["state"] in ("note", "problem")
+    assert done.returncode == (checks["driver"]["state"] == "problem")
+
+
+def test_a_token_that_cannot_be_sent_is_not_shown_either(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", f"{SECRET} {SECRET}")
+    [token] = module._token()
+    assert token.state == "note"
+    assert SECRET not in str(token)
+
+
+def without(library):
+    return lambda patch: patch.setitem(sys.modules, library, None)
+
+
+def with_an_old_diffusers(patch):
+    installed = module.installed
+    patch.setattr(module, "installed", lambda name: "0.20" if name == "diffusers" else installed(name))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "name", "words"),
+    [
+        (without("av"), "video", "ModuleNotFoundError"),
+        (without("torch"), "torch", "ModuleNotFoundError"),
+        (with_an_old_diffusers, "versions", "diffusers 0.20 ("),
+    ],
+    ids=["no video library", "no torch", "an old library"],
+)
+def test_what_is_broken_is_a_problem_the_rest_is_still_told_and_scripts_see_it(
+    monkeypatch, capsys, break_it, name, words
+):
+    monkeypatch.delitem(sys.modules, "svdlab.media.video", raising=False)  # to be imported anew
+    break_it(monkeypatch)
+    assert main(["doctor", "--json"]) == 1
+    checks = by_name(capsys.readouterr().out)
+    assert checks[name]["state"] == "problem"
+    assert words in checks[name]["fact"]
+    assert checks["token"]["state"] == "ok"
+
+
+def test_weights_that_are_cached_whole_or_cut_short(checkpoint, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    commit, folder = "0" * 40, tmp_path / "models--stabilityai--stable-video-diffusion-img2vid-xt"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    copied = folder / "snapshots" / commit
+    shutil.copytree(checkpoint, copied)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def weights() -> str:
+        return "\n".join(map(str, module._weights()))
+
+    assert "ok       weights       svd-xt is in the cache" in weights()
+    assert "svd-xt-1.1 is not in the cache" in weights()
+    assert "asks for a token" in weights()
+    file = next((copied / "unet").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:300])
+    assert "svd-xt is in the cache, not whole" in weights()
+    assert "fetch it again" in weights()
+
+
+def test_too_little_disk_is_a_note(monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**30))
+    [disk] = module._disk()
+    assert disk.state == "note"
+    assert "HF_HOME" in disk.todo
+
+
+def test_what_fits_is_predicted_where_there_is_time():
+    later = time.monotonic() + 600
+    fit = module._fit("tiny", 24 * GiB, later)
+    assert fit.state == "ok"
+    assert fit.fact.startswith("tiny with fp16: ")
+    none = module._fit("tiny", 2**20, later)
+    assert (none.state, "svdlab plan --variant tiny" in none.todo) == ("note", True)
+    late = module._fit("svd-xt", 24 * GiB, 0)
+    assert "not predicted yet" in late.fact
+    assert "svdlab plan --variant svd-xt" in late.todo
+
+
+def test_a_check_reads_well():
+    assert str(Check("disk", "note", "1 GiB free", "Make room.")) == (
+        "note     disk          1 GiB free\n                       -> Make room."
+    )
+    broken = Readiness((Check("video", "problem", "gone", "pip install av"),))
+    assert not broken.ready
+    assert "problems to solve: 1." in str(broken)
