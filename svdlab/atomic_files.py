@@ -1,48 +1,137 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all.
+
+A writer works in a scratch folder beside its target (`.svdlab-` and a random word) and moves the result into place with
+one rename. The scratch folder is locked while its writer lives. The system drops the lock however the writer ends, so
+`clear_leftovers` can tell what a killed writer left from what is being written now.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_PREFIX, _REPLACED = ".svdlab-", ".old"
+_ABANDONED_SECONDS = 86_400  # where nothing can be locked (Windows, some network disks), age decides
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A name in the same folder to write to; it takes the place of `path` when all is written, or is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside, old = path.with_name(f".svdlab-{secrets.token_hex(6)}"), _aside(path)
-    if restore_replaced(path).exists() and old.is_dir():
-        shutil.rmtree(old)  # of a writer that was killed when all but this was done
+    """Write a file or a folder so that it appears whole or not at all.
+
+    Args:
+        path: the target; its folder is created where it is missing. What is there is replaced at the end.
+
+    Yields:
+        A path of the same name in a scratch folder, for the caller to write a file or a folder at.
+
+    Example:
+        >>> with atomic_write(Path("notes.txt")) as scratch:
+        ...     _ = scratch.write_text("whole")
+        >>> Path("notes.txt").read_text()
+        'whole'
+    """
+    replaced = _replaced(path)
+    if restore_replaced(path).exists() and replaced.is_dir():
+        shutil.rmtree(replaced, ignore_errors=True)  # its writer was killed when all but this was done
+    with scratch_folder(path.parent) as folder:
+        written = folder / path.name
+        try:
+            yield written
+            for file in [written, *written.glob("*")]:
+                descriptor = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            if written.is_dir() and path.exists():  # a folder cannot be replaced in one move
+                path.rename(replaced)
+            written.replace(path)
+        finally:
+            restore_replaced(path)
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A new folder for what is not whole yet, on the same disk as its target; gone afterwards.
+
+    Args:
+        parent: the folder to make it in; created where it is missing.
+
+    Yields:
+        The scratch folder, which `clear_leftovers` leaves alone while this process lives.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = parent / f"{_PREFIX}{secrets.token_hex(6)}"
+        folder.mkdir()
+        lock = _lock(folder)
+        if folder.exists():  # not so where another process cleared it before it was locked
+            break
     try:
-        yield beside
-        for file in [beside, *beside.glob("*")]:
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        if beside.is_dir() and path.exists():  # a folder cannot be replaced in one move
-            path.rename(old)
-        beside.replace(path)
+        yield folder
     finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        for left in (beside, old):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".svdlab-{path.name}.old")
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder, and nothing of writers that live.
+
+    Args:
+        folder: where `atomic_write` and `scratch_folder` were used; it need not exist.
+    """
+    for leftover in folder.glob(f"{_PREFIX}*"):
+        if leftover.name.endswith(_REPLACED):
+            target = folder / leftover.name.removeprefix(_PREFIX).removesuffix(_REPLACED)
+            if restore_replaced(target).exists():
+                shutil.rmtree(leftover, ignore_errors=True)
+        elif not leftover.is_dir() or leftover.is_symlink():
+            with suppress(OSError):
+                leftover.unlink()
+        elif (lock := _lock(leftover)) is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
+            os.close(lock)
 
 
 def restore_replaced(path: Path) -> Path:
-    """`path`, where a folder stands again that a writer was killed over, between taking it away and putting the new one
-    in its place."""
-    if not path.exists() and _aside(path).is_dir():
-        with suppress(OSError):  # whoever reads and must not write finds nothing, as before
-            _aside(path).rename(path)
+    """Put a folder back whose writer was killed between taking the old one away and putting the new one in its place.
+
+    Args:
+        path: the folder's own path.
+
+    Returns:
+        The same path.
+    """
+    if not path.exists() and _replaced(path).is_dir():
+        with suppress(OSError):  # a reader that must not write goes without it
+            _replaced(path).rename(path)
     return path
+
+
+def _replaced(path: Path) -> Path:
+    return path.with_name(f"{_PREFIX}{path.name}{_REPLACED}")
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock; None where another process holds it."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+        except (ImportError, OSError):  # nothing can be locked here
+            if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                return descriptor
+            os.close(descriptor)
+    return None

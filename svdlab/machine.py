@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,6 +74,55 @@ def free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(torch.device(device))[0]
     return psutil.virtual_memory().available
+
+
+_OUT_OF_MEMORY = re.compile(  # as torch, CUDA's libraries, other accelerators, C++ and the system say it
+    r"out of memory|(can't|cannot) allocate memory|enough memory|bad_alloc|STATUS_ALLOC_FAILED|PT_DEVMEM Alloc", re.I
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        True for a `MemoryError`, and for errors of torch and the system in their own words.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB)"))
+        True
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def reset_peak(device: str) -> None:
+    """Begin to count the peak of a device's memory anew.
+
+    Args:
+        device: "cuda", "cuda:1", "mps" or "cpu"; only CUDA cards count one.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(torch.device(device))
+
+
+def peak_bytes(device: str) -> int | None:
+    """The most that torch had allocated on a device since `reset_peak`.
+
+    Args:
+        device: "cuda", "cuda:1", "mps" or "cpu".
+
+    Returns:
+        Bytes; None where the device counts no peak.
+    """
+    import torch
+
+    return torch.cuda.max_memory_allocated(torch.device(device)) if device.startswith("cuda") else None
 
 
 def _device_facts(device: str) -> tuple[str, int | None]:

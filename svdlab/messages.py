@@ -1,19 +1,116 @@
-"""Words for messages: one clear sentence for any error."""
+"""Words for messages: every error that a reader meets is one clear sentence.
+
+Text that comes from elsewhere (a server's answer, a file's metadata, a value that somebody passed) may be endless and
+may hold control characters that rewrite a terminal. It goes through `first_line` or `shorten` before it enters a
+sentence.
+"""
 
 from __future__ import annotations
 
+import difflib
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
-def describe_error(error: Exception, where: bool = True) -> str:
-    """Ours are sentences; of others also what they are and, unless it does not matter, `where` they come from."""
-    line = (str(error).strip().splitlines() or ["no reason given"])[0][:500]
+def first_line(error_or_text: object, limit: int = 300) -> str:
+    """The first line that is not empty, without control characters.
+
+    Args:
+        error_or_text: an exception, or any text.
+        limit: the most characters to return.
+
+    Returns:
+        The line; "no reason given" where there is none.
+
+    Example:
+        >>> first_line(OSError("disk full\\nat sector 9"))
+        'disk full'
+    """
+    lines = str(error_or_text)[: limit * 20].splitlines()
+    return next((line for raw in lines if (line := _printable(raw).strip())), "no reason given")[:limit]
+
+
+def shorten(value: Any, limit: int = 200) -> str:
+    """A value as Python writes it, cut in the middle where it is long.
+
+    Args:
+        value: anything; its `repr` is shown.
+        limit: the most characters to return.
+
+    Returns:
+        The text, without control characters.
+
+    Example:
+        >>> shorten("a" * 100_000, limit=20)
+        "'aaaaaaaaaaaaa…aaaa'"
+    """
+    try:
+        text = repr(value[:100_000] if isinstance(value, str) else value)
+    except Exception:  # an integer of thousands of digits, a list within itself too deep, somebody's own class
+        text = f"a value of type {type(value).__name__}"
+    text = _printable(text)
+    tail = limit // 4
+    return text if len(text) <= limit else f"{text[: limit - tail - 1]}…{text[-tail:]}"
+
+
+def nearest_name(name: object, known: Iterable[str]) -> str | None:
+    """The known name most like a misspelled one.
+
+    Args:
+        name: what was given.
+        known: the names there are.
+
+    Returns:
+        The name; None where none is alike.
+
+    Example:
+        >>> nearest_name("svd-xt1.1", ["svd", "svd-xt-1.1"])
+        'svd-xt-1.1'
+    """
+    return next(iter(difflib.get_close_matches(str(name)[:200], list(known), n=1)), None)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a sentence that proposes the nearest known name.
+
+    Args:
+        name: what was given.
+        known: the names there are.
+
+    Returns:
+        A clause; "" where no name is alike.
+
+    Example:
+        >>> did_you_mean("roket", ["rocket", "portrait"])
+        "; did you mean 'rocket'?"
+    """
+    nearest = nearest_name(name, known)
+    return f"; did you mean {nearest!r}?" if nearest else ""
+
+
+def describe_error(error: BaseException, where: bool = True) -> str:
+    """One sentence for any error.
+
+    Args:
+        error: svdlab's own errors are sentences already; of others the class is named too.
+        where: whether to name the file and line that raised it.
+
+    Returns:
+        The sentence.
+
+    Example:
+        >>> describe_error(ValueError("fps=0 is too low."))
+        'fps=0 is too low.'
+    """
+    line = first_line(error, 500)
     if line.endswith("."):
         return line
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {line}{f' ({Path(place.filename).name}, line {place.lineno})' if where else ''}."
+    frames = traceback.extract_tb(error.__traceback__) if where else []
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {line}{place}."
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable() or character == "\t")

@@ -7,16 +7,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from svdlab.media.images import fit_image, open_image
+from svdlab.messages import did_you_mean, shorten
 from svdlab.variants import Variant, variant
 
 if TYPE_CHECKING:
@@ -24,6 +27,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Fit = Literal["crop", "pad", "stretch"]
+
+_QUIET: ContextVar[bool] = ContextVar("quiet_requests", default=False)
+
+
+@contextmanager
+def quiet_requests() -> Iterator[None]:
+    """Within, requests are made without a warning of their `concerns`, in this thread alone.
+
+    `warnings.catch_warnings` would change the filters of all threads, and could leave them changed for good.
+    """
+    token = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
 
 OF_VARIANT: Any = None  # a field left to the variant: `None` until `filled`, a number ever after
 
@@ -67,10 +86,11 @@ class Request:
                 try:
                     object.__setattr__(self, name, tuple(float(each) for each in value))
                 except (TypeError, ValueError, OverflowError):
-                    raise ValueError(f"{name}={_shown(value)} is not a list of numbers, as in (0.5, 0.25).") from None
+                    raise ValueError(f"{name}={shorten(value)} is not a list of numbers, as in (0.5, 0.25).") from None
         _validate(self)
-        for sentence in self.concerns():
-            warnings.warn(sentence, UserWarning, stacklevel=3)
+        if not _QUIET.get():
+            for sentence in self.concerns():
+                warnings.warn(sentence, UserWarning, stacklevel=3)
 
     @classmethod
     def for_variant(cls, name: str, *, preset: str | None = None, **fields: Any) -> Request:
@@ -157,15 +177,8 @@ class Request:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise ValueError(
-                    f"Unknown request field {_shown(name)}"
-                    + (
-                        f"; did you mean {near[0]!r}?"
-                        if near
-                        else ": it was written by a newer svdlab; update this one."
-                    )
-                )
+                newer = ": it was written by a newer svdlab; update this one."
+                raise ValueError(f"Unknown request field {shorten(name)}{did_you_mean(name, known) or newer}")
         return cls(**fields)
 
 
@@ -211,7 +224,7 @@ def _validate(r: Request) -> None:
         number = _number(value, kind)
         if number is None:
             expected = "a whole number" if kind is int else "a number"
-            raise ValueError(f"{name}={_shown(value)} is not {expected}: {hint}.")
+            raise ValueError(f"{name}={shorten(value)} is not {expected}: {hint}.")
         if not low <= number <= high:
             raise ValueError(f"{name}={value} is outside {low} to {high}: {hint}.")
         object.__setattr__(r, name, number)
@@ -243,19 +256,13 @@ def _validate(r: Request) -> None:
                 f"num_inference_steps={r.num_inference_steps} disagrees with {len(r.sigmas)} sigmas: leave it out."
             )
     if r.fit not in get_args(Fit):
-        raise ValueError(f"fit={_shown(r.fit)} is unknown: expected one of {', '.join(get_args(Fit))}.")
+        raise ValueError(f"fit={shorten(r.fit)} is unknown: expected one of {', '.join(get_args(Fit))}.")
     if r.focus is None or len(r.focus) != 2 or not all(0 <= f <= 1 for f in r.focus):
         raise ValueError(f"focus={r.focus} must be two numbers from 0 to 1: x from the left, y from the top.")
     if r.image is None or r.image == "":
         raise ValueError("image is empty: give a path, a URL, a picture, or the name of a bundled example ('rocket').")
     if r.variant is not None:
         variant(r.variant if isinstance(r.variant, str) else repr(r.variant))
-
-
-def _shown(value: Any) -> str:
-    """As Python writes it, cut where that would fill the page."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:100]}…{text[-20:]}"
 
 
 def _number(value: Any, kind: type) -> int | float | None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from svdlab.machine import best_device
-from svdlab.optimizations import check
+from svdlab.optimizations import check, parse
+from svdlab.optimizations.registry import Optimization
 from svdlab.request import Request
 from svdlab.variants import variant
 
@@ -27,7 +28,7 @@ class Setup:
 
     `weights` is "hub" (published ones, downloaded once), "bundled" (of the tiny model), "random" (full size, any
     values: memory and speed do not depend on them) or a folder in the hub's layout.
-    `dtype` None becomes fp16 on an accelerator and fp32 on a processor when it is loaded.
+    `dtype` None becomes fp16 on a CUDA card and fp32 elsewhere when it is loaded.
     `optimizations` are applied in the order given: weights, then placement, then graph.
     """
 
@@ -58,8 +59,16 @@ class Setup:
 
     @property
     def precision(self) -> str:
-        """The dtype, or what is taken where it is left open: fp32 on a processor, fp16 elsewhere."""
-        return self.dtype or ("fp32" if (self.device or best_device()) == "cpu" else "fp16")
+        """The dtype; where it is left open, fp16 on a CUDA card and fp32 elsewhere.
+
+        Apple's GPUs get fp32, since fp16 gave black frames there (diffusers issue 6220).
+        """
+        return self.dtype or ("fp16" if (self.device or best_device()).startswith("cuda") else "fp32")
+
+    @property
+    def parsed(self) -> tuple[tuple[Optimization, str | None], ...]:
+        """Each optimisation with the value after its "=" (None where there is none), in the order given."""
+        return tuple(parse(text) for text in self.optimizations)
 
     @property
     def label(self) -> str:
@@ -67,7 +76,7 @@ class Setup:
         return ", ".join(filter(None, (self.dtype, *self.optimizations))) or "plain"
 
     def resolved(self) -> Setup:
-        """This setup with what it leaves open filled in as `load` would: the dtype, the commit in the hub's cache."""
+        """This setup with what it leaves open filled in as `load` would: device, dtype, and the commit in the cache."""
         revision, repository = self.revision, variant(self.variant).repository
         if self.weights == "hub" and repository:
             from huggingface_hub import try_to_load_from_cache
@@ -76,7 +85,7 @@ class Setup:
             revision = (
                 Path(cached).parent.name if isinstance(cached, str) else revision
             )  # snapshots are named by commit
-        return dataclasses.replace(self, dtype=self.precision, revision=revision)
+        return dataclasses.replace(self, device=self.device or best_device(), dtype=self.precision, revision=revision)
 
     def request(self, **fields: Any) -> Request:
         """`Request.for_variant` with this setup's variant."""

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
+
+from svdlab.messages import did_you_mean, shorten
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,5 @@ def variant(name: str) -> Variant:
     """The variant called `name`; a `ValueError` with the nearest name if there is none."""
     if name in VARIANTS:
         return VARIANTS[name]
-    near = difflib.get_close_matches(str(name), VARIANTS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"Unknown variant {str(name)[:100]!r}: expected one of {', '.join(VARIANTS)}{hint}")
+    hint = did_you_mean(name, VARIANTS) or "."
+    raise ValueError(f"Unknown variant {shorten(str(name))}: expected one of {', '.join(VARIANTS)}{hint}")

@@ -70,7 +70,7 @@ def test_plan_for_a_card_and_for_an_amount_of_memory(capsys):
     assert few.count("\n") == 1 + 2 + 2 + ("None fits" in few)
     assert "–" in few  # no times for a card that has no name
     assert main(["plan", "--gpu", "RTX 3061"]) == 2
-    assert "Unknown card 'RTX 3061'; nearest: RTX 3060" in capsys.readouterr().err
+    assert "Unknown card 'RTX 3061'; did you mean 'RTX 3060'?" in capsys.readouterr().err
     assert main(["plan", "--memory", "lots"]) == 2
     assert "memory='lots' is no amount of memory" in capsys.readouterr().err
 

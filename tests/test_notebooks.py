@@ -211,7 +211,7 @@ def test_a_run_that_fails_or_dies_names_the_study_and_the_next_gets_a_new_kernel
         ("who: !!python/object/apply:os.system [echo]", "is not plain YAML"),
         ("- 1\n- 2", "sets nothing: expected lines like"),
         ("who: [1", "is not plain YAML"),
-        ("wha: 2", "probe.ipynb has no parameter 'wha': did you mean 'who'?"),
+        ("wha: 2", "probe.ipynb has no parameter 'wha'; did you mean 'who'?"),
         ("zzz: 2", "probe.ipynb has no parameter 'zzz': it has who."),
     ],
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,9 +20,9 @@ from PIL import Image
 
 import svdlab
 from svdlab.media import images
-from svdlab.media.fetch import short
 from svdlab.media.images import image_sha256
-from svdlab.request import Request, conditioning
+from svdlab.messages import shorten
+from svdlab.request import Request, conditioning, quiet_requests
 from svdlab.setup import Setup
 
 if TYPE_CHECKING:
@@ -131,8 +130,7 @@ def read(path: str | Path) -> Clip:
         raise ValueError(
             f"{path} holds no settings that svdlab can read ({reason}): expected a file written by clip.save."
         ) from error
-    with warnings.catch_warnings():  # said when the clip was made, and in its notes
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet_requests():  # said when the clip was made, and in its notes
         request, picture = _with_image(fields, cover, path)
     if image_size:
         picture.info["image_size"] = image_size
@@ -156,7 +154,7 @@ def _with_image(fields: dict[str, Any], cover: Image.Image | None, path: str | P
             request = Request.from_json(fields | {"image": name})
             return request, conditioning(request)
         raise ValueError(
-            f"The picture that the clip was made from is not in {path} (its name was {short(name)}): make the clip "
+            f"The picture that the clip was made from is not in {path} (its name was {shorten(name)}): make the clip "
             "again from a picture of your own, or take a copy of the clip that was not converted."
         )
     carried = dataclasses.replace(Request.from_json(fields | {"image": "rocket"}), image=cover)

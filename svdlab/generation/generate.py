@@ -9,11 +9,14 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast, overload
 
+from svdlab.machine import is_out_of_memory, peak_bytes, reset_peak
 from svdlab.optimizations import parse
+from svdlab.pipelines.exclusive import exclusive
 from svdlab.pipelines.load import setup_of
+from svdlab.pipelines.vae_precision import float32_decoder, keep_precision
 from svdlab.prediction.fitting import lighter
 from svdlab.progress_bar import Progress
 from svdlab.request import Request, conditioning
@@ -105,7 +108,14 @@ def generate(
         if on_step is not None:
             on_step(done, total, latents)
 
-    with Progress(total=steps, desc=label, unit="step", disable=not progress) as bar, _freed(pipeline), torch.no_grad():
+    device = str(pipeline._execution_device)
+    with ExitStack() as stack:
+        stack.enter_context(exclusive(pipeline))
+        bar = stack.enter_context(Progress(total=steps, desc=label, unit="step", disable=not progress))
+        stack.enter_context(keep_precision(pipeline))
+        stack.enter_context(_freed(pipeline))
+        stack.enter_context(torch.no_grad())
+        reset_peak(device)
         try:
             latents = _sample(pipeline, request, picture, stepped, bar)
             sampled = time.perf_counter()
@@ -114,12 +124,12 @@ def generate(
             pixels = _decode(pipeline, latents, request, notes)
             frames: Any = pipeline.video_processor.postprocess_video(video=pixels, output_type="pil")[0]
             bar.set_postfix_str("")
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not _of_memory(error):
+        except (MemoryError, RuntimeError, OSError) as error:
+            if not is_out_of_memory(error):
                 raise
             exhausted = doing
     if exhausted:  # out here, where no traceback holds the tensors of the attempt
-        raise OutOfMemory(_what_would_fit(setup, request, exhausted))
+        raise OutOfMemory(_what_would_fit(setup, request, exhausted, device))
     timings = {"sample_seconds": sampled - started, "decode_seconds": time.perf_counter() - sampled}
     black = [i for i, frame in enumerate(frames) if max(high for _, high in frame.getextrema()) <= BLACK]
     if black:
@@ -189,37 +199,27 @@ def _decode(
     if not broken:
         return pixels
     dtype = pipeline.vae.dtype
-    if dtype != torch.float32 and not any(weight.is_meta for weight in pipeline.vae.parameters()):
-        pipeline.vae.to(torch.float32)  # (under sequential offload its weights are elsewhere, and stay as they are)
-        try:
+    with float32_decoder(pipeline) as changed:
+        if changed:
             pixels = pipeline.decode_latents(latents.float(), request.num_frames, request.decode_chunk_size)
-        finally:
-            pipeline.vae.to(dtype)
-        if torch.isfinite(pixels).all():
-            notes.append(f"{broken} frames decoded to not-a-number in {dtype} and were decoded again in float32.")
-            return pixels
+            if torch.isfinite(pixels).all():
+                notes.append(f"{broken} frames decoded to not-a-number in {dtype} and were decoded again in float32.")
+                return pixels
     raise GenerationError(
         f"{broken} of {request.num_frames} frames decoded to not-a-number in {dtype}, and float32 was no cure: load "
         "with dtype='bf16' or 'fp32'; if that is no better, the weights of the VAE are damaged: fetch them again."
     )
 
 
-def _of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    of_a_card = isinstance(error, torch.OutOfMemoryError)
-    return of_a_card or "can't allocate memory" in str(error)  # as a processor says it
-
-
-def _what_would_fit(setup: Setup | None, request: Request, doing: str) -> str:
+def _what_would_fit(setup: Setup | None, request: Request, doing: str, device: str) -> str:
     import torch
 
     asked = f"{request.num_frames} frames of {request.height}x{request.width}, decode chunk {request.decode_chunk_size}"
     used, there = "", None
-    if torch.cuda.is_available():
+    if (peak := peak_bytes(device)) is not None:
         torch.cuda.empty_cache()
-        there = torch.cuda.get_device_properties(0).total_memory
-        used = f" at {torch.cuda.max_memory_allocated() / 2**30:.1f} of {there / 2**30:.1f} GiB"
+        there = torch.cuda.get_device_properties(device).total_memory
+        used = f" at {peak / 2**30:.1f} of {there / 2**30:.1f} GiB"
     try:
         advice = "" if setup is None else lighter(setup, request, there)
     except Exception:  # a prediction must not stand in the way of the reason

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import svdlab
+from svdlab.messages import did_you_mean, shorten
 
 
 def results_folder(results: str | Path, study: str) -> Path:
@@ -60,9 +60,8 @@ def check_parameters(notebook: str | Path, given: Iterable[str]) -> set[str]:
     known = papermill.inspect_notebook(str(notebook))
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}."
-            raise ValueError(f"{Path(notebook).name} has no parameter {name!r}: {hint}")
+            hint = did_you_mean(name, known) or f": it has {', '.join(known) or 'none'}."
+            raise ValueError(f"{Path(notebook).name} has no parameter {shorten(name)}{hint}")
     return set(known)
 
 

@@ -11,6 +11,8 @@ import time
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
+from svdlab.messages import first_line, shorten
+
 MAX_DOWNLOAD_BYTES = 50 * 2**20  # a 50-megapixel JPEG has about 25 MB
 MAX_DOWNLOAD_SECONDS = 30.0  # for one picture with all its redirects; the name server's own time comes on top
 MAX_REDIRECTS = 3  # http to https, a short link, a content server
@@ -170,16 +172,7 @@ def shown(url: str) -> str:
     """The URL as an error may show it: without user, password and query, where keys are kept."""
     scheme, _, rest = url.partition("://")
     if not rest:
-        return short(url)
+        return shorten(url)
     place = re.split(r"[?#]", rest)[0]
     host, slash, path = place.partition("/")
-    return short(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
-
-
-def first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def short(text: object) -> str:
-    text = str(text)
-    return repr(text if len(text) <= 200 else text[:100] + "…" + text[-20:])
+    return shorten(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import io
 import re
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from svdlab.media.encode import data_url, png_bytes
-from svdlab.media.fetch import download, first_line, short, shown
+from svdlab.media.fetch import download, shown
+from svdlab.messages import did_you_mean, first_line, shorten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,25 +161,25 @@ def _open(path: Path) -> Image.Image:
     try:
         path = path.expanduser()
         if path.is_dir():
-            raise ValueError(f"{short(path)} is a folder, not a picture: name a file in it.")
+            raise ValueError(f"{shorten(str(path))} is a folder, not a picture: name a file in it.")
         if "\0" in str(path) or not path.exists():
-            raise ValueError(f"There is no file {short(path)}{_nearest(path)}")
+            raise ValueError(f"There is no file {shorten(str(path))}{_nearest(path)}")
         if not path.is_file():  # a pipe or a device could be read forever
-            raise ValueError(f"{short(path)} is not a regular file: give a picture's path.")
+            raise ValueError(f"{shorten(str(path))} is not a regular file: give a picture's path.")
         with path.open("rb") as file:
-            return _decode(file, short(path))
+            return _decode(file, shorten(str(path)))
     except (OSError, RuntimeError) as error:  # RuntimeError: "~" of nobody
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{short(path)} cannot be read ({reason}): check the path and its permissions.") from None
+        raise ValueError(
+            f"{shorten(str(path))} cannot be read ({reason}): check the path and its permissions."
+        ) from None
 
 
 def _nearest(path: Path) -> str:
     """How the sentence about a missing file ends: with names like it, or with the examples."""
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, [*EXAMPLES, *beside], n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f": give a path, a URL, or the name of an example ({', '.join(EXAMPLES)})."
+    other = f": give a path, a URL, or the name of an example ({', '.join(EXAMPLES)})."
+    return did_you_mean(path.name, [*EXAMPLES, *beside]) or other
 
 
 def _decode(file: BinaryIO, name: str) -> Image.Image:
@@ -293,4 +293,4 @@ def _data(url: str) -> bytes:
             raise ValueError
         return base64.b64decode("".join(body.split()), validate=True)
     except ValueError:
-        raise ValueError(f"{short(url)} is not a whole data URL: expected data:image/png;base64,… .") from None
+        raise ValueError(f"{shorten(url)} is not a whole data URL: expected data:image/png;base64,… .") from None

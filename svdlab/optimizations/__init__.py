@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
+from svdlab.messages import did_you_mean, shorten
 from svdlab.optimizations.attention import ATTENTION
 from svdlab.optimizations.channels_last import CHANNELS_LAST
 from svdlab.optimizations.compile import COMPILE_BLOCKS, COMPILE_UNET, COMPILE_VAE
@@ -40,9 +40,8 @@ def parse(text: str) -> tuple[Optimization, str | None]:
     """`"forward-chunking=5"` as the optimisation and its value; `"model-offload"` has the value None."""
     name, equals, value = text.partition("=")
     if name not in OPTIMIZATIONS:
-        near = difflib.get_close_matches(name, OPTIMIZATIONS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"Unknown optimisation {name!r}: expected one of {', '.join(OPTIMIZATIONS)}{hint}")
+        hint = did_you_mean(name, OPTIMIZATIONS) or "."
+        raise ValueError(f"Unknown optimisation {shorten(name)}: expected one of {', '.join(OPTIMIZATIONS)}{hint}")
     optimization = OPTIMIZATIONS[name]
     if equals and not optimization.accepts(value):
         raise ValueError(f"{text!r} is not understood: {name} takes {optimization.values or 'no value'}.")

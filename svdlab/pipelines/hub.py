@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from svdlab.messages import first_line
 from svdlab.variants import Variant
 
 # Those with weights. A folder that names other classes is another model, and is refused before anything is imported.
@@ -107,7 +108,7 @@ def tensor_names(file: Path) -> set[str]:
     except (SafetensorError, OSError) as error:
         # The cache's snapshots are links: without the file behind the link, the next load would link the same again.
         raise WeightsError(
-            f"{file} is corrupted or cut short ({_first_line(error)}): delete {file.resolve()} and fetch it again."
+            f"{file} is corrupted or cut short ({first_line(error)}): delete {file.resolve()} and fetch it again."
         ) from error
 
 
@@ -121,7 +122,7 @@ def _check_index(file: Path) -> None:
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise WeightsError(f"{file} is not JSON ({_first_line(error)}): delete it and fetch it again.") from error
+        raise WeightsError(f"{file} is not JSON ({first_line(error)}): delete it and fetch it again.") from error
     found = index.get("_class_name") if isinstance(index, dict) else None
     if found != PIPELINE:
         raise WeightsError(f"{file} is of {found!r}, and only {PIPELINE!r} is loaded here: use another folder.")
@@ -193,7 +194,7 @@ def _sentence(error: BaseException, repository: str, revision: str | None, downl
             f"The hub refuses the token given for {repository} ({status}: expired, mistyped, or without the right to "
             f"read gated repositories): give {token}."
         )
-    reason = f"{type(error).__name__}: {_first_line(error)}"
+    reason = f"{type(error).__name__}: {first_line(error)}"
     if downloading:
         return (
             f"Downloading {repository} stopped ({reason}): run it again; files that arrived whole are kept, and no "
@@ -208,7 +209,3 @@ def _sentence(error: BaseException, repository: str, revision: str | None, downl
 
 def _kind(half: bool) -> str:
     return "fp16" if half else "full-precision"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0][:200]

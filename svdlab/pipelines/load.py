@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svdlab.machine import best_device, free_bytes
-from svdlab.optimizations import parse
+from svdlab.messages import first_line
 from svdlab.pipelines import hub
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.random_weights import quiet_libraries, with_random_weights
@@ -35,7 +35,7 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
     device = setup.device or best_device()
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError(f"device={device!r} is asked for, but torch sees no CUDA card: leave it out, or use 'cpu'.")
-    chosen = {text: parse(text) for text in setup.optimizations}
+    chosen = dict(zip(setup.optimizations, setup.parsed, strict=True))
     for text, (optimization, _) in chosen.items():
         if optimization.accelerator and device == "cpu":
             raise RuntimeError(f"{text!r} needs a GPU to offload from, and this runs on the processor: leave it out.")
@@ -98,7 +98,7 @@ def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusion
                 folder, dtype=dtype, variant="fp16" if half else None, use_safetensors=True, local_files_only=True
             )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
         raise WeightsError(
             f"The weights in {folder} cannot be read ({reason}): a file is missing, damaged or of another model; "
             "fetch or save them again."

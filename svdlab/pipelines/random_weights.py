@@ -63,7 +63,7 @@ def quiet_libraries() -> Iterator[None]:
     from transformers.utils import logging as transformers
 
     verbosity, bars = transformers.get_verbosity(), transformers.is_progress_bar_enabled()
-    spoken = diffusers.get_verbosity()
+    spoken, shown = diffusers.get_verbosity(), diffusers.is_progress_bar_enabled()
     transformers.set_verbosity_error()
     diffusers.set_verbosity_error()
     transformers.disable_progress_bar()
@@ -75,7 +75,8 @@ def quiet_libraries() -> Iterator[None]:
         diffusers.set_verbosity(spoken)
         if bars:
             transformers.enable_progress_bar()
-        diffusers.enable_progress_bar()
+        if shown:
+            diffusers.enable_progress_bar()
 
 
 def blank(

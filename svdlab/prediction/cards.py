@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
+
+from svdlab.messages import did_you_mean, shorten
 
 GiB = 2**30
 
@@ -79,10 +80,8 @@ def find_card(name: str) -> Card:
     """The card that `name` means, with or without "NVIDIA" and "GeForce"; a `ValueError` with the nearest names."""
     found = match_card(name)
     if found is None:
-        near = difflib.get_close_matches(name.upper(), CARDS, n=3, cutoff=0.4)
-        raise ValueError(
-            f"Unknown card {name!r}; nearest: {', '.join(near) or ', '.join(CARDS)}. Name others by memory: '12GB'."
-        )
+        hint = did_you_mean(name.upper(), CARDS) or f": expected one of {', '.join(CARDS)}."
+        raise ValueError(f"Unknown card {shorten(name)}{hint} Name others by memory: '12GB'.")
     return found
 
 

@@ -23,6 +23,7 @@ from svdlab.optimizations import parse
 from svdlab.optimizations.registry import Weights
 from svdlab.pipelines import random_weights as architecture
 from svdlab.pipelines.hub import COMPONENTS
+from svdlab.pipelines.vae_precision import encode_dtype, encode_growth
 from svdlab.setup import DTYPES
 from svdlab.variants import variant
 
@@ -103,13 +104,12 @@ def _traced(
         weights = {part: _weights(getattr(pipeline, part)) for part in COMPONENTS}
         modules = [unet, vae, eyes]
         stages = {"denoise": _metered(denoise, modules), "decode": _metered(decode, modules)}
-        upcast = dtype == "fp16" and vae.config["force_upcast"]  # the pipeline takes the VAE to 32 bits to encode
-        if upcast:
-            vae.to(torch.float32)
+        upcast = encode_growth(vae)
+        vae.to(encode_dtype(vae))
         stages = {"encode": _metered(encode, modules), **stages}
     for stage, found in stages.items():
         found["passes"] = -(-frames // chunk) if stage == "decode" else 1
-        found["upcast"] = 2 if upcast and stage == "encode" else 1
+        found["upcast"] = upcast if stage == "encode" else 1
     return {"weights": weights, "stages": stages}
 
 

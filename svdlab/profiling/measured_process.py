@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdlab.generation.generate import generate
-from svdlab.machine import best_device
+from svdlab.machine import best_device, is_out_of_memory
 from svdlab.messages import describe_error
 from svdlab.pipelines import hub
 from svdlab.pipelines.load import load
@@ -227,12 +227,8 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if wanted := re.search(r"tried to allocate ([\d.]+ \w+)", text, re.IGNORECASE):  # torch's, of cards and processors
         return f"out of memory, it tried to allocate {wanted[1]} more."
-    spent = isinstance(error, MemoryError) or re.search(r"out of memory|enough memory|bad_alloc", text)
-    return (
-        f"out of memory: {describe_error(error)}"
-        if spent and not text.startswith("Out of memory")
-        else describe_error(error)
-    )
+    named = not is_out_of_memory(error) or text.startswith("Out of memory")
+    return describe_error(error) if named else f"out of memory: {describe_error(error)}"
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import svdlab
+from svdlab.atomic_files import scratch_folder
 from svdlab.machine import Machine, best_device
 from svdlab.media.images import image_sha256
 from svdlab.profiling.measured_process import FRAMES, LINES
@@ -71,11 +72,11 @@ def measure(
     trial = Trial(setup, request)
     asked = {"setup": trial.setup.to_json(), "request": trial.request.to_json(), "repeats": repeats}
     created = datetime.now(timezone.utc).isoformat()
-    with tempfile.TemporaryDirectory(prefix=".svdlab-", dir=frames and frames.parent) as scratch:
-        made = Path(scratch) / FRAMES
-        code = _run(asked | {"memory_limit_bytes": memory_limit_bytes}, Path(scratch), timeout_seconds)
-        events, facts = _found(Path(scratch) / LINES)
-        error = None if facts.get("done") else _failure(events["stages"], facts, code, Path(scratch) / _LOG)
+    with scratch_folder(frames.parent if frames else Path(tempfile.gettempdir())) as scratch:
+        made = scratch / FRAMES
+        code = _run(asked | {"memory_limit_bytes": memory_limit_bytes}, scratch, timeout_seconds)
+        events, facts = _found(scratch / LINES)
+        error = None if facts.get("done") else _failure(events["stages"], facts, code, scratch / _LOG)
         measurement = from_plain(Measurement, events | {"memory_limit_bytes": memory_limit_bytes}, "measurement")
         if error is None and baseline is not None:
             measurement = dataclasses.replace(measurement, fidelity=fidelity(made, baseline))

@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 from svdlab.media.images import image_sha256
-from svdlab.request import conditioning
+from svdlab.request import conditioning, quiet_requests
 from svdlab.rows.row import Row, picture_name
 
 _MAX_ROW_BYTES = 16 * 2**20  # a measured row with its timeline takes 30 kB
@@ -62,8 +62,7 @@ def read_rows(folder: str | Path) -> list[Row]:
         raise FileNotFoundError(f"There is no folder {folder}: run a sweep into it first.")
     rows: dict[str, Row] = {}
     problems = []
-    with warnings.catch_warnings():  # what a request warns of was said when it was made
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet_requests():  # what a request warns of was said when it was made
         for path in sorted(folder.glob("*.json")):
             try:
                 row = load_row(path)
@@ -86,8 +85,7 @@ def find_row(folder: str | Path, key: str) -> Row | None:
     """
     for name in _row_names(key):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
+            with quiet_requests():
                 row = load_row(Path(folder) / name)
         except (OSError, ValueError):
             continue

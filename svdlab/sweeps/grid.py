@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import itertools
 import math
 import os
@@ -17,8 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from svdlab.messages import did_you_mean, shorten
 from svdlab.optimizations import check_request
-from svdlab.request import Request
+from svdlab.request import Request, quiet_requests
 from svdlab.setup import Setup
 
 _TYPES = {f.name: f.type for f in dataclasses.fields(Request) if f.name != "variant"}  # of all that can vary
@@ -67,12 +67,11 @@ def grid(
     for one in setups:
         for pair, *values in itertools.product(pairs, *crossed.values()):
             fields = dict(zip([*together, *crossed], [*pair, *values], strict=True))
-            with warnings.catch_warnings():  # each oddity is said once, below
-                warnings.simplefilter("ignore", UserWarning)
-                try:
+            try:
+                with quiet_requests():  # each oddity is said once, below
                     trials.append(Trial(one, _filled(request, fields, one.variant), tuple(names)))
-                except (ValueError, TypeError) as error:
-                    raise ValueError(f"Trial {len(trials) + 1} ({_named(fields) or one.variant}): {error}") from None
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"Trial {len(trials) + 1} ({_named(fields) or one.variant}): {error}") from None
             oddities |= dict.fromkeys(trials[-1].request.concerns())
     for sentence in oddities:
         warnings.warn(sentence, UserWarning, stacklevel=2)
@@ -82,9 +81,8 @@ def grid(
 def _values(name: str, value: Any) -> list[Any]:
     """What an axis runs through; a single value is an axis of one."""
     if name not in _TYPES:
-        near = difflib.get_close_matches(name, _TYPES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f": expected one of {', '.join(_TYPES)}."
-        raise ValueError(f"{name!r} is no field of a request{hint}")
+        hint = did_you_mean(name, _TYPES) or f": expected one of {', '.join(_TYPES)}."
+        raise ValueError(f"{shorten(name)} is no field of a request{hint}")
     if isinstance(value, Mapping):
         return _range(name, dict(value))
     picture = name == "image" and hasattr(value, "shape")  # an array

@@ -46,14 +46,11 @@ def make_row(
     """The row of one trial on a loaded pipeline, in `folder` with its clip; where it failed, the row that says why."""
     pictures = pictures or Pictures()
     row = _draft(trial, setup_of(pipeline) or trial.setup, pictures)
-    dtype = pipeline.vae.dtype
     with nullcontext(scratch) if scratch else claim(folder, row.key) as scratch:
         try:
             picture, _ = pictures(trial.request)
             clip = generate(pipeline, trial.request, on_step=on_step, progress=False, picture=picture)
         except Exception as error:  # of any library below: it becomes the row
-            if pipeline.vae.dtype != dtype:
-                pipeline.vae.to(dtype)  # diffusers leaves it in float32 where encoding fails
             return write_row(_failed(row, describe_error(error)), folder, scratch)
         timings, notes, measured = dict(clip.timings), list(clip.notes), None
         if quality:

@@ -16,7 +16,6 @@ import secrets
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
@@ -49,7 +48,7 @@ from svdlab.messages import describe_error
 from svdlab.pipelines.cached import free_memory, load_cached
 from svdlab.prediction.cards import this_card
 from svdlab.prediction.fitting import candidates
-from svdlab.request import Request
+from svdlab.request import Request, quiet_requests
 from svdlab.rows.row import Row
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial, with_image
@@ -143,8 +142,7 @@ class Panel(w.VBox):
         fields = self._kept | asked(self.controls)
         if self._kept["sigmas"] and len(self._kept["sigmas"]) != fields["num_inference_steps"]:
             fields["sigmas"] = None
-        with warnings.catch_warnings():  # said under the controls
-            warnings.simplefilter("ignore", UserWarning)
+        with quiet_requests():  # said under the controls
             return with_image(Request.for_variant(self.controls["variant"].value, image="-", **fields), self._image)
 
     def restore(self, path: str | Path) -> None:

@@ -1,0 +1,93 @@
+"""The VAE's precision: what it encodes in, what it decodes in, and the way back.
+
+SVD's VAE overflows in fp16 while it encodes. diffusers therefore takes it to fp32 for the encoding and back to fp16
+afterwards, unless the clip ends in between: after Ctrl-C or an error it would stay in fp32, and every later clip would
+fail. Whoever runs or predicts a clip asks here, and nobody else changes the VAE's type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableVideoDiffusionPipeline
+
+
+def encode_dtype(vae: Any) -> torch.dtype:
+    """The type in which the pipeline runs the VAE while it encodes.
+
+    Args:
+        vae: a pipeline's VAE, in the type in which it was loaded.
+
+    Returns:
+        fp32 for an fp16 VAE that says `force_upcast`, else the VAE's own type.
+    """
+    import torch
+
+    return torch.float32 if vae.dtype == torch.float16 and vae.config["force_upcast"] else vae.dtype
+
+
+def encode_growth(vae: Any) -> int:
+    """By how much the VAE's weights grow while it encodes.
+
+    Args:
+        vae: a pipeline's VAE, in the type in which it was loaded.
+
+    Returns:
+        A factor of its bytes: 2 where fp16 becomes fp32, else 1.
+    """
+    return encode_dtype(vae).itemsize // vae.dtype.itemsize
+
+
+@contextmanager
+def keep_precision(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
+    """Put each of the VAE's tensors back into the type that it had, however the block ends.
+
+    Args:
+        pipeline: a loaded pipeline.
+
+    Example:
+        >>> import torch
+        >>> with keep_precision(pipeline):
+        ...     _ = pipeline.vae.to(torch.float64)
+        >>> pipeline.vae.dtype
+        torch.float32
+    """
+    vae: Any = pipeline.vae
+    before = {name: tensor.dtype for name, tensor in _floating(vae)}
+    try:
+        yield
+    finally:
+        # Each tensor: Ctrl-C may come while half of them are converted. By name: offloading exchanges the objects.
+        for name, tensor in _floating(vae):
+            if tensor.dtype != before.get(name, tensor.dtype):
+                tensor.data = tensor.data.to(before[name])
+
+
+@contextmanager
+def float32_decoder(pipeline: StableVideoDiffusionPipeline) -> Iterator[bool]:
+    """Take the VAE to fp32 for a second decode, and back afterwards.
+
+    Args:
+        pipeline: a loaded pipeline.
+
+    Yields:
+        Whether it is in fp32 now. False where it was before, and under sequential offload, whose weights are elsewhere.
+    """
+    import torch
+
+    vae: Any = pipeline.vae
+    changed = vae.dtype != torch.float32 and not any(tensor.is_meta for _, tensor in _floating(vae))
+    with keep_precision(pipeline):
+        if changed:
+            vae.to(torch.float32)
+        yield changed
+
+
+def _floating(vae: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in (*vae.named_parameters(), *vae.named_buffers()):
+        if tensor.is_floating_point():
+            yield name, tensor

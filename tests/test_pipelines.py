@@ -1,0 +1,160 @@
+"""What happens to a loaded pipeline between clips: its precision, who may use it, and the libraries' own settings."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+
+import pytest
+import torch
+
+from svdlab import GenerationError, OutOfMemory, Request, Setup, generate, load
+from svdlab.machine import is_out_of_memory
+from svdlab.pipelines.exclusive import exclusive
+from svdlab.pipelines.random_weights import quiet_libraries
+from svdlab.pipelines.vae_precision import encode_dtype, encode_growth, float32_decoder, keep_precision
+from svdlab.request import quiet_requests
+
+
+@pytest.fixture(scope="module")
+def half(checkpoint):
+    """A pipeline in fp16, whose VAE diffusers takes to fp32 while it encodes."""
+    return load(Setup("svd", weights=str(checkpoint), dtype="fp16"))
+
+
+def dtypes(pipeline) -> set[torch.dtype]:
+    return {tensor.dtype for tensor in pipeline.vae.parameters()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("CUDA error: out of memory"), ValueError("bad")])
+def test_an_error_while_encoding_leaves_the_pipeline_fit_for_the_next_clip(half, ask, monkeypatch, error):
+    def fail(*_, **__):
+        assert half.vae.dtype == torch.float32
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(half, "_encode_vae_image", fail)
+        expected = OutOfMemory if isinstance(error, RuntimeError) else type(error)
+        with pytest.raises(expected):
+            generate(half, ask(), progress=False)
+    assert dtypes(half) == {torch.float16}
+    assert len(generate(half, ask(), progress=False).frames) == 6
+
+
+def test_a_stop_in_the_middle_of_a_conversion_is_put_back(half):
+    with keep_precision(half):
+        half.vae.decoder.to(torch.float32)
+        assert half.vae.dtype == torch.float16  # it tells the type of its first tensor, which is the encoder's
+    assert dtypes(half) == {torch.float16}
+
+
+def test_a_stop_in_the_second_decode_is_put_back(half, ask, monkeypatch):
+    decode = half.decode_latents
+
+    def fail(latents, *sizes):
+        if latents.dtype == torch.float32:
+            raise KeyboardInterrupt
+        return decode(latents, *sizes) * float("nan")
+
+    monkeypatch.setattr(half, "decode_latents", fail)
+    with pytest.raises(KeyboardInterrupt):
+        generate(half, ask(), progress=False)
+    assert dtypes(half) == {torch.float16}
+
+
+def test_the_type_to_encode_in(half, checkpoint):
+    assert (encode_dtype(half.vae), encode_growth(half.vae)) == (torch.float32, 2)
+    brain = load(Setup("svd", weights=str(checkpoint), dtype="bf16"))
+    assert (encode_dtype(brain.vae), encode_growth(brain.vae)) == (torch.bfloat16, 1)
+    with float32_decoder(brain) as changed:
+        assert changed
+        assert dtypes(brain) == {torch.float32}
+    assert dtypes(brain) == {torch.bfloat16}
+
+
+def test_two_threads_on_one_pipeline_wait_for_each_other(micro, ask, capfd):
+    expected, clips = generate(micro, ask(), progress=False).frames, {}
+    started = threading.Event()
+
+    def make(name: str) -> None:
+        clips[name] = generate(micro, ask(), on_step=lambda *_: started.set(), progress=False).frames
+
+    with exclusive(micro), exclusive(micro):  # re-entrant
+        threads = [threading.Thread(target=make, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        assert not started.wait(0.3)
+    for thread in threads:
+        thread.join(60)
+    assert clips == {"a": expected, "b": expected}
+    assert "waiting" in capfd.readouterr().err
+
+
+def test_who_waits_can_be_told(micro):
+    sentences: list[str] = []
+    with exclusive(micro):
+        thread = threading.Thread(target=lambda: exclusive(micro, sentences.append).__enter__(), daemon=True)
+        thread.start()
+        while not sentences:
+            thread.join(0.01)
+    thread.join(5)
+    assert "another clip" in sentences[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.99 GB, max allowed: 18.13 GB)"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_out_of_memory_is_recognised_on_every_device(error):
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("out of memory"), GenerationError("nan")])
+def test_what_is_not_out_of_memory(error):
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_bars_of_libraries_are_put_back_as_they_were(shown):
+    from diffusers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        with quiet_libraries():
+            assert not logging.is_progress_bar_enabled()
+        assert logging.is_progress_bar_enabled() == shown
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+
+
+def test_quiet_requests_are_quiet_in_their_own_thread_alone():
+    odd, filters = {"image": "rocket", "fps": 99}, list(warnings.filters)
+    entered, done = threading.Event(), threading.Event()
+
+    def quietly() -> None:
+        with quiet_requests():
+            entered.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=quietly)
+    thread.start()
+    entered.wait(10)
+    with pytest.warns(UserWarning, match="fps=99"):
+        Request.for_variant("svd", **odd)
+    done.set()
+    thread.join()
+    assert list(warnings.filters) == filters
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with quiet_requests():
+            Request.for_variant("svd", **odd)
