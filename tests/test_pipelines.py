@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from svdlab import GenerationError, OutOfMemory, Request, Setup, generate, load
+from svdlab import GenerationError, Request, Setup, generate, load
 from svdlab.machine import is_out_of_memory
 from svdlab.pipelines.exclusive import exclusive
 from svdlab.pipelines.random_weights import quiet_libraries
@@ -26,19 +26,22 @@ def dtypes(pipeline) -> set[torch.dtype]:
     return {tensor.dtype for tensor in pipeline.vae.parameters()}
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("CUDA error: out of memory"), ValueError("bad")])
-def test_an_error_while_encoding_leaves_the_pipeline_fit_for_the_next_clip(half, ask, monkeypatch, error):
-    def fail(*_, **__):
-        assert half.vae.dtype == torch.float32
-        raise error
+def test_an_error_while_encoding_leaves_the_pipeline_fit_for_the_next_clip(half, ask, monkeypatch):
+    request = ask(
+        num_frames=2, num_inference_steps=1, decode_chunk_size=2, width=64
+    )  # half precision is slow on a processor
+    for error in (KeyboardInterrupt, ValueError):
 
-    with monkeypatch.context() as patch:
-        patch.setattr(half, "_encode_vae_image", fail)
-        expected = OutOfMemory if isinstance(error, RuntimeError) else type(error)
-        with pytest.raises(expected):
-            generate(half, ask(), progress=False)
-    assert dtypes(half) == {torch.float16}
-    assert len(generate(half, ask(), progress=False).frames) == 6
+        def fail(*_, error=error, **__):
+            assert half.vae.dtype == torch.float32
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(half, "_encode_vae_image", fail)
+            with pytest.raises(error):
+                generate(half, request, progress=False)
+        assert dtypes(half) == {torch.float16}
+    assert len(generate(half, request, progress=False).frames) == 2
 
 
 def test_a_stop_in_the_middle_of_a_conversion_is_put_back(half):
@@ -49,16 +52,14 @@ def test_a_stop_in_the_middle_of_a_conversion_is_put_back(half):
 
 
 def test_a_stop_in_the_second_decode_is_put_back(half, ask, monkeypatch):
-    decode = half.decode_latents
-
-    def fail(latents, *sizes):
+    def fail(latents, *_):
         if latents.dtype == torch.float32:
             raise KeyboardInterrupt
-        return decode(latents, *sizes) * float("nan")
+        return torch.full((1, 3, 2, 64, 64), float("nan"))
 
     monkeypatch.setattr(half, "decode_latents", fail)
     with pytest.raises(KeyboardInterrupt):
-        generate(half, ask(), progress=False)
+        generate(half, ask(num_frames=2, num_inference_steps=1, decode_chunk_size=2, width=64), progress=False)
     assert dtypes(half) == {torch.float16}
 
 
