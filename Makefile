@@ -7,7 +7,7 @@ INSTALLED := .venv/installed
 
 quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no account, no download of weights
 	@mkdir -p results/quickstart
-	$(BIN)/papermill --log-level WARNING --no-progress-bar notebooks/01_quickstart.ipynb results/quickstart/01_quickstart.ipynb \
+	$(BIN)/papermill --engine svdlab --log-level WARNING --no-progress-bar notebooks/01_quickstart.ipynb results/quickstart/01_quickstart.ipynb \
 	  -p variant tiny -p results results/quickstart
 	@echo
 	@echo "The executed notebook: results/quickstart/01_quickstart.ipynb"

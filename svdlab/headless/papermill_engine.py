@@ -1,45 +1,125 @@
-"""A papermill engine that keeps its kernel warm: the next notebook finds torch imported and its pipeline loaded.
+"""A papermill engine whose kernel outlives the notebook, so that the next one finds torch and its model loaded.
 
-`papermill --engine svdlab …` uses it for one notebook; `svdlab run` for several in a row, where it pays. Between two
-notebooks every name is cleared, so that each starts as from nothing; only what modules hold stays, and
-`svdlab.sweeps.run.loaded` holds pipelines. papermill loads this file through its entry point.
+Starting a kernel and importing torch takes longer than a small study. `svdlab run` uses the engine for several
+parameter files in a row; `papermill --engine svdlab …` for one notebook. Between two notebooks all names are cleared.
+Modules stay, and the pipeline that `load_cached` keeps in one of them. papermill finds this file by the entry point in
+pyproject.toml.
 """
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import zmq
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from papermill.engines import NBClientEngine
 
-from svdlab.headless.warm_kernel import stop_kernels, warm_kernel
+# All names gone, In[1] again, figures closed, and the working directory of this run.
+_CLEAR = """
+import os, sys
+if "matplotlib.pyplot" in sys.modules:
+    sys.modules["matplotlib.pyplot"].close("all")
+os.chdir({cwd!r})
+get_ipython().reset(new_session=True)  # collects garbage too
+"""
+# svdlab runs, so it is installed: the line in our notebooks that would ask pip about it takes seconds.
+_SKIP_INSTALL = """
+get_ipython().register_magic_function(
+    lambda line, pip=get_ipython().find_line_magic("pip"): None if "svdlab[notebooks]" in line else pip(line),
+    magic_name="pip",
+)
+"""
+
+_kernels: dict[str, _KernelManager] = {}  # by the kernel's name
 
 
 class WarmEngine(NBClientEngine):
-    """papermill's own engine, on a kernel that outlives the notebook."""
+    """papermill's own engine, on a kernel that outlives the notebook: `papermill --engine svdlab IN.ipynb OUT`."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *args: Any, **options: Any) -> Any:
-        manager = warm_kernel(kernel_name)
-        nb_man.save = _seldom(nb_man.save)
+        """Run a notebook; papermill calls this.
+
+        Args:
+            nb_man: papermill's manager of the notebook.
+            kernel_name: of the kernel to run on, such as "python3".
+            *args: papermill's own.
+            **options: papermill's own.
+        """
+        manager = _warm_kernel(kernel_name)
+        nb_man.save = _at_intervals(nb_man.save)
         try:
             return super().execute_managed_notebook(nb_man, kernel_name, *args, km=manager, **options)
-        except BaseException:  # Ctrl-C too: what the kernel was doing then is nobody's to inherit
+        except BaseException:  # Ctrl-C too: nobody should inherit what the kernel was doing then
             stop_kernels(kernel_name)
             raise
         finally:
-            del nb_man.save  # papermill's own is back for the last state
+            del nb_man.save  # papermill's own saves the last state
 
 
-def _seldom(save: Callable[..., None], seconds: float = 1.0) -> Callable[..., None]:
-    """`save`, at most once in so many seconds: papermill writes the whole notebook twice a cell."""
-    last = 0.0
+def stop_kernels(name: str | None = None) -> None:
+    """Stop warm kernels, with the pipelines that they hold.
 
-    def saved(**options: Any) -> None:
-        nonlocal last
-        if time.monotonic() - last > seconds:
+    Args:
+        name: of one kernel; None stops all.
+    """
+    for each in [name] if name else list(_kernels):
+        if manager := _kernels.pop(each, None):
+            manager.close_client()
+            run_sync(manager.shutdown_kernel)(now=True)
+
+
+atexit.register(stop_kernels)
+
+
+class _KernelManager(AsyncKernelManager):
+    """A kernel's manager with one client at a time: a new client closes the one before, since a kernel answers all."""
+
+    _client: Any = None
+
+    def client(self, **options: Any) -> Any:
+        self.close_client()
+        self._client = super().client(**options)
+        return self._client
+
+    def close_client(self) -> None:
+        if self._client is not None:
+            self._client.stop_channels()
+
+
+def _warm_kernel(name: str) -> AsyncKernelManager:
+    """The manager of a running kernel that is as clean as a new one but for the modules it has imported."""
+    if name in _kernels and not run_sync(_kernels[name].is_alive)():
+        stop_kernels(name)
+    if is_new := name not in _kernels:
+        _kernels[name] = manager = _KernelManager(kernel_name=name)
+        if manager.has_trait("transport_encryption") and zmq.has("curve"):
+            manager.transport_encryption = "auto"  # without it ipykernel 7 warns in every run
+        run_sync(manager.start_kernel)()
+    client = _kernels[name].client()
+    client.start_channels()
+    if is_new:
+        run_sync(client.wait_for_ready)(timeout=120)
+    code = (_SKIP_INSTALL if is_new else "") + _CLEAR.format(cwd=str(Path.cwd()))
+    request = client.execute(code, silent=True, store_history=False)
+    while run_sync(client.get_shell_msg)(timeout=60)["parent_header"].get("msg_id") != request:
+        pass  # an earlier answer, to the question whether the kernel is ready
+    return _kernels[name]
+
+
+def _at_intervals(save: Callable[..., None], seconds: float = 1.0) -> Callable[..., None]:
+    """`save` at most once in so many seconds: papermill writes the whole notebook twice a cell."""
+    saved_at = 0.0
+
+    def save_seldom(**options: Any) -> None:
+        nonlocal saved_at
+        if time.monotonic() - saved_at > seconds:
             save(**options)
-            last = time.monotonic()
+            saved_at = time.monotonic()
 
-    return saved
+    return save_seldom

@@ -1,95 +1,130 @@
-"""Notebooks: a place for what they leave behind, their parameter files, and running them without a browser."""
+"""Running notebooks without a browser: their parameter files, and a folder for what they leave behind.
+
+A notebook has one cell tagged `parameters`. A parameter file is plain YAML that sets some of them, and stands for one
+study: `params/motion.yaml` leaves its rows, its clips and the executed notebook in `results/motion`. All files are
+checked before the first notebook runs, since a misspelled name should not be noticed after an hour.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import svdlab
-from svdlab.messages import did_you_mean, shorten
+from svdlab.messages import did_you_mean, first_line, shorten
+
+MAX_BYTES = 1_000_000  # of a parameter file; PyYAML reads about 100 kB a second
 
 
 def results_folder(results: str | Path, study: str) -> Path:
-    """The folder for what a notebook leaves behind, made if it is not there: `results` where given, else
-    `results/<study>` of the checkout that the package runs from, else of the working directory."""
-    root = Path(svdlab.__file__).resolve().parents[1]
-    home = root if (root / "pyproject.toml").is_file() else Path.cwd()
+    """The folder for what a notebook leaves behind; it is made where it is missing.
+
+    Args:
+        results: the folder itself; "" takes `results/<study>` in the checkout that svdlab runs from, or in the working
+            directory where svdlab was installed.
+        study: a name such as "quickstart".
+
+    Example:
+        >>> from svdlab import results_folder
+        >>> results_folder("kept", "quickstart").name
+        'kept'
+    """
+    checkout = Path(svdlab.__file__).resolve().parents[1]
+    home = checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
     folder = Path(results) if results else home / "results" / study
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def read_parameters(path: str | Path) -> dict[str, Any]:
-    """What a parameter file sets: plain YAML, one `name: value` a line at the top.
+def read_parameters(path: str | Path, known: Iterable[str] | None = None) -> dict[str, Any]:
+    """What a parameter file sets: values by name.
 
-    A `ValueError` for a file that is missing, no YAML, sets a name twice, or holds anything but plain values.
+    Args:
+        path: a file of plain YAML, at most 1 MB: names with numbers, texts, lists and mappings, without aliases.
+        known: the names that may be set; None allows any.
+
+    Raises:
+        ValueError: the file cannot be read, is not plain YAML, or sets an unknown name or one name twice.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Refuses a name that is set twice, where YAML would quietly take the last."""
+        """Refuses a name that is set twice, and aliases: a few lines of them can stand for billions of values."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it uses an alias: write the value itself in its place")
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             names = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = [name for i, name in enumerate(names) if name in names[:i]]
-            if twice:
-                raise ValueError(f"{path} sets {twice[0]!r} twice: keep one of them.")
+            if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+                raise ValueError(f"it sets {shorten(twice[0])} twice: keep one of them")
             return super().construct_mapping(node, deep)
 
+    path = Path(path)
     try:
-        given = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
+        if not path.is_file():
+            raise OSError("there is no such file")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has over {MAX_BYTES / 1e6:.0f} MB")
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        json.dumps(values)  # a date, bytes or a set is no value that a notebook's cell could be given
     except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror}): give a parameter file such as params/smoke.yaml."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not plain YAML ({' '.join(str(error).split())[:200]}).") from None
-    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        reason = first_line(error.strerror or error)
+        raise ValueError(f"{path} cannot be read ({reason}): give a file such as params/smoke.yaml.") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = shorten(" ".join(str(error).split()))[1:-1]
+        raise ValueError(f"{path} is not a parameter file of plain YAML ({reason}).") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ValueError(f"{path} sets nothing: expected lines like 'seed: 11'.")
-    return given
-
-
-def check_parameters(notebook: str | Path, given: Iterable[str]) -> set[str]:
-    """The parameters of the notebook; a `ValueError` with the nearest name for one that it does not have, of which
-    papermill only warns."""
-    import papermill
-
-    if not Path(notebook).is_file():
-        raise ValueError(f"There is no notebook {notebook}: give a path such as notebooks/02_micro_conditioning.ipynb.")
-    known = papermill.inspect_notebook(str(notebook))
-    for name in given:
+    known = list(values if known is None else known)
+    for name in values:
         if name not in known:
             hint = did_you_mean(name, known) or f": it has {', '.join(known) or 'none'}."
-            raise ValueError(f"{Path(notebook).name} has no parameter {shorten(name)}{hint}")
-    return set(known)
+            raise ValueError(f"{path} sets {shorten(name)}, which is no parameter of the notebook{hint}")
+    return values
 
 
 def run_notebook(
-    notebook: str | Path, files: Iterable[str | Path], results: str | Path = "results", **also: Any
+    notebook: str | Path, files: Iterable[str | Path], results: str | Path = "results", **parameters: Any
 ) -> Iterator[Path]:
-    """Run a notebook once for each parameter file, on one warm kernel; gives the executed copies as they are done.
+    """Run a notebook once for each parameter file, all on one warm kernel.
 
-    The study is the file's name: `params/motion.yaml` leaves `results/motion/02_micro_conditioning.ipynb`, and the rows
-    beside it unless the file says where; `also` is set for all of them. All files are checked before the first run
-    starts. Raises what the notebook raised; its copy up to there is kept.
+    Args:
+        notebook: a path such as "notebooks/02_micro_conditioning.ipynb".
+        files: parameter files; a file's name is its study's name.
+        results: the folder in which each study gets its own.
+        **parameters: set for all studies, over what the files say.
+
+    Returns:
+        The executed copies, each as soon as it is done: `results/<study>/<notebook>`.
+
+    Raises:
+        ValueError: a file is wrong or missing; nothing was run.
+        RuntimeError: a notebook failed; its copy up to there is kept.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    studies = [(Path(file).stem, read_parameters(file) | also) for file in files]
-    known = check_parameters(notebook, [name for _, given in studies for name in given])
-    for study, given in studies:
+    if not Path(notebook).is_file():
+        raise ValueError(f"There is no notebook {notebook}: give a path such as notebooks/02_micro_conditioning.ipynb.")
+    known = papermill.inspect_notebook(str(notebook))
+    studies = [(Path(file).stem, read_parameters(file, known) | parameters) for file in files]
+    for study, values in studies:
         folder = Path(results) / study
         folder.mkdir(parents=True, exist_ok=True)
         if "results" in known:
-            given = {"results": str(folder)} | given
+            values = {"results": str(folder)} | values
         copy = folder / Path(notebook).name
         try:
-            papermill.execute_notebook(str(notebook), str(copy), given, engine_name="svdlab", progress_bar=False)
+            papermill.execute_notebook(str(notebook), str(copy), values, engine_name="svdlab", progress_bar=False)
         except PapermillExecutionError as error:
-            raise RuntimeError(f"{study}: {error.ename}: {error.evalue} (cell {error.exec_count} of {copy})") from None
+            reason = f"{error.ename}: {first_line(error.evalue)}"
+            raise RuntimeError(f"{study}: {reason} (cell {error.exec_count} of {copy})") from None
         except DeadKernelError:
             raise RuntimeError(
                 f"{study}: the kernel died, most likely out of memory: see {copy} for how far it came; run it again, "
