@@ -20,12 +20,19 @@ if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
 
-def chain(pipeline: StableVideoDiffusionPipeline, request: Request, segments: int, *, progress: bool = True) -> Clip:
+def chain(
+    pipeline: StableVideoDiffusionPipeline,
+    request: Request,
+    segments: int,
+    *,
+    progress: bool = True,
+    picture: Image.Image | None = None,
+) -> Clip:
     """One clip of `segments` times the frames, less one at each joint (a segment opens with the picture that it was
-    given, which is the frame before it). Segment k has the seed `request.seed + k`."""
+    given, which is the frame before it). Segment k has the seed `request.seed + k`. `picture`: see `generate`."""
     if segments < 1:
         raise ValueError(f"segments={segments} is under 1: 1 is an ordinary clip, 3 about three times as long.")
-    first = generate(pipeline, request, progress=progress)
+    first = generate(pipeline, request, progress=progress, picture=picture)
     frames, joints, notes = list(first.frames), [], list(first.notes)
     timings = dict(first.timings)
     for k in range(1, segments):

@@ -1,11 +1,14 @@
-"""`svdlab` on the command line: thin, every option a field of `Request` or `Setup` under the same name.
+"""`svdlab` on the command line. Each option is a field of `Request` or `Setup` under the same name.
 
 svdlab clip rocket --motion-bucket-id 180 --seed 3 -o out.mp4
 svdlab clip --again out.mp4 -o twin.mp4
+svdlab run notebooks/02_micro_conditioning.ipynb params/motion.yaml
 svdlab report results/motion -o report.html
 svdlab plan --gpu "RTX 3060"
 svdlab doctor
 svdlab variants
+
+Results go to stdout, all else to stderr. What cannot be done is one sentence and an exit code.
 """
 
 from __future__ import annotations
@@ -14,17 +17,18 @@ import argparse
 import dataclasses
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import svdlab
+from svdlab.messages import describe_error, first_line
 from svdlab.prediction.cards import find_card, parse_memory, this_card
-from svdlab.prediction.fitting import candidates, cards_table, estimates_table
-from svdlab.request import Fit, Request
+from svdlab.request import Fit, Request, conditioning
+from svdlab.setup import DTYPES, Setup
 from svdlab.variants import VARIANTS
 
-_HELP = {
+_KNOBS = {  # fields of a request that are one number
     "seed": "of the noise; the same seed gives the same clip",
     "height": "pixels, a multiple of 8",
     "width": "pixels, a multiple of 8",
@@ -37,28 +41,42 @@ _HELP = {
     "noise_aug_strength": "noise on the picture: more is freer, and less alike",
     "decode_chunk_size": "frames the VAE decodes together",
 }
+_OF_PLAN = ("height", "width", "num_frames", "num_inference_steps", "max_guidance_scale", "decode_chunk_size")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, or 2 for a request that cannot be honoured, 1 for what broke on the way, 130 for
-    Ctrl-C; the reason goes to stderr as one sentence."""
+    """Run one command.
+
+    Args:
+        arguments: as after `svdlab` in a shell; None takes those of this process.
+
+    Returns:
+        0; 2 for what cannot be honoured, 1 for what broke on the way, 130 for Ctrl-C. The reason goes to stderr.
+
+    Example:
+        >>> main(["variants"])
+        svd ... presets: ...
+        0
+    """
     options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_: print(f"svdlab: note: {message}", file=sys.stderr)
-    warnings.filterwarnings("default", category=UserWarning, module="svdlab")
-    try:
-        return options.run(options)
-    except ValueError as error:
-        return _complain(error, 2)
-    except (RuntimeError, MemoryError, OSError, ImportError) as error:
-        return _complain(error, 1)
-    except KeyboardInterrupt:
-        print("svdlab: stopped; nothing was written.", file=sys.stderr)
-        return 130
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _tell(f"note: {first_line(message)}")
+        warnings.filterwarnings("default", category=UserWarning, module="svdlab")
+        try:
+            return options.run(options) or 0
+        except (ValueError, RuntimeError, MemoryError, OSError, ImportError) as error:
+            _tell(first_line(error, 2000))
+            return 2 if isinstance(error, ValueError) else 1
+        except KeyboardInterrupt:
+            _tell("stopped; nothing was written.")
+            return 130
+        except Exception as error:  # a defect: of those the place is told too
+            _tell(describe_error(error))
+            return 1
 
 
-def _complain(error: Exception, code: int) -> int:
-    print(f"svdlab: {error}", file=sys.stderr)
-    return code
+def _tell(sentence: str) -> None:
+    print(f"svdlab: {sentence}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,27 +86,21 @@ def _parser() -> argparse.ArgumentParser:
 
     clip = commands.add_parser("clip", help="make one clip from a picture")
     clip.set_defaults(run=_clip)
-    clip.add_argument("image", nargs="?", help="path, URL, or the name of a bundled example such as 'rocket'")
-    clip.add_argument(
-        "-o", "--output", type=Path, default=Path("clip.mp4"), help=".mp4, .gif, .webp or a folder (clip.mp4)"
-    )
-    clip.add_argument("--again", type=Path, metavar="CLIP", help="ask for what this saved clip was asked for")
-    for field in dataclasses.fields(Request):
-        if field.name in _HELP:
-            _knob(clip, field.name)
-    clip.add_argument(
-        "--fit", choices=get_args(Fit), help="how the picture is brought to shape", default=argparse.SUPPRESS
-    )
-    clip.add_argument(
-        "--focus", type=float, nargs=2, metavar=("X", "Y"), help="what a crop keeps, 0 to 1", default=argparse.SUPPRESS
-    )
-    clip.add_argument("--preset", help="steps and guidance by name: see `svdlab variants`")
-    clip.add_argument("--segments", type=int, default=None, metavar="N", help="chain N clips into a longer one")
-    clip.add_argument("--playback-fps", type=float, metavar="N", help="how fast the file plays")
-    clip.add_argument("--variant", choices=VARIANTS, help="the model (what fits this machine)")
-    clip.add_argument("--weights", default="", help="hub, bundled, random, or a folder in the hub's layout")
-    clip.add_argument("--dtype", choices=("fp32", "fp16", "bf16"))
-    clip.add_argument("--optimization", action="append", default=[], metavar="NAME", help="may be repeated")
+    add = clip.add_argument
+    add("image", nargs="?", help="path, URL, or the name of a bundled example such as 'rocket'")
+    add("-o", "--output", type=Path, default=Path("clip.mp4"), help=".mp4, .gif, .webp or a folder (clip.mp4)")
+    add("--again", type=Path, metavar="CLIP", help="what this saved clip was asked for; other options change it")
+    _add_knobs(clip, _KNOBS)
+    add("--fit", choices=get_args(Fit), help="how the picture is brought to shape", default=argparse.SUPPRESS)
+    focus = {"type": float, "nargs": 2, "metavar": ("X", "Y"), "default": argparse.SUPPRESS}
+    add("--focus", help="what a crop keeps, 0 to 1", **focus)
+    add("--preset", help="steps and guidance by name: see `svdlab variants`")
+    add("--segments", type=int, metavar="N", help="chain N clips into a longer one")
+    add("--playback-fps", type=float, metavar="N", help="how fast the file plays")
+    add("--variant", choices=VARIANTS, help="the model (what fits this machine)")
+    add("--weights", default="", help="hub, bundled, random, or a folder in the hub's layout")
+    add("--dtype", choices=DTYPES)
+    _add_optimizations(clip, "added to what fits this machine, or to the saved clip's")
 
     run = commands.add_parser("run", help="run a notebook once for each parameter file, on one warm kernel")
     run.set_defaults(run=_run)
@@ -107,14 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="which setups fit a card, and how long they take: predicted, in seconds")
     plan.set_defaults(run=_plan)
     plan.add_argument("--variant", choices=VARIANTS, default="svd-xt", help="the model (svd-xt)")
-    which = plan.add_mutually_exclusive_group()
-    which.add_argument("--gpu", metavar="NAME", help="a card such as 'RTX 3060' (this machine's, else all known ones)")
-    which.add_argument("--memory", metavar="12GB", help="of a card that is not known by name")
-    plan.add_argument(
-        "--optimization", action="append", default=[], metavar="NAME", help="these alone; may be repeated"
-    )
-    for name in ("height", "width", "num_frames", "num_inference_steps", "max_guidance_scale", "decode_chunk_size"):
-        _knob(plan, name)
+    card = plan.add_mutually_exclusive_group()
+    card.add_argument("--gpu", metavar="NAME", help="a card such as 'RTX 3060' (this machine's, else all known ones)")
+    card.add_argument("--memory", metavar="12GB", help="of a card that is not known by name")
+    _add_optimizations(plan, "these alone")
+    _add_knobs(plan, _OF_PLAN)
 
     doctor = commands.add_parser("doctor", help="is this machine ready, and for what")
     doctor.set_defaults(run=_doctor)
@@ -125,113 +134,127 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _knob(command: argparse.ArgumentParser, name: str) -> None:
-    kind = float if "scale" in name or "strength" in name else int
-    flag = f"--{name.replace('_', '-')}"
-    command.add_argument(flag, type=kind, metavar="N", help=_HELP[name], default=argparse.SUPPRESS)
+def _add_knobs(command: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    for name in names:
+        kind = float if "scale" in name or "strength" in name else int
+        flag = f"--{name.replace('_', '-')}"
+        command.add_argument(flag, type=kind, metavar="N", help=_KNOBS[name], default=argparse.SUPPRESS)
 
 
-def _clip(options: argparse.Namespace) -> int:
+def _add_optimizations(command: argparse.ArgumentParser, help: str) -> None:
+    help = f"{help}; may be repeated"
+    command.add_argument("--optimization", action="append", default=[], metavar="NAME", help=help)
+
+
+def _clip(options: argparse.Namespace) -> None:
     from svdlab.generation.chain import chain
     from svdlab.generation.clip import read
     from svdlab.media import video
     from svdlab.pipelines.load import load
-    from svdlab.setup import Setup
 
     if (options.image is None) == (options.again is None):
         raise ValueError("Give a picture to start from, or --again CLIP, and not both: svdlab clip rocket -o out.mp4")
     video.check_path(options.output)  # before minutes are spent on a clip that could not be saved
-    asked = {f.name: getattr(options, f.name) for f in dataclasses.fields(Request) if hasattr(options, f.name)}
-    segments = options.segments
-    if options.again is not None:
+    names = {field.name for field in dataclasses.fields(Request)} - {"image", "variant"}
+    fields = {name: value for name, value in vars(options).items() if name in names}
+    segments = options.segments or 1
+    if options.again:
         saved = read(options.again)
+        _check_again(options, saved.request.variant)
         setup = saved.setup or Setup(saved.request.variant or "svd-xt")
-        request = dataclasses.replace(
-            saved.request, **{k: v for k, v in asked.items() if k not in ("image", "variant")}
-        )
-        segments = segments or saved.segments
+        setup = _changed(dataclasses.replace(setup, device=None), options)  # it may have been made on another machine
+        request = dataclasses.replace(saved.request, **fields)
+        segments = options.segments or saved.segments
     else:
-        chosen = {"weights": options.weights, "dtype": options.dtype, "optimizations": tuple(options.optimization)}
-        setup = Setup(options.variant, **chosen) if options.variant else _fitting(chosen)
-        request = setup.request(**asked | {"variant": None}, preset=options.preset)
-    print(f"svdlab: {setup.variant}, seed {request.seed}, bucket {request.motion_bucket_id}", file=sys.stderr)
-    made = chain(load(setup), request, segments or 1)
-    print(made.save(options.output, fps=options.playback_fps))
-    return 0
+        setup = _changed(Setup(options.variant) if options.variant else Setup.fitting(say=_tell), options)
+        request = setup.request(image=options.image, preset=options.preset, **fields)
+    picture = conditioning(request)  # before gigabytes of weights are fetched for a picture that cannot be read
+    _tell(f"{setup.variant}, seed {request.seed}, bucket {request.motion_bucket_id}")
+    print(chain(load(setup), request, segments, picture=picture).save(options.output, fps=options.playback_fps))
 
 
-def _fitting(chosen: dict[str, Any]) -> Any:
-    """The setup that fits this machine, with what was asked for on top of it."""
-    from svdlab.setup import Setup
+def _check_again(options: argparse.Namespace, variant: str | None) -> None:
+    if options.variant not in (None, variant):
+        raise ValueError(
+            f"--variant {options.variant} does not go with --again: that clip's settings are those of {variant}. "
+            "Give its picture instead."
+        )
+    if options.preset:
+        raise ValueError("--preset does not go with --again: give --num-inference-steps and --max-guidance-scale.")
 
-    fitting = Setup.fitting(say=lambda sentence: print(f"svdlab: {sentence}", file=sys.stderr))
-    return dataclasses.replace(fitting, **{name: value for name, value in chosen.items() if value})
+
+def _changed(setup: Setup, options: argparse.Namespace) -> Setup:
+    """The setup with the options on top: its optimisations stay, but for those given again with another value."""
+    from svdlab.optimizations import PHASES, parse
+
+    fields: dict[str, Any] = {"dtype": options.dtype} if options.dtype else {}
+    if options.weights:
+        fields |= {"weights": options.weights, "revision": None}
+    given = {parse(text)[0].name for text in options.optimization}
+    names = [text for text in setup.optimizations if parse(text)[0].name not in given] + options.optimization
+    names.sort(key=lambda text: PHASES.index(parse(text)[0].phase))
+    return dataclasses.replace(setup, optimizations=tuple(names), **fields)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> None:
     from svdlab.headless.run_notebooks import run_notebook
 
-    also = {"on": options.on} if options.on else {}
-    for copy in run_notebook(options.notebook, options.params, options.results, **also):
+    parameters = {"on": options.on} if options.on else {}
+    for copy in run_notebook(options.notebook, options.params, options.results, **parameters):
         print(copy, flush=True)
-    return 0
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> None:
     from svdlab.interface.report import report
 
     print(report(options.folders, options.output, options.videos))
-    return 0
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> None:
     from svdlab.prediction import estimate as estimates
     from svdlab.prediction import fitting
-    from svdlab.setup import Setup
 
-    asked = {name: value for name, value in vars(options).items() if name in _HELP}
     setup = Setup(options.variant, dtype="fp16", optimizations=tuple(options.optimization))
-    request = setup.request(image="rocket", **asked)
+    request = setup.request(image="rocket", **{name: vars(options)[name] for name in _OF_PLAN if name in options})
     card = find_card(options.gpu) if options.gpu else None if options.memory else this_card()
     if card is None and not options.memory:
         print(f"{setup.variant} on each known card: the fastest exact setup predicted to fit.")
-        _print([{k: v for k, v in line.items() if k != "source"} for line in cards_table(setup, request)])
+        _print_table(fitting.cards_table(setup, request), "source")
     else:
         memory = card.memory_bytes if card else parse_memory(options.memory)
-        found = [estimates.estimate(setup, request)] if options.optimization else None
-        found = found or candidates(setup, request, card, on_card=True)
+        alone = [estimates.estimate(setup, request)] if options.optimization else None
+        compared = alone or fitting.candidates(setup, request, card, on_card=True)
         print(f"{setup.variant} on {card.name if card else 'a card'} of {memory / 2**30:.1f} GiB, the fastest first:")
-        _print([{k: v for k, v in line.items() if k != "setup"} for line in estimates_table(found, memory, card)])
-        less = None if any(e.fits(memory) for e in found) else fitting.smaller_chunk(setup, request, memory)
-        if less:
-            print(f"None fits, but with --decode-chunk-size {less.request.decode_chunk_size} this does: {less}")
+        _print_table(fitting.estimates_table(compared, memory, card), "setup")
+        fits = any(estimate.fits(memory) for estimate in compared)
+        smaller = None if fits else fitting.smaller_chunk(setup, request, memory)
+        if smaller:
+            print(f"None fits, but with --decode-chunk-size {smaller.request.decode_chunk_size} this does: {smaller}")
     print(
         f"Predicted, not measured. GiB: allocated by PyTorch; needed: {estimates.ALLOWANCE_BYTES / 2**30:.1f} more, "
         "for what cannot be traced.\nSeconds: the floor, under which nothing can be; expected, at "
         f"{estimates.UTILISATION:.0%} of what each operation could reach."
     )
-    return 0
 
 
-def _print(lines: list[dict[str, Any]]) -> None:
-    """A table for a terminal."""
-    shown = {None: "–", True: "yes", False: "no"}
-    texts = [[str(name) for name in lines[0]]]
-    texts += [[shown[v] if v is None or isinstance(v, bool) else str(v) for v in line.values()] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for cells in texts:
-        print("  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)).rstrip())
+def _print_table(lines: list[dict[str, Any]], left_out: str) -> None:
+    names = [name for name in lines[0] if name != left_out]
+    words = {"None": "–", "True": "yes", "False": "no"}
+    cells = [names, *([words.get(text := str(line[name]), text) for name in names] for line in lines)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from svdlab.interface.doctor import doctor
 
-    found = doctor()
-    print(found.to_json() if options.json else found)
-    return 0 if found.ready else 1
+    health = doctor()
+    print(health.to_json() if options.json else health)
+    return 0 if health.ready else 1
 
 
-def _variants(options: argparse.Namespace) -> int:
+def _variants(_: argparse.Namespace) -> None:
     for v in VARIANTS.values():
         presets = ", ".join(
             f"{name} {s.num_inference_steps} steps {s.min_guidance_scale}-{s.max_guidance_scale}"
@@ -241,4 +264,3 @@ def _variants(options: argparse.Namespace) -> int:
         gated = ", gated: accept the licence on the hub first" if v.gated else ""
         print(f"{v.name:11} {v.frames} frames of {v.height}x{v.width}; for {v.good_for}")
         print(f"{'':11} {where}; {v.licence}{gated}; presets: {presets}")
-    return 0

@@ -1,0 +1,155 @@
+"""The command line: what each option does, and what cannot be done in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from svdlab import Request, Setup, read
+from svdlab.generation.clip import Clip
+from svdlab.interface import command_line
+from svdlab.interface.command_line import main
+from svdlab.pipelines import load as loading
+from svdlab.prediction.cards import CARDS
+
+SMALL = ["--num-frames", "2", "--num-inference-steps", "1", "--decode-chunk-size", "2"]
+
+
+def test_a_clip_from_the_shell_and_its_twin(tmp_path):
+    """The real program, in a directory outside the project, on the bundled model."""
+    command = [sys.executable, "-m", "svdlab", "clip", "rocket", "--variant", "tiny", *SMALL, "--seed", "3"]
+    done = subprocess.run([*command, "-o", "out.mp4"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "out.mp4"
+    first = read(tmp_path / "out.mp4")
+    assert (first.request.num_frames, first.request.seed, len(first.frames)) == (2, 3, 2)
+    assert main(["clip", "--again", str(tmp_path / "out.mp4"), "-o", str(tmp_path / "twin.mp4")]) == 0
+    assert read(tmp_path / "twin.mp4").frames == first.frames
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """`asked(*options)`: the setup that `svdlab clip` would load, and the request that it would make of it."""
+    monkeypatch.chdir(tmp_path)
+    loaded = []
+    monkeypatch.setattr(loading, "load", lambda setup: loaded.append(setup))
+    monkeypatch.setattr("svdlab.generation.chain.chain", lambda _, request, *__, **___: loaded.append(request) or clip)
+
+    clip = Clip([], Request.for_variant("tiny", image="rocket"), None)
+    monkeypatch.setattr(Clip, "save", lambda self, path, **_: path)
+
+    def ask(*options: str) -> tuple[Setup, Request]:
+        loaded.clear()
+        assert main(["clip", *options]) == 0
+        setup, request = loaded
+        return setup, request
+
+    return ask
+
+
+@pytest.fixture
+def again(monkeypatch):
+    """`--again x.mp4` reads this clip: of another machine, with an optimisation."""
+    setup = Setup("tiny", dtype="bf16", optimizations=("channels-last", "single-token"), device="cuda")
+    clip = Clip([], setup.request(image="rocket", seed=3, motion_bucket_id=180), setup)
+    monkeypatch.setattr("svdlab.generation.clip.read", lambda path: clip)
+    return clip
+
+
+def test_again_asks_for_the_same_with_the_options_on_top(asked, again):
+    setup, request = asked("--again", "x.mp4")
+    assert setup == dataclasses.replace(again.setup, device=None)
+    assert request == again.request
+    setup, request = asked("--again", "x.mp4", "--dtype", "fp32", "--optimization", "split-guidance", "--fps", "9")
+    assert setup == Setup("tiny", dtype="fp32", optimizations=("channels-last", "single-token", "split-guidance"))
+    assert request == dataclasses.replace(again.request, fps=9)
+    setup, _ = asked("--again", "x.mp4", "--weights", "elsewhere", "--variant", "tiny")
+    assert setup.weights == "elsewhere"
+
+
+@pytest.mark.parametrize("options", [["--variant", "svd"], ["--preset", "stability"]])
+def test_again_refuses_what_it_cannot_honour(options, again, capsys, tmp_path):
+    assert main(["clip", "--again", "x.mp4", *options, "-o", str(tmp_path / "x.mp4")]) == 2
+    assert f"{options[0]}" in capsys.readouterr().err
+
+
+def test_optimizations_are_added_to_those_that_fit_this_machine(asked, monkeypatch):
+    fitting = Setup("svd", optimizations=("model-offload", "single-token", "forward-chunking=2"))
+    monkeypatch.setattr(Setup, "fitting", lambda say: fitting)
+    setup, _ = asked("rocket", "--optimization", "channels-last", "--optimization", "forward-chunking=1")
+    assert setup.optimizations == ("channels-last", "model-offload", "single-token", "forward-chunking=1")
+    assert asked("rocket", "--dtype", "bf16")[0] == dataclasses.replace(fitting, dtype="bf16")
+
+
+def test_variants_are_listed(capsys):
+    assert main(["variants"]) == 0
+    out = capsys.readouterr().out
+    for needed in ("svd-xt-1.1", "stabilityai/stable-video-diffusion-img2vid-xt", "gated", "4.2 GiB", "bundled"):
+        assert needed in out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("svdlab 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["clip"], 2, "Give a picture to start from"),
+        (["clip", "rocket", "--variant", "tiny", "--width", "1020"], 2, "width=1020"),
+        (["clip", "rocket", "--variant", "tiny", "--optimization", "cache"], 2, "Unknown optimisation 'cache'"),
+        (["clip", "no-such.png", "--variant", "tiny"], 2, "no-such.png"),
+        (["clip", "rocket", "--variant", "tiny", "-o", "clip.avi"], 2, ".avi"),
+        (["clip", "rocket", "--variant", "svd", "--weights", "nowhere"], 1, "weights='nowhere'"),
+        (["clip", "rocket", "--variant", "tiny", "--optimization", "model-offload"], 1, "needs a GPU"),
+        (["clip", "--again", "no-such.mp4"], 2, "no-such.mp4"),
+        (["clip", "p" * 5000 + ".png", "--variant", "tiny"], 2, "ppp"),
+    ],
+)
+def test_errors_are_one_sentence_and_an_exit_code(arguments, code, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("svdlab: ")
+    assert words in error
+    assert len(error) < 2100
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_defect_is_told_in_one_line_too(capsys, monkeypatch):
+    monkeypatch.setattr(command_line, "VARIANTS", None)
+    assert main(["variants"]) == 1
+    assert capsys.readouterr().err.startswith("svdlab: AttributeError")
+
+
+def test_the_picture_is_read_before_weights_are_loaded(capsys, monkeypatch):
+    monkeypatch.setattr(loading, "load", lambda setup: pytest.fail("weights were loaded"))
+    assert main(["clip", "no-such.png", "--variant", "svd-xt"]) == 2
+    assert "no-such.png" in capsys.readouterr().err
+
+
+def test_plan_for_a_card_and_for_an_amount_of_memory(capsys):
+    assert main(["plan", "--gpu", "RTX 3060", "--variant", "tiny"]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("tiny on RTX 3060 of 12.0 GiB, the fastest first:\noptimizations")
+    assert "single-token" in table
+    assert main(["plan", "--memory", "8GB", "--variant", "tiny", "--optimization", "single-token"]) == 0
+    few = capsys.readouterr().out
+    assert few.count("\n") == 1 + 2 + 2
+    assert "–" in few  # no times for a card that has no name
+    assert main(["plan", "--gpu", "RTX 3061"]) == 2
+    assert "RTX 3060" in capsys.readouterr().err
+    assert main(["plan", "--memory", "lots"]) == 2
+    assert "memory='lots' is no amount of memory" in capsys.readouterr().err
+
+
+def test_plan_for_every_card(capsys):
+    assert main(["plan", "--variant", "tiny", "--num-inference-steps", "2"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in CARDS)
