@@ -9,6 +9,7 @@ import io
 import re
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from datetime import datetime
@@ -19,10 +20,14 @@ from PIL import Image
 
 from svdlab import Request, Setup, generate, panel
 from svdlab.generation.preview import preview_frames
-from svdlab.interface.panel import panel as panels
+from svdlab.interface.panel import setup_marks, worker
+from svdlab.media import video
 from svdlab.pipelines.cached import load_cached
+from svdlab.pipelines.exclusive import exclusive
+from svdlab.request import conditioning, quiet_requests
 from svdlab.rows.row_files import read_rows
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 UPLOAD = {"type": "", "size": 0, "last_modified": datetime.now()}
 
 
@@ -31,8 +36,7 @@ def small(checkpoint):
     """What opens a panel on the micro checkpoint: a setup, and a request of two steps and 4 frames of 64x64."""
     size = {"height": 64, "width": 64, "num_frames": 4, "decode_chunk_size": 2, "num_inference_steps": 2}
     picture = Image.radial_gradient("L").convert("RGB")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet_requests():
         request = Request.for_variant("svd", image=picture, seed=5, min_guidance_scale=1, max_guidance_scale=1, **size)
     return Setup("svd", weights=str(checkpoint)), request
 
@@ -44,26 +48,26 @@ def tried(small, tmp_path):
 
 @pytest.fixture(scope="module")
 def once(small, tmp_path_factory):
-    """A panel that has made one clip, and what it said and showed on the way."""
+    """A panel that has made one clip, and what it told and showed on the way."""
     shown = panel(*small, results=tmp_path_factory.mktemp("once"))
-    shown.said, shown.looks = [], []
-    shown.progress.observe(lambda change: shown.said.append(change["new"]), "value")
-    shown.preview.observe(lambda change: shown.looks.append(change["new"]), "value")
-    return made(shown)
+    shown.told, shown.looks = [], []
+    shown.worker.progress.observe(lambda change: shown.told.append(change["new"]), "value")
+    shown.worker.preview.observe(lambda change: shown.looks.append(change["new"]), "value")
+    return make(shown)
 
 
 @pytest.fixture
-def bundled(tmp_path):
-    """A panel as it opens by itself, its predictions held back: full-size ones take many seconds."""
-    with panels._ALONE:
-        yield (shown := panel(results=tmp_path))
-        shown._predictions += 1
+def bundled(tmp_path, monkeypatch):
+    """A panel as it opens by itself, without predictions: full-size ones take many seconds."""
+    monkeypatch.setattr(setup_marks, "candidates", lambda *_: pytest.fail("no prediction here"))
+    monkeypatch.setattr(setup_marks, "import_libraries", lambda: None)
+    return panel(results=tmp_path)
 
 
-def made(tried):
-    """The panel when the clip is there."""
+def make(tried):
+    """The panel when its clip is there."""
     tried.generate()
-    tried.worker.join()
+    tried.worker.task.result()
     assert tried.alert.value == ""
     return tried
 
@@ -96,7 +100,7 @@ def test_controls_say_a_request(bundled):
 
 
 def test_every_control_has_a_name_and_a_line_of_help(bundled):
-    for control in (*bundled.controls.values(), bundled.go, bundled.stop, bundled.gif):
+    for control in (*bundled.controls.values(), bundled.worker.go, bundled.worker.stop, bundled.history.gif):
         assert control.description
         assert control.tooltip
         assert "\n" not in control.tooltip
@@ -110,8 +114,8 @@ def test_presets_move_the_sliders(bundled):
     press["Subtle"]()
     assert (bundled.request.motion_bucket_id, bundled.request.noise_aug_strength) == (60, 0.02)
     set_to(bundled, variant="svd-xt")
-    assert [button.description for button in bundled.sampling.children[1:]] == ["diffusers", "stability"]
-    bundled.sampling.children[2].click()
+    assert [button.description for button in bundled.form.sampling.children[1:]] == ["diffusers", "stability"]
+    bundled.form.sampling.children[2].click()
     r = bundled.request
     assert (r.num_inference_steps, r.min_guidance_scale, r.max_guidance_scale) == (30, 1.5, 3.0)
 
@@ -120,9 +124,9 @@ def test_another_model_brings_its_own_values_and_keeps_picture_and_seed(bundled)
     set_to(bundled, seed=9, example="shapes", motion_bucket_id=30, variant="svd-xt-1.1")
     assert bundled.request == Request.for_variant("svd-xt-1.1", image="shapes", seed=9)
     assert bundled.setup.variant == "svd-xt-1.1"
-    assert bundled.concerns.value == ""
+    assert bundled.form.concerns.value == ""
     set_to(bundled, motion_bucket_id=60)
-    assert "tuned at motion_bucket_id=127 only" in bundled.concerns.value
+    assert "tuned at motion_bucket_id=127 only" in bundled.form.concerns.value
 
 
 def test_the_crop_is_shown_as_the_model_will_see_it(bundled):
@@ -132,10 +136,10 @@ def test_the_crop_is_shown_as_the_model_will_see_it(bundled):
     set_to(bundled, upload=left)
     assert bundled.request.image.size == (400, 100)
     assert (bundled.controls["example"].value, bundled.controls["path"].value) == ("", "")
-    before = bundled.picture.value
+    before = bundled.form.picture.value
     set_to(bundled, focus_x=right)
-    assert bundled.picture.value != before
-    assert "128 × 72, as the model will see it" in bundled.picture.value
+    assert bundled.form.picture.value != before
+    assert "128 × 72, as the model will see it" in bundled.form.picture.value
 
 
 def test_what_goes_wrong_is_one_sentence_in_the_panel(bundled, tmp_path):
@@ -145,7 +149,7 @@ def test_what_goes_wrong_is_one_sentence_in_the_panel(bundled, tmp_path):
     (tmp_path / "other.mp4").write_bytes(b"no video")
     set_to(bundled, path=str(tmp_path / "other.mp4"))
     assert bundled.alert.value.count("role=") == 1
-    bundled.dropped.value = "huge.mp4|"
+    bundled.form.dropped.value = "huge.mp4|"
     assert "'huge.mp4' has over 7 MB" in html.unescape(bundled.alert.value)
     set_to(bundled, example="launch")
     assert bundled.alert.value == ""
@@ -155,24 +159,24 @@ def test_what_goes_wrong_is_one_sentence_in_the_panel(bundled, tmp_path):
 def test_a_clip_is_shown_kept_and_offered(once):
     [row], [clip] = once.rows, once.clips
     assert dataclasses.replace(row.request, image="-") == dataclasses.replace(once.request, image="-")
-    assert read_rows(once.results)[0].key == row.key
+    assert read_rows(row.clip.parent)[0].key == row.key
     assert (len(clip.frames), clip.frames[0].size) == (4, (64, 64))
-    assert once.player.outputs[0]["data"]["text/html"].count("<video") == 1
-    assert re.search(r'<a download="\w+\.mp4" href="data:video/mp4;base64,', once.files.value)
-    assert (once.go.disabled, once.stop.disabled, once.preview.value) == (False, True, "")
-    once.gif.click()
-    assert 'href="data:image/gif;base64,R0lGOD' in once.files.value
+    assert once.history.player.outputs[0]["data"]["text/html"].count("<video") == 1
+    assert re.search(r'<a download="\w+\.mp4" href="data:video/mp4;base64,', once.history.files.value)
+    assert (once.worker.go.disabled, once.worker.stop.disabled, once.worker.preview.value) == (False, True, "")
+    once.history.gif.click()
+    assert 'href="data:image/gif;base64,R0lGOD' in once.history.files.value
 
 
 def test_progress_and_preview_move_while_it_is_made(once):
-    text = " ".join(once.said)
+    text = " ".join(once.told)
     for part in ("loading svd", 'max="2" value="1"', "step 1 of 2", "decoded 2 of 4", "measuring", "made in"):
         assert part in text
     assert once.looks[0].count("data:image/png") == 1
 
 
 def test_the_python_shown_makes_the_same_frames(once, small):
-    text = html.unescape(re.search("<pre>(.*)</pre>", once.code.value, re.DOTALL)[1])
+    text = html.unescape(re.search("<pre>(.*)</pre>", once.history.code.value, re.DOTALL)[1])
     names = {}
     exec(text, names)
     assert names["clip"].frames == generate(load_cached(small[0]), small[1], progress=False).frames
@@ -183,8 +187,25 @@ def test_playback_speed_changes_what_is_shown_and_not_what_is_asked(once):
     before = once.request
     set_to(once, playback_fps=12)
     assert once.request == before
-    assert 'data-fps="12"' in once.player.outputs[0]["data"]["text/html"]
-    assert "fps=12" in once.code.value
+    assert 'data-fps="12"' in once.history.player.outputs[0]["data"]["text/html"]
+    assert "fps=12" in once.history.code.value
+    assert once.history.mp4.layout.display == ""
+    once.history.mp4.click()
+    assert 'href="data:video/mp4;base64,' in once.history.files.value
+
+
+def test_playback_speed_encodes_once_when_the_slider_is_let_go(once, monkeypatch):
+    assert once.controls["playback_fps"].continuous_update is False
+    encoded, encode = [], video._write_mp4
+    monkeypatch.setattr(video, "_write_mp4", lambda *args: encoded.append(args) or encode(*args))
+    set_to(once, playback_fps=15)
+    assert len(encoded) == 1
+
+
+def test_clips_are_read_from_their_files_on_demand(once):
+    assert once.clips[-1].frames == once.rows[-1].open().frames
+    assert [clip.request.seed for clip in once.clips[:1]] == [5]
+    assert not [part for part in vars(once.clips).values() if part and hasattr(part[0], "frames")]
 
 
 def test_a_saved_clip_brings_its_settings_back(once, bundled):
@@ -192,89 +213,155 @@ def test_a_saved_clip_brings_its_settings_back(once, bundled):
     for way in (
         lambda: set_to(bundled, path=str(file)),
         lambda: set_to(bundled, upload=({"name": "x.mp4", "content": file.read_bytes(), **UPLOAD},)),
-        lambda: setattr(bundled.dropped, "value", "x.mp4|data:video/mp4;base64," + text(file.read_bytes())),
+        lambda: setattr(bundled.form.dropped, "value", "x.mp4|data:video/mp4;base64," + text(file.read_bytes())),
     ):
         set_to(bundled, variant="tiny")
         way()
         assert bundled.alert.value == ""
         assert bundled.request.to_json() == asked.to_json()
-        assert bundled.setup == once.rows[0].setup
+        assert bundled.setup == once.clips[0].setup
 
 
 def test_cancel_stops_within_a_step_and_leaves_the_pipeline_fit(tried, tmp_path):
-    first = made(tried).clips[0]
+    first = make(tried).clips[0]
     set_to(tried, num_inference_steps=60)
     tried.generate()
-    until(lambda: "step" in tried.progress.value)
+    until(lambda: "step" in tried.worker.progress.value)
     tried.cancel()
-    tried.worker.join()
-    assert "cancelled" in tried.progress.value
-    assert (tried.alert.value, len(tried.clips), tried.go.disabled) == ("", 1, False)
+    tried.worker.task.result()
+    assert "cancelled" in tried.worker.progress.value
+    assert (tried.alert.value, len(tried.clips), tried.worker.go.disabled) == ("", 1, False)
     assert not [p for p in (tmp_path / "made").iterdir() if p.name.startswith(".") or "failed" in p.name]
     pipeline = load_cached(tried.setup)
     assert "step" not in vars(pipeline.scheduler)
     assert "decode" not in vars(pipeline.vae)
     set_to(tried, num_inference_steps=2)
-    assert made(tried).clips[1].frames == first.frames
+    assert make(tried).clips[1].frames == first.frames
 
 
-def test_a_second_press_is_refused_while_one_is_made(tried):
+def test_a_second_press_is_refused_while_one_is_make(tried):
     set_to(tried, num_inference_steps=60)
     tried.generate()
-    worker = tried.worker
+    task = tried.worker.task
     tried.generate()
     assert "One clip at a time" in tried.alert.value
-    assert tried.worker is worker
+    assert tried.worker.task is task
     tried.cancel()
-    worker.join()
+    task.result()
     assert tried.rows == []
 
 
+def test_all_clips_of_all_panels_are_made_on_one_thread(small, tmp_path, monkeypatch):
+    """CUDA graphs fail in another thread than the one that recorded them."""
+    threads, make_row = [], worker.make_row
+    monkeypatch.setattr(
+        worker, "make_row", lambda *args, **options: threads.append(threading.get_ident()) or make_row(*args, **options)
+    )
+    tried, other = panel(*small, results=tmp_path), panel(*small, results=tmp_path)
+    for each in (tried, other, tried):
+        make(each)
+    assert len(threads) == 3
+    assert len({*threads}) == 1
+    assert threads[0] != threading.get_ident()
+
+
+def test_a_panel_and_a_cell_share_a_pipeline(tried, small):
+    """The second waits and says so; both get their clip."""
+    setup, request = small
+    pipeline = load_cached(setup)
+    alone = generate(pipeline, request, progress=False).frames
+    with exclusive(pipeline):  # as a cell does while it makes a clip
+        tried.generate()
+        until(lambda: "waiting" in tried.worker.progress.value)
+        together = generate(pipeline, request, progress=False).frames
+        assert not tried.worker.task.done()
+    tried.worker.task.result()
+    assert (tried.alert.value, len(tried.clips)) == ("", 1)
+    tried.generate()
+    frames = generate(pipeline, request, progress=False).frames
+    tried.worker.task.result()
+    assert (tried.alert.value, len(tried.clips)) == ("", 2)
+    assert alone == together == frames
+    assert tried.clips[0].frames == tried.clips[1].frames
+
+
+def test_predictions_and_clips_do_not_wait_for_each_other(tried, small, monkeypatch):
+    with exclusive(load_cached(small[0])):
+        tried.generate()  # waits
+        tried.form.dropped.value = "shown"
+        tried.form.marks.task.result(60)
+        assert not tried.worker.task.done()
+    tried.worker.task.result()
+    gate = threading.Event()
+    monkeypatch.setattr(setup_marks, "candidates", lambda *_: gate.wait() and ())
+    set_to(tried, decode_chunk_size=1)
+    make(tried)
+    assert not tried.form.marks.task.done()
+    gate.set()
+    tried.form.marks.task.result()
+
+
+def test_the_picture_is_read_before_weights_are_loaded(small, tmp_path, monkeypatch):
+    file = tmp_path / "mine.png"
+    small[1].image.save(file)
+    tried = panel(small[0], dataclasses.replace(small[1], image=str(file)), results=tmp_path)
+    file.unlink()
+    monkeypatch.setattr(worker, "load_cached", lambda _: pytest.fail("weights were loaded"))
+    tried.generate()
+    tried.worker.task.result()
+    assert "mine.png" in tried.alert.value
+
+
+def test_filters_of_warnings_stay_out_of_it(bundled, monkeypatch):
+    """They are those of all threads, so two threads that set and reset them leave them wrong."""
+    monkeypatch.setattr(warnings, "catch_warnings", lambda **_: pytest.fail("changed the filters"))
+    set_to(bundled, fps=30, motion_bucket_id=3)
+    assert bundled.request.fps == 30
+
+
 def test_history_compares_and_restores(tried):
-    made(tried)
+    make(tried)
     set_to(tried, motion_bucket_id=200, lock=False)
-    made(tried)
+    make(tried)
     seed = tried.rows[1].request.seed
     assert tried.rows[0].request.seed == 5
     assert tried.controls["seed"].value == seed != 5
-    first, second = tried.history.children
+    first, second = tried.history.cards.children
     second.children[1].value = first.children[1].value = True
-    page = tried.player.outputs[0]["data"]["text/html"]
+    page = tried.history.player.outputs[0]["data"]["text/html"]
     assert page.count("<video") == 2
     assert "1: seed 5, motion_bucket_id 127" in page
     assert f"2: seed {seed}, motion_bucket_id 200" in page
-    assert tried.code.value == tried.files.value == ""
+    assert tried.history.code.value == tried.history.files.value == ""
     first.children[2].click()
     assert tried.request == tried.rows[0].request
     second.children[1].value = False
-    assert tried.player.outputs[0]["data"]["text/html"].count("<video") == 1
-    assert "motion_bucket_id=200" not in tried.code.value
+    assert tried.history.player.outputs[0]["data"]["text/html"].count("<video") == 1
+    assert "motion_bucket_id=200" not in tried.history.code.value
 
 
 def test_a_clip_that_fails_says_why(small, tmp_path):
     tried = panel(Setup("svd", weights=str(tmp_path / "gone")), small[1], results=tmp_path)
     tried.generate()
-    tried.worker.join()
+    tried.worker.task.result()
     assert re.search('role="alert">weights=.*gone.* is neither', tried.alert.value)
-    assert not tried.go.disabled
+    assert not tried.worker.go.disabled
 
 
 def test_setups_are_marked_with_what_they_need():
-    bundled = panel()
-    assert bundled.predictor is None
-    bundled.dropped.value = "shown"  # as a page says
-    bundled.predictor.join()
+    bundled = panel(request=Request(image="rocket", num_frames=2, decode_chunk_size=2))
+    assert bundled.form.marks.task is None
+    bundled.form.dropped.value = "shown"  # as a page says
+    bundled.form.marks.task.result()
     labels = {setup: text for text, setup in bundled.controls["setup"].options}
     assert re.fullmatch(r"✓ plain: \d\.\d GiB", labels[Setup("tiny")])
     assert len(labels) > 1
     assert bundled.setup == Setup("tiny")
-    assert "✓ fits the" in bundled.fits.value
+    assert "✓ fits the" in bundled.form.marks.value
 
 
 def test_the_look_of_latents_is_that_of_the_clip():
     """The bundled model's latents of a picture, projected, against that picture: the factors are the right ones."""
-    from svdlab.request import conditioning
-
     pipeline = load_cached(Setup("tiny"))
     picture = conditioning(Request.for_variant("tiny", image="rocket"))
     pixels = pipeline.video_processor.preprocess(picture, 72, 128)

@@ -1,0 +1,185 @@
+"""What the panel's controls say: a request and a setup, in both directions, and the picture as the model will see it.
+
+A picture comes from the examples, a path, a URL, an upload or a drop. A clip that was saved here comes the same ways,
+and brings the settings that it was made with.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import tempfile
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from svdlab.generation.clip import read
+from svdlab.interface.panel.controls import make_controls, read_fields, write_request
+from svdlab.interface.panel.setup_marks import SetupMarks
+from svdlab.interface.panel.widgets import Alert, Button, Row, by_program, figure, w, when_changed
+from svdlab.media.images import EXAMPLES, fit_image, open_image
+from svdlab.request import Request, quiet_requests
+from svdlab.setup import Setup
+from svdlab.sweeps.grid import with_image
+from svdlab.variants import variant
+
+# Bucket and noise strength: dramatic is what diffusers' guide shows; the other guide calls under 100 subtle.
+_MOTION = {"Subtle": (60, 0.02), "Standard": (127, 0.02), "Dramatic": (180, 0.1)}
+
+
+class Form(w.Box):
+    """All controls, by name in `controls`. `request` and `setup` are what they say now.
+
+    `fill` makes them say a request and a setup, `restore` those of a saved clip. `dropped` is a hidden field that the
+    page writes to: "shown" at first, then files that are dropped on it.
+    """
+
+    def __init__(self, request: Request, setup: Setup, is_chosen: bool, alert: Alert) -> None:
+        self.controls = c = make_controls()
+        self.picture, self.concerns = w.HTML(), w.HTML().add_class("svdlab-concerns")
+        self.dropped = w.Text(continuous_update=False).add_class("svdlab-dropped")
+        self.marks, self.sampling, self._alert = SetupMarks(c["setup"]), Row("Sampling"), alert
+        motion = [
+            self._preset(
+                name, f"Bucket {bucket}, noise strength {noise}", motion_bucket_id=bucket, noise_aug_strength=noise
+            )
+            for name, (bucket, noise) in _MOTION.items()
+        ]
+        dice = Button("", "Another seed", self.roll_seed, icon="random")
+        left = [self.picture, *(c[name] for name in ("example", "path", "upload", "fit", "focus_x", "focus_y"))]
+        right = [c["variant"], c["setup"], self.marks, Row("Motion", *motion), c["motion_bucket_id"]]
+        right += [c["noise_aug_strength"], c["fps"], self.sampling, c["num_inference_steps"], c["guidance"]]
+        right += [w.HBox([c["seed"], dice, c["lock"]]).add_class("svdlab-seed"), c["decode_chunk_size"]]
+        right += [c["playback_fps"], self.concerns]
+        super().__init__([w.VBox(left).add_class("svdlab-picture"), w.VBox(right).add_class("svdlab-knobs")])
+        self.add_class("svdlab-top")
+        self.fill(request, setup, is_chosen)
+        for name, control in {**c, "dropped": self.dropped}.items():
+            when_changed(control, lambda value, name=name: self._changed(name, value))
+
+    @property
+    def setup(self) -> Setup:
+        """The setup that is chosen."""
+        return self.controls["setup"].value
+
+    @property
+    def request(self) -> Request:
+        """The request that the controls say, complete."""
+        fields = self._without_control | read_fields(self.controls)
+        if fields["sigmas"] and len(fields["sigmas"]) != fields["num_inference_steps"]:
+            fields["sigmas"] = None
+        with quiet_requests():  # concerns are shown under the controls
+            return with_image(Request.for_variant(self.controls["variant"].value, image="-", **fields), self._image)
+
+    def restore(self, path: str | Path) -> None:
+        """Bring back the settings of a saved clip.
+
+        Args:
+            path: its file.
+
+        Raises:
+            ValueError: the file holds no settings.
+        """
+        saved = read(path)
+        self.fill(saved.request, saved.setup or Setup(saved.request.variant or "svd-xt"))
+
+    def fill(self, request: Request, setup: Setup, is_chosen: bool = True) -> None:
+        """Make the controls say a request and a setup.
+
+        Args:
+            request: complete.
+            setup: of the same variant.
+            is_chosen: False for a setup that may give way to one that fits.
+        """
+        self._opened, self._image = open_image(request.image), request.image
+        names = ("height", "width", "num_frames", "sigmas")
+        self._without_control = {name: getattr(request, name) for name in names}
+        with by_program():
+            write_request(self.controls, request)
+            self._name_source()
+        self.marks.offer(setup, is_chosen)
+        presets = []
+        for name, s in variant(setup.variant).presets.items():
+            steps, guidance = s.num_inference_steps, (s.min_guidance_scale, s.max_guidance_scale)
+            tooltip = f"{steps} steps, guidance {guidance[0]} to {guidance[1]}"
+            presets.append(self._preset(name, tooltip, num_inference_steps=steps, guidance=guidance))
+        self.sampling.children = [self.sampling.children[0], *presets]
+        self._draw()
+        self.marks.predict(self.request)
+
+    def roll_seed(self) -> None:
+        """Choose another seed."""
+        self.controls["seed"].value = random.randrange(2**31)
+
+    def _changed(self, name: str, value: Any) -> None:
+        """A control was changed, in the page or from Python."""
+        if value in ("", (), {}):
+            return
+        if not self.marks.is_shown:
+            self.marks.is_shown = True
+            self.marks.predict(self.request)
+        with self._alert.catch():
+            if name == "variant":
+                kept = {name: read_fields(self.controls)[name] for name in ("seed", "fit", "focus")}
+                request = Request.for_variant(value, image="-", **kept)
+                self.fill(with_image(request, self._image), Setup(value), is_chosen=False)
+            elif name in ("example", "path"):
+                self._open(value, value)
+            elif name == "upload":
+                self.controls["upload"].value = ()  # so that the same file may come again
+                self._open(bytes(value[0]["content"]), value[0]["name"])
+            elif name == "dropped":
+                self._drop(value)
+            elif name == "setup":
+                self.marks.is_chosen = True
+            elif name == "decode_chunk_size":
+                self.marks.predict(self.request)
+            self._draw(name in ("fit", "focus_x", "focus_y"))
+
+    def _drop(self, text: str) -> None:
+        self.dropped.value = ""
+        name, _, url = text.partition("|")
+        if url:
+            self._open(base64.b64decode(url.partition(",")[2]), name)
+        elif text != "shown":
+            raise ValueError(f"{name!r} has over 7 MB, more than can be dropped here: type its path instead.")
+
+    def _open(self, source: str | bytes, name: str) -> None:
+        """Take a picture; of a clip that was made here the settings."""
+        suffix = Path(name).suffix.lower()
+        if suffix in (".mp4", ".gif", ".webp"):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(name)
+                if isinstance(source, bytes):
+                    path = Path(folder) / f"clip{suffix}"
+                    path.write_bytes(source)
+                try:
+                    return self.restore(path)
+                except ValueError as error:
+                    if suffix == ".mp4":  # the others may well be pictures
+                        raise ValueError(str(error).replace(str(path), name)) from None
+        self._opened = open_image(source)
+        self._image = source if isinstance(source, str) else self._opened
+        with by_program():
+            self._name_source()
+        return self._draw()
+
+    def _name_source(self) -> None:
+        source = self._image if isinstance(self._image, str) else ""
+        pair = (source, "") if source in EXAMPLES else ("", source)
+        self.controls["example"].value, self.controls["path"].value = pair
+
+    def _draw(self, picture: bool = True) -> None:
+        """The picture as the model will see it, and the concerns of the request."""
+        r = self.request
+        self.concerns.value = "".join(f"<p>{escape(sentence)}</p>" for sentence in r.concerns())
+        if picture:
+            fitted = fit_image(self._opened, r.height, r.width, r.fit, r.focus)
+            self.picture.value = figure(fitted, f"{r.width} × {r.height}, as the model will see it")
+
+    def _preset(self, name: str, tooltip: str, **values: Any) -> Button:
+        def press() -> None:
+            for control, value in values.items():
+                self.controls[control].value = value
+
+        return Button(name, tooltip, press)
