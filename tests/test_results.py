@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svdlab import Request, Setup
+from svdlab import Request, Setup, grid, run
 from svdlab.machine import Machine
 from svdlab.quality.quality import Quality
 from svdlab.rows.row import Row
@@ -25,6 +26,7 @@ from svdlab.rows.rows_table import rows_table
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab.request")
 RANDOM = Setup("svd", weights="random", dtype="fp32")
+VIDEO = b"\0\0\0\x20ftypisom" + bytes(100)  # as far as anybody looks who does not open it
 HERE = Machine("cpu", "Abacus", 64, 2, "3.11", {"torch": "2.13.0", "diffusers": None}, "abc")
 
 
@@ -59,7 +61,7 @@ def put(folder: Path, one: Row, clip: bool = True) -> Row:
     scratch = folder / ".scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     file = scratch / "clip.mp4"
-    file.write_bytes(b"not a video")
+    file.write_bytes(VIDEO)
     done = write_row(one, folder, scratch, file if clip and one.status == "done" else None)
     shutil.rmtree(scratch)
     return done
@@ -155,7 +157,8 @@ def test_a_torn_row_counts_as_not_there(tmp_path):
     file.write_bytes(whole)
     assert find_row(tmp_path, kept.key) == kept
     (tmp_path / f"{kept.key}.mp4").unlink()
-    assert find_row(tmp_path, kept.key) is None  # its clip is gone: to be made anew
+    with pytest.warns(UserWarning, match="gone"):
+        assert find_row(tmp_path, kept.key) is None
 
 
 def test_rows_of_an_older_version_still_read(tmp_path):
@@ -191,6 +194,144 @@ def test_rows_of_a_newer_version_read_as_far_as_they_can(tmp_path):
 def test_no_folder_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         read_rows(tmp_path / "nothing")
+
+
+# --- what others left in the folder -----------------------------------------------------------------------------------
+
+
+def spoil_clip(kind: str, path: Path) -> None:
+    """Make the clip at `path` another file than the row was written with."""
+    if kind == "gone":
+        path.unlink()
+    elif kind in ("a link", "a folder", "a pipe"):
+        path.rename(path.with_name("elsewhere.mp4"))
+        {"a link": lambda: path.symlink_to("elsewhere.mp4"), "a folder": path.mkdir, "a pipe": lambda: os.mkfifo(path)}[
+            kind
+        ]()
+    else:
+        contents = {
+            "empty": b"",
+            "cut": VIDEO[:-9],
+            "foreign": b"SECRET=1".ljust(len(VIDEO)),
+            "exchanged": VIDEO[:-1] + b"x",
+        }
+        path.write_bytes(contents[kind])
+        os.utime(path, ns=(2 * 10**18, 2 * 10**18))  # later than the row, as coarse clocks would not tell
+
+
+BAD_CLIPS = ["gone", "empty", "cut", "foreign", "exchanged", "a link", "a folder", "a pipe"]
+
+
+@pytest.mark.parametrize("kind", BAD_CLIPS)
+def test_a_clip_that_is_not_the_rows_own_is_named_and_made_again(tmp_path, kind):
+    good, bad = put(tmp_path, row(1)), put(tmp_path, row(2))
+    spoil_clip(kind, bad.clip)
+    with pytest.warns(UserWarning, match=bad.clip.name):
+        assert read_rows(tmp_path) == [good, bad]
+    assert find_row(tmp_path, good.key) == good
+    with pytest.warns(UserWarning, match=f"{bad.clip.name} .*not made"):
+        assert find_row(tmp_path, bad.key) is None
+    assert good.clip_file() == good.clip
+    if kind != "exchanged":  # which takes reading it
+        assert bad.clip_file() is None
+        with pytest.raises(ValueError, match=f"no clip of trial {bad.key}"):
+            bad.open()
+    assert bad.clip_problem(verify=True)
+
+
+def test_a_clip_of_an_older_version_is_known_by_its_beginning(tmp_path):
+    kept = put(tmp_path, row(1))
+    file = tmp_path / f"{kept.key}.json"
+    old = dataclasses.replace(kept, clip_bytes=None, clip_sha256=None)
+    file.write_text(old.to_json())
+    assert find_row(tmp_path, kept.key) == old
+    kept.clip.write_bytes(b"<html>")
+    assert old.clip_problem()
+    assert old.clip_file() is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:svdlab.request", "ignore:.*(was trained at|under 20):UserWarning")
+def test_a_run_makes_a_clip_again_that_was_cut(checkpoint, ask, tmp_path):
+    trials = grid(Setup("svd", weights=str(checkpoint), dtype="fp32"), ask(), seed=[1])
+    [first] = run(trials, tmp_path, progress=False, quality=False)
+    assert first.clip_bytes == first.clip.stat().st_size
+    first.clip.write_bytes(first.clip.read_bytes()[:-200])
+    with pytest.warns(UserWarning, match="not made"):
+        [again] = run(trials, tmp_path, progress=False, quality=False)
+    assert again.clip_problem(verify=True) is None
+    assert len(again.open().frames) == trials[0].request.num_frames
+
+
+def bad_texts(good: Row) -> dict[str, str | bytes]:
+    """File name -> contents of what no reader may stop at; the fields are those of a good row, but one."""
+    fields, texts = json.loads(good.to_json()), {}
+    machine, request, measured = (
+        fields["machine"],
+        fields["request"],
+        {"stages": [{"stage": "load", "seconds": "long"}]},
+    )
+    changes = {
+        "created": [5, None, [], {"a": 1}, "\ud800"],
+        "timings": ["text", 5, [1], {"a": "b"}, {"a": [1]}, {"a": True}, {"a": 10**400}],
+        "error": [5, ["a"], "\udcff"],
+        "machine": ["x", 5, {"device": "cpu"}, machine | {"libraries": 5}, machine | {"cores": "two"}],
+        "status": ["perhaps", 5, "\n"],
+        "clip": ["../../etc/passwd.mp4", "/etc/passwd", "..", ".env", "a/b.mp4", 5, ["x.mp4"], "x.mp4\0"],
+        "clip_bytes": ["many", 1.5],
+        "clip_sha256": [5],
+        "picture_sha256": ["../../../pwned", 5, "5f"],
+        "quality": [5, "good", [], {"motion_mean_px": 1}, fields["quality"] | {"motion_mean_px": "fast"}],
+        "measurement": [5, "x", {"stages": 5}, {"stages": [5]}, measured, {"timeline": {"seconds": 5}}],
+        "notes": ["text", 5, [5], {"a": "b"}],
+        "axes": ["seed", [["seed"]]],
+        "setup": [5, [], {}, {"variant": 5}, {"variant": "svd", "optimizations": 5}, {"variant": "svd", "device": 5}],
+        "request": [5, {}, request | {"image": 5}, request | {"seed": "one"}, request | {"sigmas": {"a": 1}}],
+        "version": [5],
+    }
+    for name, values in changes.items():
+        for value in values:
+            if not (name == "created" and value is None):
+                key = f"{0xBAD0000 + len(texts):016x}"
+                texts[f"{key}.json"] = json.dumps(fields | {"key": key, name: value})
+    for key in ("../../pwned", "x" * 16, "A" * 16, "ab", 5, None, f"{good.key}\n"):
+        texts[f"key{len(texts)}.json"] = json.dumps(fields | {"key": key})
+    texts["another.json"] = good.to_json()  # its name is not its key
+    deep = "[" * 100_000
+    texts |= {
+        "deep.json": deep,
+        "closed.json": deep + "]" * 100_000,
+        "infinite.json": "Infinity",
+        "bytes.json": b"\xff\xfe\0",
+    }
+    texts["inside.json"] = json.dumps(fields)[:-1] + f', "quality": {deep}'
+    return texts
+
+
+def test_no_bad_file_hides_a_good_row(tmp_path):
+    good = [put(tmp_path, row(number)) for number in range(3)]
+    outside = tmp_path.parent / "outside.json"
+    outside.write_text(good[0].to_json())
+    texts = bad_texts(good[0])
+    assert len(texts) >= 60
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "link.json").symlink_to(outside)
+    (tmp_path / "large.json").touch()
+    os.truncate(tmp_path / "large.json", 2**36)
+    bad = len(texts) + 4
+    for reader in (read_rows, rows_table):
+        with pytest.warns(UserWarning, match="passed over") as sentences:
+            result = reader(tmp_path)
+        assert list(result.key if reader is rows_table else [each.key for each in result]) == [
+            each.key for each in good
+        ]
+        assert len(sentences) == bad
+        assert all(len(str(each.message)) < 500 + len(str(tmp_path)) for each in sentences)
+    for name in [*texts, "pipe.json", "folder.json", "link.json", "large.json"]:
+        assert find_row(tmp_path, name.removesuffix(".json")) is None
+    assert [find_row(tmp_path, each.key) for each in good] == good
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from svdlab.generation.clip import Clip, read
 from svdlab.machine import Machine
 from svdlab.quality.quality import Quality
-from svdlab.request import Request
+from svdlab.request import Request, quiet_requests
+from svdlab.rows.clip_file import clip_problem
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.typed_json import from_plain, to_plain
 from svdlab.setup import Setup
@@ -82,7 +83,21 @@ class Row:
         """
         if self.clip is None:
             raise ValueError(f"There is no clip of trial {self.key}: {self.error or 'none was kept.'}")
+        if problem := self.clip_problem():
+            raise ValueError(f"There is no clip of trial {self.key}: {self.clip} {problem}.")
         return read(self.clip)
+
+    def clip_problem(self, verify: bool = False) -> str | None:
+        """Why the clip's file is not the one that the row was written with; None where it is, or there is none.
+
+        Args:
+            verify: compare the file's hash too, which reads all of it. The size and the beginning are always compared.
+        """
+        return self.clip and clip_problem(self.clip, self.clip_bytes, self.clip_sha256 if verify else None)
+
+    def clip_file(self) -> Path | None:
+        """The clip's path, where that is a regular file of the size and the kind that the row was written with."""
+        return None if self.clip_problem() else self.clip
 
     def to_json(self) -> str:
         """The text of the row's file. A number that is not finite becomes null."""
@@ -130,11 +145,14 @@ _PATTERNS = {  # what becomes part of a path, so nothing else is let through
 
 
 def _request(fields: Any, folder: Path, picture_sha256: str | None) -> Request:
-    image = from_plain(str | None, fields.get("image"), "request.image") if isinstance(fields, dict) else None
-    if not isinstance(fields, dict) or not (image or picture_sha256):
+    if not isinstance(fields, dict) or "image" not in fields:
         raise ValueError("request is not a group of fields with an image")
+    image = from_plain(str | None, fields["image"], "request.image")
+    if not (image or picture_sha256):
+        raise ValueError("neither the request nor the row names an image")
     try:
-        return Request.from_json(fields | {"image": image or str(folder / picture_name(picture_sha256 or ""))})
+        with quiet_requests():  # what a request warns of was said when it was made
+            return Request.from_json(fields | {"image": image or str(folder / picture_name(picture_sha256 or ""))})
     except (TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"request has a field of another type ({type(error).__name__})") from None
 

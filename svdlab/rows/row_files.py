@@ -15,7 +15,9 @@ import warnings
 from pathlib import Path
 
 from svdlab.media.images import image_sha256
-from svdlab.request import conditioning, quiet_requests
+from svdlab.messages import first_line
+from svdlab.request import conditioning
+from svdlab.rows.clip_file import file_sha256
 from svdlab.rows.row import Row, picture_name
 
 _MAX_ROW_BYTES = 16 * 2**20  # a measured row with its timeline takes 30 kB
@@ -46,7 +48,7 @@ def load_row(path: str | Path) -> Row:
 def read_rows(folder: str | Path) -> list[Row]:
     """The rows in a folder, oldest first.
 
-    A file that is no row is passed over. A warning names each of those.
+    A file that is no row is passed over. A warning names each of those, and the rows whose clip is not theirs any more.
 
     Args:
         folder: where `run` or `profile` wrote.
@@ -61,23 +63,30 @@ def read_rows(folder: str | Path) -> list[Row]:
     if not (folder := Path(folder)).is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: run a sweep into it first.")
     rows: dict[str, Row] = {}
-    problems = []
-    with quiet_requests():  # what a request warns of was said when it was made
-        for path in sorted(folder.glob("*.json")):
-            try:
-                row = load_row(path)
-            except (OSError, ValueError) as error:
-                problems.append(f"{path} is passed over: {error}.")
-                continue
-            if row.key not in rows or row.status == "done":  # an answer before a failure
-                rows[row.key] = row
+    problems, bad_clips = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            row = load_row(path)
+        except (OSError, ValueError) as error:
+            problems.append(f"{path} is passed over: {first_line(error)}.")
+            continue
+        if row.key not in rows or row.status == "done":  # an answer before a failure
+            rows[row.key] = row
+            if problem := _clip_problem(row, path):
+                bad_clips.append(f"{row.clip and row.clip.name} {problem}")
+    if bad_clips:
+        listed = "; ".join(bad_clips[:3]) + (f"; and {len(bad_clips) - 3} more" if len(bad_clips) > 3 else "")
+        problems.append(f"In {folder}, clips are not as their rows say: {listed}. The next run makes them again.")
     for sentence in problems:
         warnings.warn(sentence, UserWarning, stacklevel=2)
     return sorted(rows.values(), key=lambda row: (row.created, row.key))
 
 
 def find_row(folder: str | Path, key: str) -> Row | None:
-    """The row of a key, or None where it has to be made: there is none, it cannot be read, or its clip is gone.
+    """The row of a key, or None where it has to be made: there is none, it cannot be read, or its clip is not its own.
+
+    A clip has to be a video of the size that the row names. Its hash is compared where the file is newer than its row,
+    since writing leaves it older. A warning names a clip that has to be made again.
 
     Args:
         folder: where the rows are.
@@ -85,12 +94,12 @@ def find_row(folder: str | Path, key: str) -> Row | None:
     """
     for name in _row_names(key):
         try:
-            with quiet_requests():
-                row = load_row(Path(folder) / name)
+            row = load_row(Path(folder) / name)
         except (OSError, ValueError):
             continue
-        if row.clip is None or row.clip.exists():
+        if not (problem := _clip_problem(row, Path(folder) / name)):
             return row
+        warnings.warn(f"{row.clip} {problem}: it counts as not made.", UserWarning, stacklevel=2)
     return None
 
 
@@ -115,13 +124,22 @@ def write_row(row: Row, folder: str | Path, scratch: Path, clip: Path | None = N
         picture.save(scratch / "picture.png")
         _move(scratch / "picture.png", folder / picture_name(row.picture_sha256 or ""))
     if clip is not None:
-        row = dataclasses.replace(row, clip=_move(clip, folder / f"{row.key}{clip.suffix}"))
+        size, sha256 = clip.stat().st_size, file_sha256(clip)
+        target = _move(clip, folder / f"{row.key}{clip.suffix}")
+        row = dataclasses.replace(row, clip=target, clip_bytes=size, clip_sha256=sha256)
     done, failed = (folder / name for name in _row_names(row.key))
     (scratch / "row.json").write_text(row.to_json(), encoding="utf-8")
     _move(scratch / "row.json", done if row.status == "done" else failed)
     if row.status == "done":
         failed.unlink(missing_ok=True)
     return row
+
+
+def _clip_problem(row: Row, path: Path) -> str | None:
+    problem = row.clip_problem()
+    if problem is None and row.clip and row.clip.stat().st_mtime_ns > path.stat().st_mtime_ns:
+        problem = row.clip_problem(verify=True)
+    return problem
 
 
 def _row_names(key: str) -> tuple[str, str]:
