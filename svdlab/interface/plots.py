@@ -1,4 +1,11 @@
-"""Figures of rows. Each function takes a table of `rows.load`, and returns a matplotlib figure."""
+"""Figures of a sweep and of a measured ladder.
+
+Each function takes rows, estimates or a table of rows, and returns a matplotlib figure. A notebook shows the figure
+that a cell ends with; `figure.savefig("name.png")` writes it. Memory is in GiB (2**30 bytes), time in seconds.
+
+`curves` draws what one knob does to a clip. `waterfall`, `pareto` and `predicted` compare the rungs of a ladder.
+`stages` shows where memory and time go, and `timeline` what one measured setup held from moment to moment.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from svdlab.prediction.estimate import Estimate, estimate
-from svdlab.profiling import ladder as rungs
-from svdlab.rows.measurement import Measurement
+from svdlab.profiling.ladder import bytes_before_loading, is_exact, measured_rungs
 from svdlab.rows.row import Row
 from svdlab.sweeps.study import MEASURES, complete_measures, rows_with_clips
 
@@ -16,205 +22,207 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+GiB = 2**30
 # Okabe and Ito's colours, which survive colour blindness: https://jfly.uni-koeln.de/color/
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STAGE_COLOURS = {"load": "0.5", "encode": YELLOW, "denoise": SKY, "decode": GREEN}
 
 
 def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None, by: str | None = None) -> Figure:
-    """One small plot a measure against `knob`: a dot for each clip, a line through the medians, and a band from the
-    lowest to the highest (over seeds and whatever else varied). Measures that could not be told are left out. `by`
-    draws a line for each value of a second knob."""
-    import matplotlib.pyplot as plt
+    """What one knob does to a clip: a small plot for each measure, with the knob across.
 
+    A dot is a clip, the line joins the medians, and the band reaches from the lowest to the highest clip.
+
+    Args:
+        frame: A table of rows, as `rows_table` returns it.
+        knob: The column that goes across: a field of the request, such as "motion_bucket_id".
+        measures: Columns of the table, a plot each; the unit is in the plot's title. Default: all of `study.MEASURES`.
+            A measure that has no number at some value of the knob is left out.
+        by: A second knob, which gets a line for each of its values. Default: one line over all clips.
+
+    Returns:
+        The figure. If no measure is left, it holds a sentence that says so.
+
+    Raises:
+        ValueError: If no row has a clip.
+
+    Example:
+        >>> from svdlab import plots, rows_table
+        >>> figure = plots.curves(rows_table(rows), "motion_bucket_id", ["motion_mean_px"])
+        >>> figure.axes[0].get_xlabel()
+        'motion_bucket_id'
+    """
     done: Any = rows_with_clips(frame)
-    shown = complete_measures(done, knob, measures or tuple(MEASURES))
-    if not shown:
-        return _empty(
-            f"Nothing to draw: no measure has a number at every value of {knob}.\nrun(…, quality=True) measures clips."
-        )
-    columns = 3 if len(shown) in (3, 5, 6) else min(4, len(shown))
-    lines = -(-len(shown) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(3.6 * columns, 2.7 * lines), squeeze=False, layout="constrained"
-    )
+    names = complete_measures(done, knob, measures or tuple(MEASURES))
+    if not names:
+        figure, [axis] = _new_figure(1, 1, 7, 1.2)
+        axis.set_axis_off()
+        reason = f"No measure has a number at every value of {knob}.\nrun(…, quality=True) measures clips."
+        axis.text(0.5, 0.5, reason, ha="center", va="center", fontsize=9)
+        return figure
+    columns = 3 if len(names) in (3, 5, 6) else min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure, axes = _new_figure(lines, columns, 3.6 * columns, 2.7 * lines)
     groups = [(None, done)] if by is None else list(done.groupby(by))
-    numbers = done[knob].map(lambda value: isinstance(value, (int, float))).all()
-    for axis, name in zip(axes.flat, shown, strict=False):
+    is_number = done[knob].map(lambda value: isinstance(value, (int, float))).all()
+    for axis, name in zip(axes, names, strict=False):
         for colour, (value, group) in zip(COLOURS * len(groups), groups, strict=False):
             spread = group.groupby(knob)[name].agg(["min", "median", "max"])
-            across = spread.index if numbers else spread.index.astype(str)
+            across = spread.index if is_number else spread.index.astype(str)
             label = None if by is None else f"{by} {value:g}" if isinstance(value, float) else f"{by} {value}"
             axis.fill_between(across, spread["min"], spread["max"], color=colour, alpha=0.18, linewidth=0)
             axis.plot(across, spread["median"], color=colour, marker="o", markersize=4, label=label)
-            dots = group[knob] if numbers else group[knob].astype(str)
+            dots = group[knob] if is_number else group[knob].astype(str)
             axis.plot(dots, group[name], ".", color=colour, alpha=0.45, markersize=3)
         axis.set_title(MEASURES.get(name, name), fontsize=9)
         axis.set_xlabel(knob, fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes.flat[len(shown) :]:
+    for axis in axes[len(names) :]:
         axis.set_visible(False)
     if by is not None:
-        axes.flat[0].legend(fontsize=8, frameon=False)
-    plt.close(figure)  # the caller shows it, once
+        axes[0].legend(fontsize=8, frameon=False)
     return figure
-
-
-def _empty(reason: str) -> Figure:
-    """A figure that holds a sentence in place of curves."""
-    figure, axes = _axes(1, 1, 7, 1.2)
-    axes[0][0].set_axis_off()
-    axes[0][0].text(0.5, 0.5, reason, ha="center", va="center", fontsize=9)
-    return figure
-
-
-# --- memory and speed: rows that `svdlab.profile` measured, and what `svdlab.estimate` predicts -----------------------
-
-
-def _axes(lines: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(lines, columns, figsize=(width, height), squeeze=False, layout="constrained", **options)
-    for axis in axes.flat:
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    plt.close(figure)  # the caller shows it, once
-    return figure, axes
-
-
-def _measured(rows: Sequence[Row]) -> list[tuple[Row, float, float]]:
-    """Rows that were done, with their peak in GiB and their seconds a clip."""
-    done = [(row, peak / 2**30, seconds) for row, peak, seconds in rungs.measured(rows)]
-    if not done:
-        raise ValueError("No rung was measured: see the rows' errors.")
-    return done
-
-
-def _added(rows: Sequence[Row]) -> list[str]:
-    """Labels of a ladder's rungs: what each adds to the one before, where it keeps all of that."""
-    labels = []
-    for before, row in zip([None, *rows], rows, strict=False):
-        parts = [row.setup.dtype, *row.setup.optimizations]
-        old = [before.setup.dtype, *before.setup.optimizations] if before else []
-        kept = before is not None and len(set(old) - set(parts)) == (before.setup.dtype != row.setup.dtype)
-        new = [part for part in parts if part and part not in old]
-        labels.append(f"+ {', '.join(new)}" if kept and new else row.setup.label)
-    return labels
 
 
 def waterfall(rows: Sequence[Row]) -> Figure:
-    """The ladder from top to bottom: peak memory and seconds a clip, with what each rung gave (blue) or cost (orange)
-    against the one before as the coloured end of its bar."""
-    done = _measured(rows)
-    labels = _added([row for row, _, _ in done])
-    figure, axes = _axes(1, 2, 9, 1.2 + 0.42 * len(done), sharey=True)
-    for axis, place, unit in ((axes[0][0], 1, "GiB at the peak"), (axes[0][1], 2, "seconds a clip")):
-        values: list[Any] = [each[place] for each in done]
+    """What each rung of a ladder gives: peak memory (GiB) on the left, time of a clip (seconds) on the right.
+
+    A bar is a rung, the baseline on top. The coloured end of a bar is the difference from the rung above it: blue is
+    less, orange is more.
+
+    Args:
+        rows: The rows of `profile`, in the order of the ladder. Failed ones are left out.
+
+    Raises:
+        ValueError: If no rung was measured.
+
+    Example:
+        >>> from svdlab import plots
+        >>> [axis.get_xlabel() for axis in plots.waterfall(measured).axes]
+        ['GiB at the peak', 'seconds a clip']
+    """
+    done = measured_rungs(rows)
+    labels = _added_labels([rung.row for rung in done])
+    figure, axes = _new_figure(1, 2, 9, 1.2 + 0.42 * len(done), sharey=True)
+    series = {"GiB at the peak": [rung.peak_gib for rung in done], "seconds a clip": [rung.seconds for rung in done]}
+    for axis, (unit, values) in zip(axes, series.items(), strict=True):
         for i, (before, value) in enumerate(zip([values[0], *values], values, strict=False)):
             axis.barh(i, min(value, before), color="0.8")
-            colour = COLOURS[0] if value < before else COLOURS[1]
-            axis.barh(i, abs(value - before), left=min(value, before), color=colour)
-            change = f"  {100 * (value / before - 1):+.0f} %" if i and abs(value / before - 1) >= 0.005 else ""
+            axis.barh(i, abs(value - before), left=min(value, before), color=BLUE if value < before else ORANGE)
+            percent = 100 * (value / before - 1)
+            change = f"  {percent:+.0f} %" if i and abs(percent) >= 0.5 else ""
             axis.text(max(value, before), i, f" {value:.2f}{change}", va="center", fontsize=8)
         axis.set_xlim(0, 1.32 * max(values))
         axis.set_xlabel(unit, fontsize=9)
         axis.grid(axis="y", visible=False)
-    axes[0][0].set_yticks(range(len(done)), labels)
-    axes[0][0].invert_yaxis()
+    _name_bars(axes[0], labels)
     return figure
 
 
 def pareto(rows: Sequence[Row]) -> Figure:
-    """Each setup by its peak memory and its seconds a clip; the line joins those that no other beats in both. Hollow
-    ones change the picture."""
-    done = sorted(_measured(rows), key=lambda each: each[1:])
-    front = [each for i, each in enumerate(done) if all(each[2] < other[2] for other in done[:i])]
-    figure, axes = _axes(1, 1, 7.5, 4.2)
-    axis = axes[0][0]
-    axis.step([p for _, p, _ in front], [s for _, _, s in front], where="post", color=COLOURS[0], alpha=0.5)
-    numbers = []
-    for number, (row, peak, seconds) in enumerate(done, 1):
-        fill = COLOURS[0] if rungs.exact(row, rows[0]) else "none"
-        axis.plot(peak, seconds, "o", color=COLOURS[0], markerfacecolor=fill, markersize=7)
-        axis.annotate(str(number), (peak, seconds), xytext=(5, 5), textcoords="offset points", fontsize=8)
-        numbers.append(f"{number}  {row.setup.label}")
+    """Memory against time: the peak (GiB) across, the time of a clip (seconds) upwards, a numbered dot for each setup.
+
+    The line joins the setups that no other setup beats in both. A hollow dot is a setup that changes the frames.
+
+    Args:
+        rows: The rows of `profile`, the baseline first. Failed ones are left out.
+
+    Raises:
+        ValueError: If no rung was measured.
+
+    Example:
+        >>> from svdlab import plots
+        >>> plots.pareto(measured).axes[0].get_ylabel()
+        'seconds a clip'
+    """
+    done = sorted(measured_rungs(rows), key=lambda rung: (rung.peak_gib, rung.seconds))
+    front = [rung for i, rung in enumerate(done) if all(rung.seconds < other.seconds for other in done[:i])]
+    figure, [axis] = _new_figure(1, 1, 7.5, 4.2)
+    axis.step([r.peak_gib for r in front], [r.seconds for r in front], where="post", color=BLUE, alpha=0.5)
+    for number, rung in enumerate(done, 1):
+        place, fill = (rung.peak_gib, rung.seconds), BLUE if is_exact(rung.row, rows[0]) else "none"
+        axis.plot(*place, "o", color=BLUE, markersize=7, markerfacecolor=fill)
+        axis.annotate(str(number), place, xytext=(5, 5), textcoords="offset points", fontsize=8)
     axis.set_xlabel("GiB at the peak", fontsize=9)
     axis.set_ylabel("seconds a clip", fontsize=9)
-    axis.set_ylim(bottom=0, top=1.15 * max(seconds for _, _, seconds in done))
+    axis.set_ylim(bottom=0, top=1.15 * max(rung.seconds for rung in done))
     axis.margins(x=0.1)
-    figure.legend([axis.plot([], [], " ")[0]] * len(numbers), numbers, loc="outside lower center", fontsize=8, ncols=2)
+    labels = [f"{number}  {rung.row.setup.label}" for number, rung in enumerate(done, 1)]
+    figure.legend([axis.plot([], [], " ")[0]] * len(labels), labels, loc="outside lower center", fontsize=8, ncols=2)
     return figure
 
 
 def stages(things: Sequence[Row | Estimate]) -> Figure:
-    """Where memory and time go: encode, denoise and decode of each setup. Of rows, what was measured; of estimates,
-    weights and activations, and their share of the operations."""
-    names, colours = ("encode", "denoise", "decode"), COLOURS[:3]
-    figure, axes = _axes(1, 2, 9, 1.4 + 0.55 * len(things), sharey=True)
-    memory, time = axes[0]
+    """Where memory and time go: encode, denoise and decode of each setup.
+
+    Of measured rows the left shows the peak of each stage (GiB) and the right its time (seconds). Of estimates the left
+    shows weights (pale) and activations (GiB), and the right the operations (TFLOP, 1e12 floating-point operations).
+
+    Args:
+        things: Rows of `profile` or estimates, a group of bars each.
+
+    Example:
+        >>> from svdlab import plots
+        >>> [axis.get_xlabel() for axis in plots.stages(measured).axes]
+        ["GiB at the stage's peak", 'seconds a clip']
+    """
+    figure, (memory, time) = _new_figure(1, 2, 9, 1.4 + 0.55 * len(things), sharey=True)
     for i, thing in enumerate(things):
         left = 0.0
-        for j, (stage, colour) in enumerate(zip(names, colours, strict=True)):
-            place = i + 0.26 * (j - 1)
-            if isinstance(thing, Estimate):
-                found, gib = thing.stages[stage], 2**30
-                memory.barh(place, found.weight_bytes / gib, 0.24, color=colour, alpha=0.45)
-                memory.barh(place, found.activation_bytes / gib, 0.24, left=found.weight_bytes / gib, color=colour)
-                length = found.flops / 1e12
-            else:
-                numbers = (thing.measurement or Measurement()).figures
-                peak = (numbers[f"{stage}_peak_bytes"] or 0) - rungs.before_bytes(thing)
-                memory.barh(place, max(peak, 0) / 2**30, 0.24, color=colour)
-                sample = numbers["sample_seconds"] or 0
-                length = (
-                    numbers[f"{stage}_seconds"] if stage != "denoise" else sample - (numbers["encode_seconds"] or 0)
-                )
-            time.barh(i, length or 0, 0.6, left=left, color=colour, label=None if i else stage)
-            left += length or 0
+        for j, (stage, (weights, activations, length)) in enumerate(_stage_bars(thing).items()):
+            place, colour = i + 0.26 * (j - 1), STAGE_COLOURS[stage]
+            memory.barh(place, weights / GiB, 0.24, color=colour, alpha=0.45)
+            memory.barh(place, activations / GiB, 0.24, left=weights / GiB, color=colour)
+            time.barh(i, length, 0.6, left=left, color=colour, label=None if i else stage)
+            left += length
     predicted = any(isinstance(thing, Estimate) for thing in things)
     memory.set_xlabel("GiB: weights (pale) and activations" if predicted else "GiB at the stage's peak", fontsize=9)
     time.set_xlabel("TFLOP a clip" if predicted else "seconds a clip", fontsize=9)
-    memory.set_yticks(range(len(things)), [textwrap.fill(thing.setup.label, 36) for thing in things])
-    memory.invert_yaxis()
+    _name_bars(memory, [textwrap.fill(thing.setup.label, 36) for thing in things])
     figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=3)
     return figure
 
 
 def timeline(row: Row) -> Figure:
-    """Memory over time: while loading, in the first call, and in the next. Under it what lay on the device when."""
-    measurement = row.measurement or Measurement()
-    points = measurement.timeline
-    if not points.get("seconds"):
+    """Memory (GiB, upwards) over time (seconds, across): while loading, in the first call, and in the next.
+
+    The filled areas are the weights of each component, where the work is done. The shades are the stages.
+
+    Args:
+        row: A row of `measure` or `profile`.
+
+    Raises:
+        ValueError: If the row holds no timeline.
+
+    Example:
+        >>> from svdlab import plots
+        >>> plots.timeline(measured[0]).axes[0].get_xlabel()
+        'seconds'
+    """
+    measurement = row.measurement
+    if measurement is None or not measurement.timeline.get("seconds"):
         raise ValueError(f"Nothing was measured over time: {row.error or 'the row holds no timeline.'}")
-    figure, axes = _axes(1, 1, 9, 3.2)
-    axis, start = axes[0][0], points["seconds"][0]
-    kinds = {"device_bytes": "on the card, everybody's", "allocated_bytes": "allocated", "process_bytes": "process"}
-    for (kind, label), colour in zip(kinds.items(), COLOURS, strict=False):
-        if kind in points and (kind != "process_bytes" or "allocated_bytes" not in points):
-            axis.plot(
-                [s - start for s in points["seconds"]], [n / 2**30 for n in points[kind]], color=colour, label=label
-            )
+    points, on_card = measurement.timeline, "allocated_bytes" in measurement.timeline
+    start, end = points["seconds"][0], points["seconds"][-1]
+    figure, [axis] = _new_figure(1, 1, 9, 3.2)
+    on_a_card = {"device_bytes": "on the card, everybody's", "allocated_bytes": "allocated"}
+    kinds = on_a_card if on_card else {"process_bytes": "process"}
+    for (kind, label), colour in zip(kinds.items(), (BLUE, ORANGE), strict=False):
+        axis.plot([s - start for s in points["seconds"]], [n / GiB for n in points[kind]], color=colour, label=label)
     top = axis.get_ylim()[1]
-    shades = {"load": "0.5", "encode": COLOURS[4], "denoise": COLOURS[5], "decode": COLOURS[2]}
     for stage in measurement.stages:
         if stage.stage != "prepare" and stage.call in (None, 0, 1) and stage.seconds:
             begun = stage.begun_seconds - start
-            if shade := shades.get(stage.stage):
-                axis.axvspan(begun, begun + stage.seconds, color=shade, alpha=0.18, linewidth=0)
-            if stage.seconds > 0.04 * (points["seconds"][-1] - start):
-                middle = begun + stage.seconds / 2
-                axis.text(middle, 1.02 * top, stage.stage, ha="center", fontsize=8)
-    changes: Any = measurement.resident
-    if changes:  # how much of each component's weights lay where the work was done
-        place = "cpu" if measurement.before.get("device_bytes") is None else "cuda"
-        moments = [change["seconds"] - start for change in changes] + [points["seconds"][-1] - start]
-        parts = [name for name in changes[0] if name != "seconds"]
-        sizes = [[(c[part].get(place, 0)) / 2**30 for c in (*changes, changes[-1])] for part in parts]
-        colours = [COLOURS[0], COLOURS[3], COLOURS[1]]
-        axis.stackplot(moments, sizes, step="post", colors=colours, alpha=0.55, labels=[f"weights: {p}" for p in parts])
+            shade = STAGE_COLOURS.get(stage.stage, "none")
+            axis.axvspan(begun, begun + stage.seconds, color=shade, alpha=0.18, linewidth=0)
+            if stage.seconds > 0.04 * (end - start):  # else the name would not fit
+                axis.text(begun + stage.seconds / 2, 1.02 * top, stage.stage, ha="center", fontsize=8)
+    changes: list[Any] = list(measurement.resident)
+    if changes:
+        moments = [change["seconds"] - start for change in changes] + [end - start]
+        components, device = [name for name in changes[0] if name != "seconds"], "cuda" if on_card else "cpu"
+        sizes = [[change[name].get(device, 0) / GiB for change in (*changes, changes[-1])] for name in components]
+        labels = [f"weights: {name}" for name in components]
+        axis.stackplot(moments, sizes, step="post", colors=[BLUE, PINK, ORANGE], alpha=0.55, labels=labels)
     axis.set_ylim(0, 1.1 * top)
     axis.set_xlabel("seconds", fontsize=9)
     axis.set_ylabel("GiB", fontsize=9)
@@ -223,18 +231,77 @@ def timeline(row: Row) -> Figure:
 
 
 def predicted(rows: Sequence[Row]) -> Figure:
-    """Each setup's peak as predicted and as measured. On the line they agree; the band is ten percent about it."""
-    done = _measured(rows)
-    figure, axes = _axes(1, 1, 4.6, 4.2)
-    axis = axes[0][0]
-    pairs = [(estimate(row.setup, row.request).peak_bytes / 2**30, peak) for row, peak, _ in done]
+    """Predicted and measured: the predicted peak (GiB) across, the measured one (GiB) upwards, a dot for each setup.
+
+    On the line they agree. The grey band is ten percent to either side of it.
+
+    Args:
+        rows: The rows of `profile`. Failed ones are left out.
+
+    Raises:
+        ValueError: If no rung was measured.
+
+    Example:
+        >>> from svdlab import plots
+        >>> plots.predicted(measured).axes[0].get_xlabel()
+        'GiB predicted'
+    """
+    pairs = [(estimate(r.row.setup, r.row.request).peak_bytes / GiB, r.peak_gib) for r in measured_rungs(rows)]
+    figure, [axis] = _new_figure(1, 1, 4.6, 4.2)
     end = 1.15 * max(max(pair) for pair in pairs)
     axis.fill_between([0, end], [0, 0.9 * end], [0, 1.1 * end], color="0.9", linewidth=0)
     axis.plot([0, end], [0, end], color="0.5", linewidth=1)
-    for guess, peak in pairs:
-        axis.plot(guess, peak, "o", color=COLOURS[0])
+    for pair in pairs:
+        axis.plot(*pair, "o", color=BLUE)
     axis.set_xlabel("GiB predicted", fontsize=9)
     axis.set_ylabel("GiB measured", fontsize=9)
     axis.set_xlim(0, end)
     axis.set_ylim(0, end)
     return figure
+
+
+def _new_figure(lines: int, columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, Any]:
+    """A figure of this size in inches, and its axes line by line."""
+    import matplotlib.pyplot as plt
+
+    size = (width, height)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", sharey=sharey)
+    for axis in axes.flat:
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)  # a notebook would show it a second time
+    return figure, list(axes.flat)
+
+
+def _name_bars(axis: Any, labels: list[str]) -> None:
+    axis.set_yticks(range(len(labels)), labels)
+    axis.invert_yaxis()
+
+
+def _added_labels(rows: Sequence[Row]) -> list[str]:
+    """What each rung adds to the one before it; its whole label where it does not keep all of that one."""
+    labels = []
+    for before, row in zip([None, *rows], rows, strict=False):
+        parts = [row.setup.dtype, *row.setup.optimizations]
+        old = [before.setup.dtype, *before.setup.optimizations] if before else []
+        kept = before is not None and set(before.setup.optimizations) <= set(row.setup.optimizations)
+        new = [part for part in parts if part and part not in old]
+        labels.append(f"+ {', '.join(new)}" if kept and new else row.setup.label)
+    return labels
+
+
+def _stage_bars(thing: Row | Estimate) -> dict[str, tuple[float, float, float]]:
+    """For each stage the bytes of weights and of activations, and TFLOP; of a row 0, the peak, and seconds."""
+    if isinstance(thing, Estimate):
+        return {name: (s.weight_bytes, s.activation_bytes, s.flops / 1e12) for name, s in thing.stages.items()}
+    measurement = thing.measurement
+    if measurement is None:
+        return dict.fromkeys(("encode", "denoise", "decode"), (0, 0, 0))
+    encode, sample, decode = (
+        seconds or 0 for seconds in (measurement.encode_seconds, measurement.sample_seconds, measurement.decode_seconds)
+    )
+    before, seconds = bytes_before_loading(thing), {"encode": encode, "denoise": sample - encode, "decode": decode}
+    peaks = {name: measurement.figures[f"{name}_peak_bytes"] or 0 for name in seconds}
+    return {name: (0, max(peaks[name] - before, 0), seconds[name]) for name in seconds}

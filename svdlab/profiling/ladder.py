@@ -1,19 +1,20 @@
-"""A ladder: one setup with one optimisation more at each rung, and what its measurement says.
+"""A ladder: a setup with one optimisation more at each rung, and what its measurement says.
 
-`ladder` names the rungs, `profile` measures them, and this file reads the rows: `ladder_table` puts a line for each
-rung beside the first one, the baseline, and `ladder_advice` says which rung to take.
-A rung is exact if its frames must be the baseline's, rounding aside.
+`ladder` names the rungs and `profile` measures them. The first rung is the baseline: `ladder_table` puts a line for
+each rung beside it, and `ladder_advice` says in words which rung to take.
+A rung is exact if its frames must be those of the baseline, rounding aside.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svdlab.optimizations import PHASES, parse
 from svdlab.prediction.cards import match_card
-from svdlab.prediction.estimate import Estimate, estimate
+from svdlab.prediction.estimate import estimate
 from svdlab.request import Request
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
@@ -24,6 +25,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GiB = 2**30
+
+
+@dataclass(frozen=True)
+class MeasuredRung:
+    """A rung that was measured to its end.
+
+    Attributes:
+        row: Its row.
+        peak_gib: The most memory in GiB; see `peak_bytes`.
+        seconds: The median time of a clip.
+    """
+
+    row: Row
+    peak_gib: float
+    seconds: float
 
 
 def ladder(
@@ -51,103 +67,160 @@ def ladder(
         >>> [str(trial) for trial in ladder("tiny", ["single-token", "channels-last"], cumulative=False)]
         ['plain', 'single-token', 'channels-last']
     """
-    baseline = setup if isinstance(setup, Setup) else Setup(setup)
-    setups = [baseline]
+    baseline, request = setup if isinstance(setup, Setup) else Setup(setup), request or Request(image="rocket")
+    trials = [Trial(baseline, request, ("setup",))]
     for number, name in enumerate(names, 1):
-        below = setups[-1] if cumulative else baseline
+        below = trials[-1].setup if cumulative else baseline
         try:
             if name in DTYPES:
-                setups.append(dataclasses.replace(below, dtype=name))
+                rung = dataclasses.replace(below, dtype=name)
             else:
                 order = sorted((*below.optimizations, name), key=lambda text: PHASES.index(parse(text)[0].phase))
-                setups.append(dataclasses.replace(below, optimizations=tuple(order)))
+                rung = dataclasses.replace(below, optimizations=tuple(order))
+            trials.append(Trial(rung, request, ("setup",)))
         except ValueError as error:
             raise ValueError(f"Rung {number} ({name}): {error}") from None
-    return [Trial(one, request or Request(image="rocket"), ("setup",)) for one in setups]
+    return trials
+
+
+def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """A measured ladder as a table, a line for each rung. Columns that would be empty are left out.
+
+    Args:
+        rows: The rows of `profile`, the baseline first.
+
+    Returns:
+        A table indexed by the setup's label. Memory is in GiB, time is the median in seconds. `speed` is the baseline's
+        time of a clip over this one's. `of_peak_percent` is the share of the card's FLOP/s that was used, and
+        `times_floor` the time over the least that the card could take; both for known cards alone. `psnr_db`, `ssim`
+        and `latents_relative` compare the frames with the baseline's; the baseline's own line compares two runs of
+        itself. `error` says why a rung failed.
+
+    Example:
+        >>> ladder_table(measured)[["exact"]]
+                      exact
+        setup
+        plain          True
+        single-token   True
+    """
+    import pandas as pd
+
+    lines = []
+    for row in rows:
+        measurement, prediction = row.measurement or Measurement(), estimate(row.setup, row.request)
+        card = match_card(row.machine.name) if row.machine else None
+        clip, first_clip = measurement.clip_seconds, (rows[0].measurement or Measurement()).clip_seconds
+        peak, reserved, likeness = peak_bytes(row), measurement.peak_reserved_bytes, measurement.fidelity
+        line = {
+            "setup": row.setup.label,
+            "exact": is_exact(row, rows[0]),
+            "peak_gib": peak and peak / GiB,
+            "predicted_gib": prediction.peak_bytes / GiB,
+            "reserved_gib": reserved and reserved / GiB,
+            "load_seconds": measurement.load_seconds,
+            "first_seconds": measurement.first_seconds,
+            "clip_seconds": clip,
+            "step_seconds": measurement.step_seconds,
+            "decode_seconds": measurement.decode_seconds,
+            "speed": first_clip / clip if clip and first_clip else None,
+            "of_peak_percent": 100 * prediction.flops / clip / card.flops if clip and card else None,
+            "times_floor": clip / prediction.seconds(card).floor if clip and card else None,
+            "psnr_db": likeness.psnr_db,
+            "ssim": likeness.ssim,
+            "latents_relative": likeness.latents_relative,
+            "error": row.error,
+        }
+        lines.append(line)
+    table = pd.DataFrame(lines).dropna(axis="columns", how="all")
+    return table.set_index("setup").round(4) if lines else table
+
+
+def ladder_advice(rows: Sequence[Row]) -> str:
+    """Which rung to take: the fastest, the one of least memory, what else is worth a look, and what failed.
+
+    Args:
+        rows: The rows of `profile`, the baseline first.
+
+    Returns:
+        Markdown, a line for each.
+
+    Example:
+        >>> print(ladder_advice(measured))
+        - **the fastest, exact:** `...`, ... s a clip, ... GiB
+        - **the least memory, exact:** `...`, ... s a clip, ... GiB
+    """
+    failed = [f"- **failed:** `{row.setup.label}`: {row.error}" for row in rows if row.status != "done"]
+    try:
+        rungs = measured_rungs(rows)
+    except ValueError:
+        return f"Nothing was measured: {next((row.error for row in rows if row.error), 'the ladder has no rungs')}"
+    exact = [rung for rung in rungs if is_exact(rung.row, rows[0])] or rungs
+    fastest, leanest = min(exact, key=lambda rung: rung.seconds), min(exact, key=lambda rung: rung.peak_gib)
+    lines = []
+    for title, rung in (("the fastest, exact", fastest), ("the least memory, exact", leanest)):
+        lines.append(f"- **{title}:** `{rung.row.setup.label}`, {rung.seconds:.2f} s a clip, {rung.peak_gib:.2f} GiB")
+    for rung in rungs:
+        if rung not in exact and (rung.seconds < fastest.seconds or rung.peak_gib < leanest.peak_gib):
+            psnr_db = (rung.row.measurement or Measurement()).fidelity.psnr_db
+            distance = "" if psnr_db is None else f", {psnr_db:.0f} dB from the baseline's frames"
+            numbers = f"{rung.seconds:.2f} s a clip, {rung.peak_gib:.2f} GiB"
+            lines.append(f"- **not exact:** `{rung.row.setup.label}`, {numbers}{distance}")
+    return "\n".join(lines + failed)
+
+
+def measured_rungs(rows: Iterable[Row]) -> list[MeasuredRung]:
+    """The rungs that were measured to their end.
+
+    Args:
+        rows: The rows of `profile`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    rungs = []
+    for row in rows:
+        peak, seconds = peak_bytes(row), (row.measurement or Measurement()).clip_seconds
+        if row.status == "done" and peak and seconds:
+            rungs.append(MeasuredRung(row, peak / GiB, seconds))
+    if not rungs:
+        raise ValueError("No rung was measured: see the rows' errors.")
+    return rungs
 
 
 def peak_bytes(row: Row) -> int | None:
-    """What PyTorch allocated at most; on a processor, what the process took beyond what it had before loading."""
+    """The most memory that a clip took: on a card what torch allocated, else what the process took on top of its start.
+
+    Args:
+        row: A row of `profile`.
+
+    Returns:
+        Bytes; None if nothing was measured.
+    """
     measurement = row.measurement or Measurement()
     if measurement.peak_allocated_bytes is not None:
         return measurement.peak_allocated_bytes
     peak = measurement.peak_process_bytes
-    return None if peak is None else peak - before_bytes(row)
+    return None if peak is None else peak - bytes_before_loading(row)
 
 
-def measured(rows: Sequence[Row]) -> list[tuple[Row, int, float]]:
-    """The rows that were done, with their peak and their seconds a clip."""
-    found = [(row, peak_bytes(row), (row.measurement or Measurement()).clip_seconds) for row in rows]
-    return [(row, peak, clip) for row, peak, clip in found if row.status == "done" and peak and clip]
+def bytes_before_loading(row: Row) -> int:
+    """What the process had taken before it loaded anything.
 
+    Args:
+        row: A row of `profile`.
 
-def before_bytes(row: Row) -> int:
-    """What the process took before it loaded anything; 0 where a card's memory was measured."""
+    Returns:
+        Bytes; 0 if a card's memory was measured.
+    """
     before = (row.measurement or Measurement()).before
     return 0 if "allocated_bytes" in before else int(before.get("process_bytes", 0))
 
 
-def exact(row: Row | Estimate, baseline: Row | Estimate) -> bool:
-    """Whether the frames must be the baseline's, rounding aside."""
-    return row.setup.dtype == baseline.setup.dtype and all(parse(text)[0].exact for text in row.setup.optimizations)
+def is_exact(row: Row, baseline: Row) -> bool:
+    """Whether the frames must be the baseline's, rounding aside.
 
-
-def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
-    """A line for each rung: peak memory (GiB), measured and predicted, medians of seconds, speed over the first's, and
-    how near its frames come to the first's, whose own line says how near it comes to itself. Failed rungs say why.
-
-    `of_peak_percent` is the share of the card's FLOP/s that was used, `times_floor` how many times the clip takes what
-    nothing could undercut; both only for known cards.
+    Args:
+        row: A rung of a ladder.
+        baseline: Its first rung.
     """
-    import pandas as pd
-
-    lines, whole = [], (rows[0].measurement or Measurement()).clip_seconds if rows else None
-    for row in rows:
-        found, peak = (row.measurement or Measurement()).figures, peak_bytes(row)
-        guess, card = estimate(row.setup, row.request), match_card(row.machine.name) if row.machine else None
-        clip = found["clip_seconds"]
-        line = {
-            "setup": row.setup.label,
-            "exact": exact(row, rows[0]),
-            "peak_gib": peak and peak / GiB,
-            "predicted_gib": guess.peak_bytes / GiB,
-            "reserved_gib": found["peak_reserved_bytes"] and found["peak_reserved_bytes"] / GiB,
-            "load_seconds": found["load_seconds"],
-            "first_seconds": found["first_seconds"],
-            "clip_seconds": clip,
-            "step_seconds": found["step_seconds"],
-            "decode_seconds": found["decode_seconds"],
-            "speed": whole / clip if clip and whole else None,
-            "of_peak_percent": 100 * guess.flops / clip / card.flops if clip and card else None,
-            "times_floor": clip / guess.seconds(card).floor if clip and card else None,
-            "psnr_db": found["psnr_db"],
-            "ssim": found["ssim"],
-            "latents_relative": found["latents_relative"],
-            "error": row.error,
-        }
-        lines.append(line)
-    frame = pd.DataFrame(lines).dropna(axis="columns", how="all")
-    return frame.set_index("setup").round(4) if lines else frame
-
-
-def ladder_advice(rows: Sequence[Row]) -> str:
-    """What these rows come to, in Markdown: the fastest, the leanest, and the rungs that cost and give nothing."""
-    done = measured(rows)
-    if not done:
-        reason = next((row.error for row in rows if row.error), "the ladder has no rungs")
-        return f"Nothing was measured: {reason}"
-    first = rows[0]
-    same = [each for each in done if exact(each[0], first)] or done
-    fastest, leanest = min(same, key=lambda each: each[2]), min(same, key=lambda each: each[1])
-    lines = [
-        f"- **{what}:** `{row.setup.label}`, {clip:.2f} s a clip, {peak / GiB:.2f} GiB"
-        for what, (row, peak, clip) in (("the fastest, exact", fastest), ("the least memory, exact", leanest))
-    ]
-    loose = [each for each in done if not exact(each[0], first)]
-    for row, peak, clip in loose:
-        if clip < fastest[2] or peak < leanest[1]:
-            near = (row.measurement or Measurement()).fidelity.psnr_db
-            away = "" if near is None else f", {near:.0f} dB from the baseline's picture"
-            lines.append(f"- **not exact:** `{row.setup.label}`, {clip:.2f} s, {peak / GiB:.2f} GiB{away}")
-    lines += [f"- **failed:** `{row.setup.label}`: {row.error}" for row in rows if row.status != "done"]
-    return "\n".join(lines)
+    return row.setup.dtype == baseline.setup.dtype and all(one.exact for one, _ in row.setup.parsed)

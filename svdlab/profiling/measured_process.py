@@ -1,8 +1,15 @@
-"""The process that is measured: it loads a setup, makes clips, and writes down what happens as it happens.
+"""The process that is measured: what it does, step by step.
+
+1. It reads a question from standard input: a setup, a request, and how often to repeat.
+2. It imports what it needs and downloads weights (stage "prepare"), then loads the setup (stage "load").
+3. It makes the clip once, and then as often as it was asked to. Each call has the stages "encode", "denoise", "decode"
+   and "finish" (pixels to pictures).
+4. It writes the frames into its folder, to be compared with those of another setup.
+
+Each event is written at once, as one line of JSON: [seconds, event, facts]. A process that is killed leaves all that
+was known until then. `profile.measure` starts it, and reads what it leaves:
 
     python -m svdlab.profiling.measured_process FOLDER < question.json
-
-`profile` starts it, and reads FOLDER/lines.jsonl: a line of JSON each, [seconds, event, what is known].
 """
 
 from __future__ import annotations
@@ -30,148 +37,22 @@ from svdlab.variants import variant
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
-LINES, FRAMES = "lines.jsonl", "frames.npz"  # what it leaves in its folder
+EVENTS_FILE, FRAMES_FILE = "events.jsonl", "frames.npz"  # what the process leaves in its folder
 
 
-class Recorder:
-    """Writes lines of [seconds, event, what is known]; a thread of its own adds samples of the memory."""
-
-    def __init__(self, folder: Path) -> None:
-        import psutil
-
-        self._file = os.open(folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self._process, self._parent = psutil.Process(), os.getppid()
-        self._begun = time.perf_counter()
-        self._card: _Card | None = None
-        self._wait: Callable[[], Any] = lambda: None
-        self._every_seconds = 0.01
-        self._steps: list[float] = []
-        self._resident: dict[str, dict[str, int]] = {}
-        self.call: int | None = None
-        self.enter("prepare")
-        threading.Thread(target=self._keep_sampling, daemon=True).start()
-
-    def write(self, event: str, **given: Any) -> None:
-        line = json.dumps([time.perf_counter() - self._begun, event, given])
-        os.write(self._file, f"{line}\n".encode())  # one write, so that the lines of two threads do not mix
-
-    def watch(self, device: str) -> None:
-        """From now on the device too: its work is waited for where a stage or a step ends."""
-        import torch
-
-        if device != "cpu":
-            self._wait = lambda: torch.accelerator.synchronize(torch.device(device))
-        if device.startswith("cuda"):
-            self._card, self._every_seconds = _Card(device), 0.05  # its peaks are kept, and asking it takes time
-            self.write("fact", device_bytes_from=self._card.source)
-
-    def enter(self, stage: str) -> None:
-        if self._card:
-            self._card.reset()
-        self.write("enter", stage=stage, call=self.call)
-        self._sample()
-        self._mark = time.perf_counter()
-
-    def leave(self) -> None:
-        self._wait()
-        self.peaks()
-        self.write("leave", **({"step_seconds": self._steps} if self._steps else {}))
-        self._steps = []
-
-    def peaks(self) -> None:
-        self._sample()
-        if self._card:
-            self.write("peaks", **self._card.peaks())
-
-    def follow(self, pipeline: StableVideoDiffusionPipeline) -> Callable[..., None]:
-        """Notice where the stages of its calls begin and end, and after each part what lies where; gives the `on_step`
-        that belongs to it. By its methods: hooks on its modules would break the graphs of compiled ones."""
-
-        def changed(name: str, before: str = "", after: str = "") -> None:
-            method = getattr(pipeline, name)
-
-            def noticed(*given: Any, **named: Any) -> Any:
-                if before:
-                    self.leave()
-                    self.enter(before)
-                done = method(*given, **named)
-                self._look(pipeline)
-                if after:
-                    self.leave()
-                    self.enter(after)
-                return done
-
-            setattr(pipeline, name, noticed)
-
-        changed("_encode_image")
-        changed("_encode_vae_image")
-        changed("prepare_latents", after="denoise")
-        changed("decode_latents", before="decode", after="finish")
-
-        def step(done: int, *_: Any) -> None:
-            self._wait()
-            self._steps.append(time.perf_counter() - self._mark)
-            if done == 1:
-                self._look(pipeline)
-            self._mark = time.perf_counter()
-
-        return step
-
-    def _look(self, pipeline: StableVideoDiffusionPipeline) -> None:
-        found: dict[str, dict[str, int]] = {}
-        for name in hub.COMPONENTS:
-            places = found.setdefault(name, {})
-            for tensor in getattr(pipeline, name).state_dict(keep_vars=True).values():
-                places[tensor.device.type] = places.get(tensor.device.type, 0) + tensor.nbytes
-        if found != self._resident:
-            self._resident = found
-            self.write("resident", **found)
-
-    def _sample(self) -> None:
-        card = self._card.now() if self._card else {}
-        self.write("sample", process_bytes=self._process.memory_info().rss, **card)
-
-    def _keep_sampling(self) -> None:
-        while os.getppid() == self._parent:  # who asked is gone otherwise, and nobody waits for the rest
-            self._sample()
-            time.sleep(self._every_seconds)
-        os._exit(1)
+def main() -> None:
+    """Measure what standard input asks for, into the folder that the command line names."""
+    folder = Path(sys.argv[1])
+    events = _EventLog(folder)
+    try:
+        _measure(json.load(sys.stdin), folder, events)
+    except Exception as error:  # of any library below: it becomes the row's reason
+        events.write("fact", failed=_reason(error))
+        events.write_memory()
+        raise SystemExit(1) from error  # the traceback goes into the log
 
 
-class _Card:
-    """The memory of a CUDA card: torch's own, and the whole of it as the driver sees it."""
-
-    def __init__(self, device: str) -> None:
-        import torch
-
-        torch.cuda.init()
-        self._cuda, self._device, self.source = torch.cuda, torch.device(device), "NVML"
-        try:
-            self._cuda.device_memory_used(self._device)
-        except Exception:  # torch does not require the package that speaks to NVML
-            self.source = "cudaMemGetInfo"
-
-    def now(self) -> dict[str, int]:
-        if self.source == "NVML":
-            used = self._cuda.device_memory_used(self._device)
-        else:
-            free, total = self._cuda.mem_get_info(self._device)
-            used = total - free
-        return {"allocated_bytes": self._cuda.memory_allocated(self._device), "device_bytes": used}
-
-    def peaks(self) -> dict[str, int]:
-        cuda, device = self._cuda, self._device
-        return {
-            "allocated_bytes": cuda.max_memory_allocated(device),
-            "reserved_bytes": cuda.max_memory_reserved(device),
-        }
-
-    def reset(self) -> None:
-        self._cuda.reset_peak_memory_stats(self._device)
-
-
-def _measured(asked: dict[str, Any], folder: Path, record: Recorder) -> None:
-    """Load and make clips, as `asked`, telling `record`; the frames of the last one are written into `folder`."""
+def _measure(question: dict[str, Any], folder: Path, events: _EventLog) -> None:
     import numpy as np
     import torch
 
@@ -179,68 +60,170 @@ def _measured(asked: dict[str, Any], folder: Path, record: Recorder) -> None:
         import diffusers
 
         assert diffusers.StableVideoDiffusionPipeline  # its parts are imported when they are first named
-    setup, request = Setup.from_json(asked["setup"]), Request.from_json(asked["request"])
-    device, limit = setup.device or best_device(), asked["memory_limit_bytes"]
-    record.write("fact", threads=torch.get_num_threads())
-    record.watch(device)
-    if limit is not None:
-        _limit(device, limit)
-    if setup.weights == "hub":  # what must be sent is no part of loading
+    setup, request = Setup.from_json(question["setup"]), Request.from_json(question["request"])
+    device = setup.device or best_device()
+    events.write("fact", threads=torch.get_num_threads())
+    events.watch_device(device)
+    if question["memory_limit_bytes"] is not None:
+        _limit_memory(device, question["memory_limit_bytes"])
+    if setup.weights == "hub":  # a download is no part of loading
         hub.fetch(variant(setup.variant), half=setup.precision != "fp32", revision=setup.revision)
-    record.leave()
-    record.enter("load")
+    events.end_stage()
+    events.begin_stage("load")
     pipeline = load(setup)
-    record.leave()
-    on_step = record.follow(pipeline)
-    for record.call in range(1 + asked["repeats"]):
-        record.enter("encode")
+    events.end_stage()
+    on_step = events.watch_stages(pipeline)
+    for events.call in range(1 + question["repeats"]):
+        events.begin_stage("encode")
         clip: Any = generate(pipeline, request, on_step=on_step, progress=False)
-        record.leave()
-    peak_bytes = _most_resident()  # before the frames are copied once more
+        events.end_stage()
+    peak_bytes = _process_peak_bytes()  # before the frames are copied once more
     frames = np.stack([np.asarray(frame) for frame in clip.frames])
-    np.savez(folder / FRAMES, frames=frames, latents=clip.latents.float().numpy())
-    record.write("fact", done=True, notes=clip.notes, process_peak_bytes=peak_bytes)
+    np.savez(folder / FRAMES_FILE, frames=frames, latents=clip.latents.float().numpy())
+    events.write("fact", done=True, notes=clip.notes, process_peak_bytes=peak_bytes)
 
 
-def _limit(device: str, memory_bytes: int) -> None:
+class _EventLog:
+    """Writes events into a file as they happen; a thread of its own adds samples of the memory."""
+
+    def __init__(self, folder: Path) -> None:
+        import psutil
+
+        self.call: int | None = None  # the number of the clip that is being made
+        self._file = os.open(folder / EVENTS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._process, self._parent = psutil.Process(), os.getppid()
+        self._card: Any = None  # the CUDA device that is measured
+        self._wait_for_device: Callable[[], object] = lambda: None
+        self._started = time.perf_counter()
+        self._step_seconds: list[float] = []
+        self._weights: dict[str, dict[str, int]] = {}
+        self.begin_stage("prepare")
+        threading.Thread(target=self._sample_until_orphaned, daemon=True).start()
+
+    def write(self, event: str, **facts: Any) -> None:
+        line = json.dumps([time.perf_counter() - self._started, event, facts])
+        os.write(self._file, f"{line}\n".encode())  # in one call, so that the lines of two threads do not mix
+
+    def watch_device(self, device: str) -> None:
+        """Measure this device too from now on, and wait for its work where a stage or a step ends."""
+        import torch
+
+        if device != "cpu":
+            self._wait_for_device = lambda: torch.accelerator.synchronize(torch.device(device))
+        if device.startswith("cuda"):
+            torch.cuda.init()
+            self._cuda, self._card = torch.cuda, torch.device(device)
+
+    def begin_stage(self, stage: str) -> None:
+        if self._card:
+            self._cuda.reset_peak_memory_stats(self._card)
+        self.write("begin", stage=stage, call=self.call)
+        self._write_sample()
+        self._mark = time.perf_counter()
+
+    def end_stage(self) -> None:
+        self._wait_for_device()
+        self.write_memory()
+        self.write("end", step_seconds=self._step_seconds)
+        self._step_seconds = []
+
+    def write_memory(self) -> None:
+        """The memory in use now, and the card's peaks since the stage began."""
+        self._write_sample()
+        if self._card:
+            peaks = self._cuda.max_memory_allocated(self._card), self._cuda.max_memory_reserved(self._card)
+            self.write("peaks", allocated_bytes=peaks[0], reserved_bytes=peaks[1])
+
+    def watch_stages(self, pipeline: StableVideoDiffusionPipeline) -> Callable[..., None]:
+        """Write where the stages of the pipeline's calls begin and end, and where its weights lie; gives the `on_step`.
+
+        Methods are wrapped, not modules: hooks on modules would break the graphs of compiled ones.
+        """
+
+        def wrap(name: str, before: str = "", after: str = "") -> None:
+            method = getattr(pipeline, name)
+
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                if before:
+                    self.end_stage()
+                    self.begin_stage(before)
+                result = method(*args, **kwargs)
+                self._write_weights(pipeline)
+                if after:
+                    self.end_stage()
+                    self.begin_stage(after)
+                return result
+
+            setattr(pipeline, name, wrapped)
+
+        wrap("_encode_image")
+        wrap("_encode_vae_image")
+        wrap("prepare_latents", after="denoise")
+        wrap("decode_latents", before="decode", after="finish")
+
+        def on_step(step: int, *_: Any) -> None:
+            self._wait_for_device()
+            self._step_seconds.append(time.perf_counter() - self._mark)
+            if step == 1:
+                self._write_weights(pipeline)
+            self._mark = time.perf_counter()
+
+        return on_step
+
+    def _write_weights(self, pipeline: StableVideoDiffusionPipeline) -> None:
+        """The bytes of each component by device, if they have changed."""
+        weights: dict[str, dict[str, int]] = {}
+        for name in hub.COMPONENTS:
+            places = weights.setdefault(name, {})
+            for tensor in getattr(pipeline, name).state_dict(keep_vars=True).values():
+                places[tensor.device.type] = places.get(tensor.device.type, 0) + tensor.nbytes
+        if weights != self._weights:
+            self._weights = weights
+            self.write("resident", **weights)
+
+    def _write_sample(self) -> None:
+        card = {}
+        if self._card:
+            free, total = self._cuda.mem_get_info(self._card)
+            card = {"allocated_bytes": self._cuda.memory_allocated(self._card), "device_bytes": total - free}
+        self.write("sample", process_bytes=self._process.memory_info().rss, **card)
+
+    def _sample_until_orphaned(self) -> None:
+        while os.getppid() == self._parent:
+            self._write_sample()
+            time.sleep(0.05 if self._card else 0.01)  # a card keeps its peaks, and asking it takes time
+        os._exit(1)  # Exit when the parent process dies.
+
+
+def _limit_memory(device: str, limit_bytes: int) -> None:
     if device.startswith("cuda"):
         import torch
 
-        share = memory_bytes / torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), torch.device(device).index)
+        share = limit_bytes / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), torch.device(device))
     else:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
 
-def _most_resident() -> int | None:
+def _process_peak_bytes() -> int | None:
     """The kernel's own maximum. Not `ru_maxrss`: a new process starts with that of the one that started it."""
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:  # not Linux
         return None
-    return int(found[1]) * 1024 if found else None
+    return int(peak[1]) * 1024 if peak else None
 
 
 def _reason(error: Exception) -> str:
-    text = str(error)
-    if wanted := re.search(r"tried to allocate ([\d.]+ \w+)", text, re.IGNORECASE):  # torch's, of cards and processors
-        return f"out of memory, it tried to allocate {wanted[1]} more."
-    named = not is_out_of_memory(error) or text.startswith("Out of memory")
-    return describe_error(error) if named else f"out of memory: {describe_error(error)}"
-
-
-def main() -> None:
-    """Measure what standard input asks for; `measure` starts this."""
-    folder = Path(sys.argv[1])
-    record = Recorder(folder)
-    try:
-        _measured(json.load(sys.stdin), folder, record)
-    except Exception as error:  # of any library below: it becomes the row's reason
-        record.write("fact", failed=_reason(error))
-        record.peaks()
-        raise SystemExit(1) from error  # the log has the whole of it
+    if not is_out_of_memory(error):
+        return describe_error(error)
+    size = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)  # torch's words
+    if size:
+        return f"out of memory, it tried to allocate {size[1]} more."
+    text = describe_error(error)
+    return text if text.lower().startswith("out of memory") else f"out of memory: {text}"
 
 
 if __name__ == "__main__":

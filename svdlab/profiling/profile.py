@@ -1,11 +1,9 @@
-"""Measurements: what a setup takes in memory and time, found in a process of its own.
+"""What a setup takes in memory and time, measured in a process of its own.
 
->>> row = measure(Setup("tiny"), Request(image="rocket"))
->>> row.measurement.step_seconds
->>> rows = profile(ladder("tiny", ["bf16", "single-token"]), "results/ladder")  # rung by rung, against the first
-
-That process (`measured_process`) writes things down as they happen: whatever ends it, what it found is kept.
-Nothing here imports more than torch, diffusers, transformers, accelerate and what those bring.
+`measure` starts a fresh process for one setup (`measured_process` says what that does) and makes a row of the events
+that it wrote. So no setup inherits the memory or the compiled code of another one, and whatever ends the process, what
+was known until then is in the row. `profile` measures the rungs of a ladder one after another, into a folder of rows,
+and compares the frames of each with those of the first.
 """
 
 from __future__ import annotations
@@ -13,39 +11,39 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from math import ceil, log10
+from math import ceil
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import svdlab
-from svdlab.atomic_files import scratch_folder
-from svdlab.machine import Machine, best_device
+from svdlab.atomic_files import clear_leftovers, scratch_folder
+from svdlab.machine import Machine
 from svdlab.media.images import image_sha256
-from svdlab.profiling.measured_process import FRAMES, LINES
+from svdlab.messages import first_line
+from svdlab.profiling.measured_process import EVENTS_FILE, FRAMES_FILE
 from svdlab.progress_bar import Progress
 from svdlab.request import Request, conditioning
-from svdlab.rows.measurement import Fidelity, Measurement
+from svdlab.rows.measurement import Fidelity, MeasuredStage, Measurement
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, write_row
 from svdlab.rows.row_key import row_key
-from svdlab.rows.typed_json import from_plain
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
-from svdlab.sweeps.locks import claim, clear
+from svdlab.sweeps.locks import _taken as is_contested
+from svdlab.sweeps.locks import claim
+from svdlab.sweeps.locks import clear as clear_claims
 
-if TYPE_CHECKING:
-    import numpy as np
-
-PSNR_CAP_DB = 100.0  # of equal pictures: `svdlab.quality.assess`'s, which needs OpenCV and scikit-image
-_POINTS = 24  # of the timeline, for each stage
-_LOG = "log.txt"  # what that process and its libraries print
+_TIMELINE_POINTS = 24  # of each stage
+_LOG_FILE = "log.txt"  # what the measured process and its libraries print
 
 
 def measure(
@@ -58,38 +56,51 @@ def measure(
     memory_limit_bytes: int | None = None,
     timeout_seconds: float | None = None,
 ) -> Row:
-    """A row with a `measurement`: a fresh process loads `setup`, then makes the clip once, then `repeats` times more.
+    """Measure one setup: a fresh process loads it, makes the clip once, then `repeats` times more.
 
-    Its `stages` come in order: prepare (imports, downloads), load, and for each call encode, denoise (with the seconds
-    of every step), decode, finish (pixels to pictures); each with the peaks in it. `timeline` is memory over time while
-    loading, in the first call and in the next, `resident` what lay where; medians are its properties.
+    Args:
+        setup: How the model runs.
+        request: The clip to make.
+        repeats: Calls after the first one, whose medians the measurement gives. Default 3.
+        baseline: An .npz of frames from an earlier measurement of the same request, to compare with.
+        frames: Where the frames are kept, an .npz. Default: they are not kept.
+        memory_limit_bytes: How much memory the process may take: on a card what torch allocates, else all of its data
+            (Linux). Default: all there is.
+        timeout_seconds: When the process is stopped. Default: never.
 
-    The frames are kept in `frames`, an .npz, and compared with those in `baseline`, from an earlier measurement of the
-    same request: `fidelity`. `memory_limit_bytes` asks how it would go with less: what torch may take on a card, else
-    all data of the process (Linux). Running out of memory, crashing, or taking longer than `timeout_seconds` gives a
-    failed row that says so, and holds what was measured until then.
+    Returns:
+        A row whose `measurement` holds stages, peaks, medians and memory over time. If the process ran out of memory,
+        crashed or took too long, its status is "failed", `error` says why, and the measurement reaches until then.
+
+    Example:
+        >>> from svdlab import Request, Setup, measure
+        >>> request = Request(image="rocket", num_frames=2, num_inference_steps=1, decode_chunk_size=2)
+        >>> row = measure(Setup("tiny"), request, repeats=1)
+        >>> row.status, row.measurement.clip_seconds > row.measurement.step_seconds > 0
+        ('done', True)
     """
     trial = Trial(setup, request)
-    asked = {"setup": trial.setup.to_json(), "request": trial.request.to_json(), "repeats": repeats}
     created = datetime.now(timezone.utc).isoformat()
-    with scratch_folder(frames.parent if frames else Path(tempfile.gettempdir())) as scratch:
-        made = scratch / FRAMES
-        code = _run(asked | {"memory_limit_bytes": memory_limit_bytes}, scratch, timeout_seconds)
-        events, facts = _found(scratch / LINES)
-        error = None if facts.get("done") else _failure(events["stages"], facts, code, scratch / _LOG)
-        measurement = from_plain(Measurement, events | {"memory_limit_bytes": memory_limit_bytes}, "measurement")
-        if error is None and baseline is not None:
-            measurement = dataclasses.replace(measurement, fidelity=fidelity(made, baseline))
-        if error is None and frames is not None:
-            made.replace(frames)
-    medians = measurement.figures
+    parent = frames.parent if frames else Path(tempfile.gettempdir())
+    clear_leftovers(parent)
+    with scratch_folder(parent) as scratch:
+        question = {"setup": setup.to_json(), "request": trial.request.to_json(), "repeats": repeats}
+        question["memory_limit_bytes"] = memory_limit_bytes
+        exit_code = _run_measured_process(question, scratch, timeout_seconds)
+        measurement, facts = _read_events(scratch / EVENTS_FILE)
+        error = None if facts.get("done") else _failure(measurement, facts, exit_code, scratch / _LOG_FILE)
+        likeness = fidelity(scratch / FRAMES_FILE, baseline) if baseline and error is None else Fidelity()
+        measurement = dataclasses.replace(measurement, memory_limit_bytes=memory_limit_bytes, fidelity=likeness)
+        if frames and error is None:
+            (scratch / FRAMES_FILE).replace(frames)
+    timings = {"sample_seconds": measurement.sample_seconds, "decode_seconds": measurement.decode_seconds}
     return Row(
-        key=_key(trial, memory_limit_bytes),  # now that a commit has been fetched
-        setup=dataclasses.replace(setup.resolved(), device=setup.device or best_device()),
+        key=_measurement_key(trial, memory_limit_bytes),  # now that a commit has been fetched
+        setup=setup.resolved(),
         request=trial.request,
         status="done" if error is None else "failed",
         error=error,
-        timings={name: value for name in ("sample_seconds", "decode_seconds") if (value := medians[name]) is not None},
+        timings={name: seconds for name, seconds in timings.items() if seconds is not None},
         measurement=measurement,
         notes=tuple(facts.get("notes", ())),
         picture_sha256=image_sha256(conditioning(trial.request)),
@@ -109,106 +120,120 @@ def profile(
     timeout_seconds: float | None = None,
     progress: bool = True,
 ) -> list[Row]:
-    """The measured row of every trial (`ladder` makes them), each in a process of its own, all against the first.
+    """Measure a ladder, rung by rung, each in a process of its own; its frames are compared with the first rung's.
 
-    The first is measured twice: its `fidelity` is how near it comes to itself. Its frames stay in `folder`, an .npz.
-    Rows that are there already stay as they are, whatever their repeats, the failed ones too unless `retry_failed`.
-    Stopped at any moment, even by `kill -9`, the next call measures what is missing.
+    The first rung is measured twice: its `fidelity` says how much two runs of the same setup differ. Its frames stay in
+    the folder as an .npz. Rows that the folder has already are not measured again, whatever their `repeats`. Stopped at
+    any moment, even by `kill -9`, the next call measures what is missing. A rung that another process is measuring is
+    waited for.
+
+    Args:
+        trials: The rungs, as `ladder` returns them.
+        folder: Where the rows are, as those of a sweep. It is made if it is missing.
+        repeats: Calls after the first one, in each process. Default 3.
+        retry_failed: Whether rungs that failed in an earlier call are measured again. Default False.
+        memory_limit_bytes: How much memory each process may take; see `measure`. Default: all there is.
+        timeout_seconds: When a process is stopped. Default: never.
+        progress: Whether a bar shows which rung is measured. Default True.
+
+    Returns:
+        The rows in the order of the trials, the failed ones with their reasons.
+
+    Example:
+        >>> from svdlab import Request, ladder, profile
+        >>> request = Request(image="rocket", num_frames=2, num_inference_steps=1, decode_chunk_size=2)
+        >>> rows = profile(ladder("tiny", ["single-token"], request), "results/ladder", repeats=1, progress=False)
+        >>> [row.status for row in rows]
+        ['done', 'done']
     """
-    if not (trials := list(trials)):
+    trials, folder = list(trials), Path(folder)
+    if not trials:
         return []
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    clear(folder)
-    keys = [_key(trial, memory_limit_bytes) for trial in trials]
-    rows = {key: row for key in keys if (row := find_row(folder, key))}
-    rows = {key: row for key, row in rows.items() if not (retry_failed and row.status == "failed")}
-    todo = {key: trial for key, trial in zip(keys, trials, strict=True) if key not in rows}
+    clear_claims(folder)
+    keys = [_measurement_key(trial, memory_limit_bytes) for trial in trials]
     first, frames = trials[0], folder / f"{keys[0]}.npz"
     limits: Any = {"memory_limit_bytes": memory_limit_bytes, "timeout_seconds": timeout_seconds}
-    with Progress(total=len(todo), unit="setup", disable=not (progress and todo)) as bar:
-        if todo and keys[0] in rows and rows[keys[0]].status == "done" and not frames.exists():
-            with claim(folder, keys[0]) as scratch:
-                if measure(first.setup, first.request, repeats=0, frames=scratch / FRAMES, **limits).status == "done":
-                    (scratch / FRAMES).replace(frames)
-        for key, trial in todo.items():
-            bar.set_postfix_str(str(trial))
-            same = key != keys[0] and trial.request == first.request and frames.exists()
+    rows = {key: row for key in keys if (row := find_row(folder, key))}
+    replaced = {key: row.created for key, row in rows.items() if retry_failed and row.status == "failed"}
+    missing = {key: t for key, t in zip(keys, trials, strict=True) if key not in rows or key in replaced}
+
+    def measure_rung(key: str, trial: Trial, scratch: Path) -> Row:
+        comparable = key != keys[0] and trial.request == first.request and frames.exists()
+        baseline, own_frames = frames if comparable else None, scratch / FRAMES_FILE
+        row = measure(trial.setup, trial.request, repeats=repeats, baseline=baseline, frames=own_frames, **limits)
+        if key == keys[0] and row.measurement and row.status == "done":
+            again = measure(trial.setup, trial.request, repeats=0, baseline=own_frames, **limits)
+            own_frames.replace(frames)
+            noise = again.measurement.fidelity if again.measurement else Fidelity()
+            row = dataclasses.replace(row, measurement=dataclasses.replace(row.measurement, fidelity=noise))
+        return row
+
+    def find_or_measure(key: str, trial: Trial) -> Row:
+        while True:
             with claim(folder, key) as scratch:
-                options = limits | {"baseline": frames if same else None, "frames": scratch / FRAMES}
-                row = measure(trial.setup, trial.request, repeats=repeats, **options)
-                if key == keys[0] and row.status == "done":
-                    again = measure(first.setup, first.request, repeats=0, baseline=scratch / FRAMES, **limits)
-                    (scratch / FRAMES).replace(frames)
-                    if row.measurement and again.measurement:
-                        noise = again.measurement.fidelity
-                        row = dataclasses.replace(row, measurement=dataclasses.replace(row.measurement, fidelity=noise))
-                rows[key] = write_row(row, folder, scratch)
+                if not is_contested(scratch):
+                    row = find_row(folder, key)  # another process may have written it meanwhile
+                    if row is None or row.created == replaced.get(key):
+                        row = write_row(measure_rung(key, trial, scratch), folder, scratch)
+                    return row
+            time.sleep(random.uniform(0.5, 1))  # by chance, so that two who give way to each other do not go on so
+
+    with Progress(total=len(missing), unit="setup", disable=not (progress and missing)) as bar:
+        if missing and keys[0] not in missing and rows[keys[0]].status == "done" and not frames.exists():
+            with claim(folder, f"{keys[0]}-frames") as scratch:
+                measure(first.setup, first.request, repeats=0, frames=scratch / FRAMES_FILE, **limits)
+                if (scratch / FRAMES_FILE).exists():
+                    (scratch / FRAMES_FILE).replace(frames)
+        for key, trial in missing.items():
+            bar.set_postfix_str(str(trial))
+            rows[key] = find_or_measure(key, trial)
             bar.update()
     return [dataclasses.replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
 
 
 def fidelity(frames: Path, baseline: Path) -> Fidelity:
-    """How near the frames in one .npz come to those in another, as in `quality.assess.Difference`: `psnr_db` and `ssim`
-    (means over the frames), `max_abs_levels` (of 255); and `latents_relative`, the latents' difference over their norm,
-    which tells apart what 8 bits do not. Equal frames have 100, 1 and 0."""
+    """How near the frames of one measurement come to those of another.
+
+    Args:
+        frames: An .npz with `frames` (count, height, width, 3) and `latents`, as `measure` keeps it.
+        baseline: The other one.
+
+    Returns:
+        Means over the frames. Equal frames have 100 dB, an SSIM of 1 and differences of 0.
+    """
     import numpy as np
+
+    from svdlab.quality.likeness import psnr, ssim
 
     with np.load(frames) as one, np.load(baseline) as other:
         pairs = list(zip(one["frames"], other["frames"], strict=True))
-        latents, wanted = one["latents"], other["latents"]
-    errors = [((a.astype(float) - b) ** 2).mean() for a, b in pairs]
+        latents, baseline_latents = one["latents"], other["latents"]
     return Fidelity(
-        psnr_db=fmean(min(PSNR_CAP_DB, 10 * log10(255**2 / error)) if error else PSNR_CAP_DB for error in errors),
+        psnr_db=fmean(psnr(a, b) for a, b in pairs),
         ssim=fmean(ssim(a, b) for a, b in pairs),
         max_abs_levels=max(int(abs(a.astype(int) - b).max()) for a, b in pairs),
-        latents_relative=float(np.linalg.norm(latents - wanted) / (np.linalg.norm(wanted) or 1)),
+        latents_relative=float(np.linalg.norm(latents - baseline_latents) / (np.linalg.norm(baseline_latents) or 1)),
     )
 
 
-def ssim(one: np.ndarray, other: np.ndarray) -> float:
-    """Structural similarity, -1 to 1, of two RGB pictures (height, width, 3) of 0 to 255, at least 11 pixels a side.
-
-    Of their luma, with the window and the constants of Wang et al. 2004; scikit-image's with `gaussian_weights`.
-    """
-    import numpy as np
-    import torch
-    from torch.nn.functional import conv2d
-
-    x, y = (torch.from_numpy(picture @ np.array([0.299, 0.587, 0.114])) for picture in (one, other))
-    window = torch.exp(-(torch.arange(-5.0, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
-    window /= window.sum()
-    moments = torch.stack([x, y, x * x, y * y, x * y])[:, None]
-    mx, my, xx, yy, xy = conv2d(conv2d(moments, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))[:, 0]
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    likeness = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
-    return float((likeness / ((mx**2 + my**2 + c1) * (xx - mx**2 + yy - my**2 + c2))).mean())
-
-
-def _key(trial: Trial, memory_limit_bytes: int | None) -> str:
-    also: dict[str, Any] = {"measured_on": (Machine.here().name, trial.setup.device or best_device())}
+def _measurement_key(trial: Trial, memory_limit_bytes: int | None) -> str:
+    apart: dict[str, Any] = {"measured_on": (Machine.here().name, trial.setup.resolved().device)}
     if memory_limit_bytes is not None:
-        also["memory_limit_bytes"] = memory_limit_bytes
-    return row_key(trial.setup, trial.request, **also)
+        apart["memory_limit_bytes"] = memory_limit_bytes
+    return row_key(trial.setup, trial.request, **apart)
 
 
-# --- the other process, from here ------------------------------------------------------------------------------------
-
-
-def _run(asked: dict[str, Any], scratch: Path, timeout_seconds: float | None) -> int | None:
-    """Its exit code; None if it took too long. It reads what is `asked` and writes into `scratch`."""
-    root = str(Path(svdlab.__file__).parents[1])  # so that it finds this svdlab, wherever it is started
+def _run_measured_process(question: dict[str, Any], scratch: Path, timeout_seconds: float | None) -> int | None:
+    """Its exit code; None if it took too long."""
+    root = str(Path(svdlab.__file__).parents[1])  # so that it imports this svdlab, wherever it is started
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    with (scratch / _LOG).open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "svdlab.profiling.measured_process", str(scratch)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"PYTHONPATH": path},
-        )
+    command = [sys.executable, "-m", "svdlab.profiling.measured_process", str(scratch)]
+    environment = os.environ | {"PYTHONPATH": path}
+    with (scratch / _LOG_FILE).open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
         try:
-            process.communicate(json.dumps(asked).encode(), timeout=timeout_seconds)
+            process.communicate(json.dumps(question).encode(), timeout=timeout_seconds)
         except subprocess.TimeoutExpired:
             return None
         finally:
@@ -217,66 +242,70 @@ def _run(asked: dict[str, Any], scratch: Path, timeout_seconds: float | None) ->
     return process.returncode
 
 
-def _found(lines: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The measurement, and what else was written: notes, the reason of a failure, whether it was done."""
+def _read_events(file: Path) -> tuple[Measurement, dict[str, Any]]:
+    """What the events add up to, and the other facts: notes, the reason of a failure, whether all was done."""
     stages, samples, resident, facts = [], [], [], {}
-    for line in lines.read_text().splitlines() if lines.exists() else ():
+    for line in file.read_text().splitlines() if file.exists() else ():
         try:
             seconds, event, given = json.loads(line)
-        except ValueError:  # torn: the process was killed
+        except ValueError:  # cut short: the process was killed
             break
-        if event == "enter":
+        if event == "begin":
             stages.append({**given, "begun_seconds": seconds, "seconds": None, "peaks": {}})
             samples.append([])
-        elif event in ("sample", "peaks"):
-            if stages[-1]["seconds"] is not None:
-                continue  # between two stages
+        elif event == "end":
+            stages[-1]["seconds"] = seconds - stages[-1]["begun_seconds"]
+            stages[-1]["step_seconds"] = tuple(given["step_seconds"])
+        elif event in ("sample", "peaks") and stages[-1]["seconds"] is None:  # not between two stages
             stages[-1]["peaks"] |= {name: max(n, stages[-1]["peaks"].get(name, 0)) for name, n in given.items()}
             if event == "sample":
                 samples[-1].append({"seconds": seconds} | given)
-        elif event == "leave":
-            stages[-1] |= given | {"seconds": seconds - stages[-1]["begun_seconds"]}
         elif event == "resident":
             resident.append({"seconds": seconds} | given)
-        else:
+        elif event == "fact":
             facts |= given
-    shown = []
-    for stage, taken in zip(stages, samples, strict=True):
-        if stage["stage"] != "prepare" and stage["call"] in (None, 0, 1):
-            shown += _thinned(taken)
-    return {
-        "stages": stages,
-        "before": shown[0] if shown else None,  # where loading begins: the imports have taken memory too
-        **{name: facts.pop(name, None) for name in ("process_peak_bytes", "threads", "device_bytes_from")},
-        "resident": resident,
-        "timeline": {name: [point[name] for point in shown] for name in (shown[0] if shown else ())},
-    }, facts
+    points = [
+        point
+        for stage, taken in zip(stages, samples, strict=True)
+        if stage["stage"] != "prepare" and stage["call"] in (None, 0, 1)
+        for point in _thin_out(taken)
+    ]
+    names = points[0] if points else ()
+    measurement = Measurement(
+        stages=tuple(MeasuredStage(**stage) for stage in stages),
+        before=points[0] if points else {},  # where loading begins: the imports have taken memory too
+        process_peak_bytes=facts.get("process_peak_bytes"),
+        threads=facts.get("threads"),
+        resident=tuple(resident),
+        timeline={name: tuple(point[name] for point in points) for name in names},
+    )
+    return measurement, facts
 
 
-def _thinned(samples: list[dict[str, float]]) -> Iterable[dict[str, float]]:
-    """At most `_POINTS`, the highest of their neighbours."""
-    size = ceil(len(samples) / _POINTS)
-    for start in range(0, len(samples), size or 1):
+def _thin_out(samples: list[dict[str, float]]) -> Iterable[dict[str, float]]:
+    """At most `_TIMELINE_POINTS`, each the highest of its neighbours."""
+    size = ceil(len(samples) / _TIMELINE_POINTS) or 1
+    for start in range(0, len(samples), size):
         near = samples[start : start + size]
         yield {name: near[0][name] if name == "seconds" else max(s[name] for s in near) for name in near[0]}
 
 
-def _failure(stages: list[dict[str, Any]], facts: dict[str, Any], code: int | None, log: Path) -> str:
-    """One sentence: where, at what memory, and why."""
+def _failure(measurement: Measurement, facts: dict[str, Any], exit_code: int | None, log: Path) -> str:
+    """One sentence: in which stage, at how much memory, and why."""
     if "failed" in facts:
         reason = facts["failed"]
-    elif code is None:
+    elif exit_code is None:
         reason = "it took longer than it was given."
-    elif code == -signal.SIGKILL:
+    elif exit_code == -signal.SIGKILL:
         reason = "the process was killed (SIGKILL), as the system does when memory runs out."
     else:
-        how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
-        said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        reason = f"the process {how}{f': {said[-1][:300]}' if said else ''}."
-    if not stages:
+        how = f"crashed ({signal.Signals(-exit_code).name})" if exit_code < 0 else f"ended with code {exit_code}"
+        last_line = first_line("\n".join(reversed(log.read_text(errors="replace").splitlines())))
+        reason = f"the process {how}: {last_line}."
+    if not measurement.stages:
         return f"Before anything was loaded: {reason}"
-    last, on_card = stages[-1], "allocated_bytes" in stages[-1]["peaks"]
-    peak = max(stage["peaks"].get("allocated_bytes" if on_card else "process_bytes", 0) for stage in stages) / 2**30
-    call = "" if last["call"] is None else f" of call {last['call'] + 1}"
-    what = "allocated" if on_card else "of process memory"
-    return f"In {last['stage']}{call}, having reached {peak:.2f} GiB {what}: {reason}"
+    stage, on_card = measurement.stages[-1], measurement.peak_allocated_bytes is not None
+    peak = (measurement.peak_allocated_bytes if on_card else measurement.peak_process_bytes) or 0
+    call = "" if stage.call is None else f" of call {stage.call + 1}"
+    kind = "allocated" if on_card else "of process memory"
+    return f"In {stage.stage}{call}, having reached {peak / 2**30:.2f} GiB {kind}: {reason}"

@@ -1,0 +1,88 @@
+"""Rungs of a ladder, and what a measured one comes to in a table and in words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from measured_rows import GiB, ladder_rows, rung
+
+from svdlab import estimate, ladder
+from svdlab.optimizations import OPTIMIZATIONS
+from svdlab.prediction.cards import CARDS
+from svdlab.profiling.ladder import ladder_advice, ladder_table, peak_bytes
+from svdlab.rows.measurement import Measurement
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return ladder_rows()
+
+
+def test_a_ladder_adds_one_rung_after_another_in_the_order_of_the_stages():
+    names = ["forward-chunking=2", "bf16", "channels-last", "single-token"]
+    trials = ladder("tiny", names)
+    assert [str(trial) for trial in trials] == [
+        "plain",
+        "forward-chunking=2",
+        "bf16, forward-chunking=2",
+        "bf16, channels-last, forward-chunking=2",
+        "bf16, channels-last, forward-chunking=2, single-token",
+    ]
+    assert len({trial.request for trial in trials}) == 1
+    assert [str(t) for t in ladder("tiny", names, cumulative=False)][1:] == names
+
+
+def test_every_optimisation_makes_a_rung():
+    assert len(ladder("tiny", OPTIMIZATIONS, cumulative=False)) == len(OPTIMIZATIONS) + 1
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (
+            ["single-token", "sngle-token"],
+            r"Rung 2 \(sngle-token\): Unknown optimisation .*did you mean 'single-token'",
+        ),
+        (["model-offload", "sequential-offload"], r"Rung 2 \(sequential-offload\): .*each decides alone"),
+        (["forward-chunking=3"], r"Rung 1 \(forward-chunking=3\): num_frames=14"),
+        (["single-token", "fp8", "single-token"], r"Rung 3 .*named twice"),
+    ],
+)
+def test_a_ladder_refuses_a_rung_that_cannot_be(names, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ladder("tiny", names)
+
+
+def test_the_table(rows):
+    table = ladder_table(rows)
+    assert table.index.tolist() == ["fp16", "fp16, split-guidance", "fp16, single-token", "fp16, fp8", "fp16, split-guidance, lean-decode"]  # fmt: skip  # noqa: E501
+    assert table.peak_gib.tolist()[:4] == [4, 2, 3.9, 1.5]
+    assert table.speed.tolist()[:3] == pytest.approx([1, 2 / 2.2, 2 / 1.5], abs=1e-3)
+    assert table.exact.tolist() == [True, True, True, False, True]
+    guess = estimate(rows[0].setup, rows[0].request)
+    assert table.predicted_gib.iloc[0] == pytest.approx(guess.peak_bytes / GiB, abs=1e-4)
+    assert table.times_floor.iloc[0] == pytest.approx(2 / guess.seconds(CARDS["RTX 3060"]).floor, rel=1e-3)
+    assert table.of_peak_percent.iloc[0] == pytest.approx(100 * guess.flops / 2 / 25.5e12, abs=1e-3)
+    assert "out of memory" in table.error.iloc[4]
+    assert ladder_table([]).empty
+
+
+def test_a_processors_peak_is_what_came_on_top():
+    row = rung(gib=4, seconds=2)
+    stages = tuple(
+        dataclasses.replace(stage, peaks={"process_bytes": stage.peaks["process_bytes"]})
+        for stage in row.measurement.stages
+    )
+    measurement = Measurement(stages, before={"process_bytes": GiB // 2}, process_peak_bytes=3 * GiB)
+    assert peak_bytes(dataclasses.replace(row, measurement=measurement)) == 2.5 * GiB
+
+
+def test_the_advice(rows):
+    advice = ladder_advice(rows)
+    assert "**the fastest, exact:** `fp16, single-token`, 1.50 s a clip, 3.90 GiB" in advice
+    assert "**the least memory, exact:** `fp16, split-guidance`" in advice
+    assert "**not exact:** `fp16, fp8`, 2.40 s a clip, 1.50 GiB, 41 dB" in advice
+    assert "**failed:** `fp16, split-guidance, lean-decode`: In decode of call 1" in advice
+    assert ladder_advice(rows[4:]).startswith("Nothing was measured: In decode")
+    assert ladder_advice([]) == "Nothing was measured: the ladder has no rungs"
