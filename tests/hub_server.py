@@ -33,6 +33,7 @@ class HubServer:
         self.readers: set[str] = set()  # tokens that may read everything
         self.strangers: set[str] = set()  # valid tokens without access here; any other token is refused as invalid
         self.status: int | None = None  # answered to everything, as when the hub is down (503)
+        self.message = "Internal Error - We're working hard to fix this as soon as possible!"
         self.cut = ""  # files whose path contains this are cut in the middle, however often they are asked for
         self.commit(folder)
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -84,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         api = re.fullmatch(rf"/api/models/{hub.repository}(?:/(revision|tree)/([^/]+))?", path)
         revision = unquote(file[1] if file else (api[2] if api else None) or "main")  # "trial%2Fbranch" is one name
         if hub.status is not None:
-            self._refuse(hub.status, "", "Internal Error - We're working hard to fix this as soon as possible!")
+            self._refuse(hub.status, "", hub.message)
         elif token and token not in hub.readers | hub.strangers:
             self._refuse(401, "", "Invalid credentials in Authorization header")
         elif hub.private and not token:

@@ -352,6 +352,29 @@ def test_a_hub_that_is_down(serve, published):
     assert "503" in text
 
 
+def test_a_hub_that_accepts_and_never_answers(monkeypatch):
+    monkeypatch.setattr(hub_module, "ANSWER_SECONDS", 0.2)
+    assert hub_module.ANSWER_SECONDS < 20
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        point_to(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        text = refusal(setup())
+    assert "the hub cannot be reached (ReadTimeout" in text
+
+
+def test_control_characters_of_an_answer_are_removed(serve, published):
+    server = serve(published)
+    server.status, server.message = 503, "\x1b[2J\x07 down \x9b31m"
+    assert refusal(setup()).isprintable()
+
+
+def test_a_download_shows_its_progress_without_a_terminal(serve, published, capfd):
+    serve(published)
+    load(setup())
+    assert "100%" in capfd.readouterr().err
+    load(setup())
+    assert capfd.readouterr().err == ""
+
+
 def test_a_download_cut_in_the_middle_leaves_nothing_torn_and_goes_on(serve, published, micro):
     server = serve(published)
     server.cut = "unet/diffusion_pytorch_model"
@@ -545,6 +568,39 @@ def test_a_model_index_that_is_not_json_or_lacks_a_component(checkpoint, tmp_pat
     assert "names no vae" in refusal(local(folder))
     (folder / "model_index.json").write_text("<html>a proxy's login page</html>")
     assert "is not JSON" in refusal(local(folder))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"_class_name": ' + "[" * 100_000, '{"sample_size": ' + "[" * 100_000]
+)
+def test_a_model_index_of_endless_depth_is_one_sentence(checkpoint, tmp_path, text):
+    folder = tmp_path / "folder"
+    shutil.copytree(checkpoint, folder)
+    (folder / "model_index.json").write_text(text)
+    assert "is not JSON" in refusal(local(folder))
+
+
+@pytest.mark.parametrize("file", ["unet/config.json", "image_encoder/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "[" * 100_000, '{"block_out_channels": 5, "hidden_size": {}, "beta_end": []}']
+)
+def test_a_configuration_that_holds_anything_is_one_sentence(checkpoint, tmp_path, file, text):
+    folder = tmp_path / "folder"
+    shutil.copytree(checkpoint, folder)
+    (folder / file).write_text(text)
+    assert "cannot be read" in refusal(local(folder, dtype="fp32"))
+
+
+def test_a_folder_that_links_outside_itself_is_refused_by_saying_so(checkpoint, tmp_path):
+    folder, elsewhere = tmp_path / "folder", tmp_path / "mine.safetensors"
+    shutil.copytree(checkpoint, folder)
+    (file,) = (folder / "unet").glob("*.safetensors")
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+    elsewhere.write_bytes(b"precious")
+    text = refusal(local(folder))
+    assert text.startswith(f"{file} is a link to {elsewhere}, outside the folder")
+    assert "delete" not in text
 
 
 # Room

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdlab.pipelines import hub
-from svdlab.pipelines.hub import WeightsError
 from svdlab.setup import Setup
 from svdlab.tiny import WEIGHTS
 
@@ -26,7 +25,7 @@ def weights_fingerprint(setup: Setup) -> str:
         files = sorted(file for kind in ("*.json", "*/*.json", "*/*.safetensors") for file in folder.glob(kind))
         state = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
         return _fingerprint(folder, setup.dtype != "fp32", state)
-    except (OSError, ValueError, WeightsError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError):  # not weights, or damaged
         return f"unread {setup.weights}"
 
 

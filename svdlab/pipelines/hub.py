@@ -1,7 +1,8 @@
-"""Published weights, fetched once into the Hugging Face cache; whatever goes wrong reads as one sentence.
+"""Published weights, and folders of weights: fetched once, checked before anything is built from them.
 
-Only safetensors and configuration files are fetched, of the five components alone: the repositories also hold the
-same weights a second time, in the format of Stability's own code.
+The hub's repositories hold the same weights twice; only safetensors and configuration files of this pipeline are
+fetched, into the Hugging Face cache. Other formats, and classes of other libraries, could run code: they are refused.
+Whatever goes wrong becomes a `WeightsError` of one sentence, with the way out.
 """
 
 from __future__ import annotations
@@ -12,29 +13,38 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from svdlab.messages import first_line
+from svdlab.messages import first_line, shorten
+from svdlab.progress_bar import Progress
 from svdlab.variants import Variant
 
-# Those with weights. A folder that names other classes is another model, and is refused before anything is imported.
-COMPONENTS = {
+COMPONENTS = {  # those with weights, and the library and class that a model_index.json must name
     "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
     "vae": ["diffusers", "AutoencoderKLTemporalDecoder"],
     "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
 }
 PIPELINE = "StableVideoDiffusionPipeline"
+ANSWER_SECONDS = 10  # huggingface_hub's own first question waits for ever
 
 
 class WeightsError(RuntimeError):
-    """Weights cannot be had or cannot be read; the message says which, why, and the way out."""
+    """Weights cannot be had or read; the message says which, why, and the way out."""
 
 
 def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
-    """The folder of `variant`'s weights in the hub's layout, downloaded if it is not in the cache.
+    """The folder of a variant's published weights, downloaded with a progress bar where it is not in the cache.
 
-    `half` asks for the fp16 files (4.2 GiB), else the full ones. `revision` is a branch, tag or commit of the hub.
-    Raises `WeightsError`.
+    Args:
+        variant: one that is on the hub.
+        half: whether to fetch the fp16 files (4.2 GiB) rather than the full ones.
+        revision: a branch, tag or commit of its repository; default: the main branch.
+
+    Returns:
+        A folder in the hub's layout, named by its commit.
+
+    Raises:
+        WeightsError: the hub refuses or does not answer and the cache lacks a file, or the disk is too small.
     """
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
 
     repository = variant.repository
     if repository is None:
@@ -43,46 +53,58 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
     patterns = ["model_index.json", "scheduler/*.json", "feature_extractor/*.json"]
     for component in COMPONENTS:
         patterns += [f"{component}/*.json", f"{component}/*{'.fp16' if half else ''}*.safetensors"]
-    what: dict[str, Any] = {"repo_id": repository, "revision": revision, "allow_patterns": patterns}
-    what["ignore_patterns"] = None if half else ["*.fp16*"]
+    files: dict[str, Any] = {"repo_id": repository, "revision": revision, "allow_patterns": patterns}
+    files["ignore_patterns"] = None if half else ["*.fp16*"]
     downloading = False
     try:
         try:
-            plan = snapshot_download(**what, dry_run=True)
-        except errors.DryRunError as refusal:  # the hub does not answer, or refuses: what is in the cache will do
-            try:
-                return Path(snapshot_download(**what, local_files_only=True))
+            HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS)
+            plan = snapshot_download(**files, dry_run=True)
+        except (OSError, errors.HTTPError) as refusal:  # pyright: ignore[reportPrivateImportUsage]  (httpx's)
+            try:  # what is in the cache will do
+                return Path(snapshot_download(**files, local_files_only=True))
             except errors.LocalEntryNotFoundError:
-                raise (refusal.__cause__ or refusal) from None
+                raise (refusal.__cause__ or refusal) if isinstance(refusal, errors.DryRunError) else refusal from None
         _check_files(repository, {file.filename for file in plan}, half)
-        _check_disk(sum(f.file_size or 0 for f in plan if f.will_download), Path(constants.HF_HUB_CACHE), repository)
-        downloading = True
-        return Path(snapshot_download(**what))
-    except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]  (httpx's, of any version)
+        missing_bytes = sum(file.file_size or 0 for file in plan if file.will_download)
+        _check_disk(missing_bytes, Path(constants.HF_HUB_CACHE), repository)
+        downloading = missing_bytes > 0
+        if downloading:  # huggingface_hub's own bars hide where there is no terminal, as in a notebook
+            files["tqdm_class"] = Progress
+        return Path(snapshot_download(**files))
+    except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
         raise WeightsError(_sentence(error, repository, revision, downloading)) from error
 
 
 def check_folder(folder: Path, *, half: bool) -> bool:
-    """Whether the weights in `folder` (hub layout) are to be read from its fp16 files.
+    """Check a folder of weights: layout, classes, and that no file is cut short or lies elsewhere.
 
-    Raises `WeightsError` where the layout is not the hub's, it is of another model, a component has no safetensors of
-    the kind wanted, or a file is cut short. A folder with one kind only serves both: a local copy is used as it is.
+    Args:
+        folder: a folder in the hub's layout.
+        half: whether its fp16 files are wanted rather than the full ones.
+
+    Returns:
+        Whether to read the fp16 files. A folder with files of one kind alone serves both.
+
+    Raises:
+        WeightsError: something is missing, damaged, of another model, or a link that leads out of the folder.
     """
+    _check_links(folder)
     _check_index(folder / "model_index.json")
     kinds: dict[str, set[bool]] = {}  # component -> {True} fp16 files only, {False} full ones only, or both
     for component in COMPONENTS:
         files = [file.name for file in (folder / component).glob("*.safetensors")]
         if not files:
             others = sorted(file.name for file in (folder / component).glob("*.bin"))
-            found = f"only {others[0]}, which is not read because it can run code" if others else "none"
+            reason = f"only {others[0]}, which is not read because it can run code" if others else "none"
             raise WeightsError(
-                f"{folder / component} has no safetensors weights ({found}): download the repository's "
+                f"{folder / component} has no safetensors weights ({reason}): download the repository's "
                 "*.safetensors files, or save them again with safe_serialization=True."
             )
         kinds[component] = {".fp16" in name for name in files}
-    kind = next((kind for kind in (half, not half) if all(kind in found for found in kinds.values())), None)
+    kind = next((kind for kind in (half, not half) if all(kind in kinds_there for kinds_there in kinds.values())), None)
     if kind is None:
-        lacking = next(component for component, found in kinds.items() if half not in found)
+        lacking = next(component for component in COMPONENTS if half not in kinds[component])
         raise WeightsError(
             f"{folder / lacking} lacks the {_kind(half)} safetensors files that other components have: "
             "download the folder again, all of one kind."
@@ -94,22 +116,64 @@ def check_folder(folder: Path, *, half: bool) -> bool:
 
 
 def weight_files(folder: Path, *, half: bool) -> list[Path]:
-    """The safetensors files of one component, of one kind."""
+    """The safetensors files of one component.
+
+    Args:
+        folder: the component's folder.
+        half: whether to list the fp16 files rather than the full ones.
+
+    Returns:
+        Paths, sorted by name.
+    """
     return sorted(file for file in folder.glob("*.safetensors") if (".fp16" in file.name) == half)
 
 
 def tensor_names(file: Path) -> set[str]:
-    """What a safetensors file holds. Its header says how long it is, so one cut short raises a `WeightsError`."""
+    """The names of the tensors in a safetensors file.
+
+    Args:
+        file: its path.
+
+    Returns:
+        The names in its header, which also says how long the file is.
+
+    Raises:
+        WeightsError: it is damaged or cut short.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="pt") as opened:
-            return set(opened.keys())
+        with safe_open(file, framework="pt") as tensors:
+            return set(tensors.keys())
     except (SafetensorError, OSError) as error:
         # The cache's snapshots are links: without the file behind the link, the next load would link the same again.
         raise WeightsError(
             f"{file} is corrupted or cut short ({first_line(error)}): delete {file.resolve()} and fetch it again."
         ) from error
+
+
+def check_token() -> None:
+    """Refuse a token that cannot be sent, which the libraries below would print in saying so.
+
+    Raises:
+        WeightsError: the token holds a character that no token has.
+    """
+    from huggingface_hub import get_token
+
+    if not re.fullmatch(r"[\x21-\x7e]*", get_token() or ""):
+        raise WeightsError(
+            "The hub's token holds a space or another character that no token has: copy it again, and give it with "
+            "`hf auth login` or the environment variable HF_TOKEN."
+        )
+
+
+def _check_links(folder: Path) -> None:
+    root = folder.resolve()
+    roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]  # of the hub's cache
+    for file in [*folder.glob("*.json"), *folder.glob("*/*")]:
+        target = file.resolve()
+        if not any(target.is_relative_to(each) for each in roots):
+            raise WeightsError(f"{file} is a link to {target}, outside the folder: put the file itself there.")
 
 
 def _check_index(file: Path) -> None:
@@ -121,11 +185,13 @@ def _check_index(file: Path) -> None:
         )
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{file} is not JSON ({first_line(error)}): delete it and fetch it again.") from error
-    found = index.get("_class_name") if isinstance(index, dict) else None
-    if found != PIPELINE:
-        raise WeightsError(f"{file} is of {found!r}, and only {PIPELINE!r} is loaded here: use another folder.")
+    pipeline = index.get("_class_name") if isinstance(index, dict) else None
+    if pipeline != PIPELINE:
+        raise WeightsError(
+            f"{file} is of {shorten(pipeline)}, and only {PIPELINE!r} is loaded here: use another folder."
+        )
     for name, value in index.items():
         if name.startswith("_"):
             continue
@@ -134,8 +200,8 @@ def _check_index(file: Path) -> None:
         if value != expected if expected else not trusted:
             wanted = repr(expected) if expected else "a class of diffusers or transformers"
             raise WeightsError(
-                f"{file} gives {value!r} as its {name}, expected {wanted}: nothing else is imported, since it could "
-                "run code; use the repository's own file."
+                f"{file} gives {shorten(value)} as its {first_line(name)}, expected {wanted}: nothing else is "
+                "imported, since it could run code; use the repository's own file."
             )
     lacking = next((component for component in COMPONENTS if component not in index), None)
     if lacking:
@@ -151,24 +217,13 @@ def _check_files(repository: str, files: set[str], half: bool) -> None:
             )
 
 
-def _check_disk(needed: int, cache: Path, repository: str) -> None:
+def _check_disk(needed_bytes: int, cache: Path, repository: str) -> None:
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
+    free_bytes = shutil.disk_usage(existing).free
+    if needed_bytes > free_bytes:
         raise WeightsError(
-            f"{repository} needs {needed / 1e9:.1f} GB more in {cache}, where {free / 1e9:.1f} GB are free: make room, "
-            "or set HF_HOME to a larger disk."
-        )
-
-
-def check_token() -> None:
-    """Such a token cannot be sent, and the libraries below would print it in saying so."""
-    from huggingface_hub import get_token
-
-    if not re.fullmatch(r"[\x21-\x7e]*", get_token() or ""):
-        raise WeightsError(
-            "The hub's token holds a space or another character that no token has: copy it again, and give it with "
-            "`hf auth login` or the environment variable HF_TOKEN."
+            f"{repository} needs {needed_bytes / 1e9:.1f} GB more in {cache}, where {free_bytes / 1e9:.1f} GB are "
+            "free: make room, or set HF_HOME to a larger disk."
         )
 
 
@@ -185,7 +240,7 @@ def _sentence(error: BaseException, repository: str, revision: str | None, downl
         why = "the token given has no access to it" if given else "no token was given"
         return f"{repository} is gated, and {why}: accept its licence at {page}, then give {token}."
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repository} has no revision {revision or 'main'!r}: look it up at {page}/commits/main."
+        return f"{repository} has no revision {shorten(revision or 'main')}: look it up at {page}/commits/main."
     if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not given):
         why = "the token given has no access to it" if given else "it asks for a token and none was given"
         return f"{repository} was not found on the hub, or {why}: open {page}, and give {token}."

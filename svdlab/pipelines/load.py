@@ -9,8 +9,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svdlab.machine import best_device, free_bytes
-from svdlab.messages import first_line
+from svdlab.machine import best_device, free_bytes, is_out_of_memory
+from svdlab.messages import first_line, shorten
 from svdlab.pipelines import hub
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.random_weights import quiet_libraries, with_random_weights
@@ -78,7 +78,9 @@ def _folder(setup: Setup) -> tuple[Path, Setup]:
         return folder, dataclasses.replace(setup, revision=folder.name)  # the cache names a snapshot by its commit
     folder = Path(setup.weights).expanduser()
     if not folder.is_dir():
-        raise WeightsError(f"weights={setup.weights!r} is neither 'hub', 'bundled', 'random' nor a folder that exists.")
+        raise WeightsError(
+            f"weights={shorten(setup.weights)} is neither 'hub', 'bundled', 'random' nor a folder that exists."
+        )
     return folder, setup
 
 
@@ -97,7 +99,9 @@ def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusion
             pipeline = StableVideoDiffusionPipeline.from_pretrained(
                 folder, dtype=dtype, variant="fp16" if half else None, use_safetensors=True, local_files_only=True
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of either library, for configurations that hold anything at all
+        if is_out_of_memory(error):
+            raise
         reason = first_line(error)
         raise WeightsError(
             f"The weights in {folder} cannot be read ({reason}): a file is missing, damaged or of another model; "
