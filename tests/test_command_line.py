@@ -73,7 +73,7 @@ def test_again_asks_for_the_same_with_the_options_on_top(asked, again):
 @pytest.mark.parametrize("options", [["--variant", "svd"], ["--preset", "stability"]])
 def test_again_refuses_what_it_cannot_honour(options, again, capsys, tmp_path):
     assert main(["clip", "--again", "x.mp4", *options, "-o", str(tmp_path / "x.mp4")]) == 2
-    assert f"{options[0]}" in capsys.readouterr().err
+    assert options[0] in capsys.readouterr().err
 
 
 def test_optimizations_are_added_to_those_that_fit_this_machine(asked, monkeypatch):

@@ -301,15 +301,14 @@ def test_predictions_and_clips_do_not_wait_for_each_other(tried, small, monkeypa
     tried.form.marks.task.result()
 
 
-def test_the_picture_is_read_before_weights_are_loaded(small, tmp_path, monkeypatch):
+def test_the_picture_is_read_once_and_before_weights(small, tmp_path):
+    """A path that names nothing is refused at once, and a file that goes away after it was shown does no harm."""
     file = tmp_path / "mine.png"
     small[1].image.save(file)
-    tried = panel(small[0], dataclasses.replace(small[1], image=str(file)), results=tmp_path)
+    tried = panel(*small, results=tmp_path / "made")
+    set_to(tried, path=str(file))
     file.unlink()
-    monkeypatch.setattr(worker, "load_cached", lambda _: pytest.fail("weights were loaded"))
-    tried.generate()
-    tried.worker.task.result()
-    assert "mine.png" in tried.alert.value
+    assert make(tried).clips[0].picture.size == (64, 64)
 
 
 def test_filters_of_warnings_stay_out_of_it(bundled, monkeypatch):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -28,19 +29,8 @@ from svdlab.request import Fit, Request, conditioning
 from svdlab.setup import DTYPES, Setup
 from svdlab.variants import VARIANTS
 
-_KNOBS = {  # fields of a request that are one number
-    "seed": "of the noise; the same seed gives the same clip",
-    "height": "pixels, a multiple of 8",
-    "width": "pixels, a multiple of 8",
-    "num_frames": "frames to make",
-    "num_inference_steps": "denoising steps",
-    "min_guidance_scale": "at the first frame",
-    "max_guidance_scale": "at the last frame; 1 turns guidance off",
-    "fps": "what the model is told (less one); the playback speed is --playback-fps",
-    "motion_bucket_id": "0 to 255: how much moves",
-    "noise_aug_strength": "noise on the picture: more is freer, and less alike",
-    "decode_chunk_size": "frames the VAE decodes together",
-}
+_TEXTS = json.loads((Path(__file__).parent / "templates" / "fields.json").read_text(encoding="utf-8"))
+_OF_CLIP = ("seed", "fps", "motion_bucket_id", "noise_aug_strength", "min_guidance_scale")  # more than of a plan
 _OF_PLAN = ("height", "width", "num_frames", "num_inference_steps", "max_guidance_scale", "decode_chunk_size")
 
 
@@ -90,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("image", nargs="?", help="path, URL, or the name of a bundled example such as 'rocket'")
     add("-o", "--output", type=Path, default=Path("clip.mp4"), help=".mp4, .gif, .webp or a folder (clip.mp4)")
     add("--again", type=Path, metavar="CLIP", help="what this saved clip was asked for; other options change it")
-    _add_knobs(clip, _KNOBS)
+    _add_knobs(clip, (*_OF_CLIP, *_OF_PLAN))
     add("--fit", choices=get_args(Fit), help="how the picture is brought to shape", default=argparse.SUPPRESS)
     focus = {"type": float, "nargs": 2, "metavar": ("X", "Y"), "default": argparse.SUPPRESS}
     add("--focus", help="what a crop keeps, 0 to 1", **focus)
@@ -100,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--variant", choices=VARIANTS, help="the model (what fits this machine)")
     add("--weights", default="", help="hub, bundled, random, or a folder in the hub's layout")
     add("--dtype", choices=DTYPES)
-    _add_optimizations(clip, "added to what fits this machine, or to the saved clip's")
+    several = {"action": "append", "default": [], "metavar": "NAME"}
+    add("--optimization", help="added to what fits, or to the saved clip's; may be repeated", **several)
 
     run = commands.add_parser("run", help="run a notebook once for each parameter file, on one warm kernel")
     run.set_defaults(run=_run)
@@ -122,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     card = plan.add_mutually_exclusive_group()
     card.add_argument("--gpu", metavar="NAME", help="a card such as 'RTX 3060' (this machine's, else all known ones)")
     card.add_argument("--memory", metavar="12GB", help="of a card that is not known by name")
-    _add_optimizations(plan, "these alone")
+    plan.add_argument("--optimization", help="these alone; may be repeated", **several)
     _add_knobs(plan, _OF_PLAN)
 
     doctor = commands.add_parser("doctor", help="is this machine ready, and for what")
@@ -138,12 +129,7 @@ def _add_knobs(command: argparse.ArgumentParser, names: Iterable[str]) -> None:
     for name in names:
         kind = float if "scale" in name or "strength" in name else int
         flag = f"--{name.replace('_', '-')}"
-        command.add_argument(flag, type=kind, metavar="N", help=_KNOBS[name], default=argparse.SUPPRESS)
-
-
-def _add_optimizations(command: argparse.ArgumentParser, help: str) -> None:
-    help = f"{help}; may be repeated"
-    command.add_argument("--optimization", action="append", default=[], metavar="NAME", help=help)
+        command.add_argument(flag, type=kind, metavar="N", help=_TEXTS[name][1], default=argparse.SUPPRESS)
 
 
 def _clip(options: argparse.Namespace) -> None:
@@ -160,7 +146,8 @@ def _clip(options: argparse.Namespace) -> None:
     segments = options.segments or 1
     if options.again:
         saved = read(options.again)
-        _check_again(options, saved.request.variant)
+        if options.preset or options.variant not in (None, saved.request.variant):
+            raise ValueError("--preset and another --variant do not go with --again: give that clip's picture instead.")
         setup = saved.setup or Setup(saved.request.variant or "svd-xt")
         setup = _changed(dataclasses.replace(setup, device=None), options)  # it may have been made on another machine
         request = dataclasses.replace(saved.request, **fields)
@@ -171,16 +158,6 @@ def _clip(options: argparse.Namespace) -> None:
     picture = conditioning(request)  # before gigabytes of weights are fetched for a picture that cannot be read
     _tell(f"{setup.variant}, seed {request.seed}, bucket {request.motion_bucket_id}")
     print(chain(load(setup), request, segments, picture=picture).save(options.output, fps=options.playback_fps))
-
-
-def _check_again(options: argparse.Namespace, variant: str | None) -> None:
-    if options.variant not in (None, variant):
-        raise ValueError(
-            f"--variant {options.variant} does not go with --again: that clip's settings are those of {variant}. "
-            "Give its picture instead."
-        )
-    if options.preset:
-        raise ValueError("--preset does not go with --again: give --num-inference-steps and --max-guidance-scale.")
 
 
 def _changed(setup: Setup, options: argparse.Namespace) -> Setup:
@@ -256,11 +233,11 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _variants(_: argparse.Namespace) -> None:
     for v in VARIANTS.values():
-        presets = ", ".join(
+        presets = [
             f"{name} {s.num_inference_steps} steps {s.min_guidance_scale}-{s.max_guidance_scale}"
             for name, s in v.presets.items()
-        )
-        where = f"{v.repository}, {v.download_bytes / 2**30:.1f} GiB" if v.repository else "bundled"
+        ]
+        source = f"{v.repository}, {v.download_bytes / 2**30:.1f} GiB" if v.repository else "bundled"
         gated = ", gated: accept the licence on the hub first" if v.gated else ""
         print(f"{v.name:11} {v.frames} frames of {v.height}x{v.width}; for {v.good_for}")
-        print(f"{'':11} {where}; {v.licence}{gated}; presets: {presets}")
+        print(f"{'':11} {source}; {v.licence}{gated}; presets: {', '.join(presets)}")

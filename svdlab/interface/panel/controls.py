@@ -1,6 +1,6 @@
 """The panel's controls: one for each knob of a request.
 
-Their labels and lines of help are in `templates/controls.json`. `write_request` makes them say a request, in the
+Their labels and lines of help are in `templates/fields.json`. `write_request` makes them say a request, in the
 ranges of its variant; `read_fields` reads back what they say, which may have been changed since by hand.
 """
 
@@ -15,7 +15,7 @@ from svdlab.media.images import EXAMPLES
 from svdlab.request import Fit, Request
 from svdlab.variants import VARIANTS, variant
 
-_TEXTS = json.loads((Path(__file__).parents[1] / "templates" / "controls.json").read_text(encoding="utf-8"))
+_TEXTS = json.loads((Path(__file__).parents[1] / "templates" / "fields.json").read_text(encoding="utf-8"))
 _FIELDS = ("seed", "fps", "motion_bucket_id", "noise_aug_strength", "num_inference_steps", "decode_chunk_size", "fit")
 
 

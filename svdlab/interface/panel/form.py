@@ -13,10 +13,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from svdlab.generation.clip import read
 from svdlab.interface.panel.controls import make_controls, read_fields, write_request
 from svdlab.interface.panel.setup_marks import SetupMarks
-from svdlab.interface.panel.widgets import Alert, Button, Row, by_program, figure, w, when_changed
+from svdlab.interface.panel.widgets import Alert, Button, LabelledRow, by_program, figure, w, when_changed
 from svdlab.media.images import EXAMPLES, fit_image, open_image
 from svdlab.request import Request, quiet_requests
 from svdlab.setup import Setup
@@ -38,7 +40,7 @@ class Form(w.Box):
         self.controls = c = make_controls()
         self.picture, self.concerns = w.HTML(), w.HTML().add_class("svdlab-concerns")
         self.dropped = w.Text(continuous_update=False).add_class("svdlab-dropped")
-        self.marks, self.sampling, self._alert = SetupMarks(c["setup"]), Row("Sampling"), alert
+        self.marks, self.sampling, self._alert = SetupMarks(c["setup"]), LabelledRow("Sampling"), alert
         motion = [
             self._preset(
                 name, f"Bucket {bucket}, noise strength {noise}", motion_bucket_id=bucket, noise_aug_strength=noise
@@ -47,7 +49,7 @@ class Form(w.Box):
         ]
         dice = Button("", "Another seed", self.roll_seed, icon="random")
         left = [self.picture, *(c[name] for name in ("example", "path", "upload", "fit", "focus_x", "focus_y"))]
-        right = [c["variant"], c["setup"], self.marks, Row("Motion", *motion), c["motion_bucket_id"]]
+        right = [c["variant"], c["setup"], self.marks, LabelledRow("Motion", *motion), c["motion_bucket_id"]]
         right += [c["noise_aug_strength"], c["fps"], self.sampling, c["num_inference_steps"], c["guidance"]]
         right += [w.HBox([c["seed"], dice, c["lock"]]).add_class("svdlab-seed"), c["decode_chunk_size"]]
         right += [c["playback_fps"], self.concerns]
@@ -70,6 +72,12 @@ class Form(w.Box):
             fields["sigmas"] = None
         with quiet_requests():  # concerns are shown under the controls
             return with_image(Request.for_variant(self.controls["variant"].value, image="-", **fields), self._image)
+
+    @property
+    def fitted_picture(self) -> Image.Image:
+        """The picture as the model will see it: RGB, of the request's size."""
+        r = self.request
+        return fit_image(self._opened, r.height, r.width, r.fit, r.focus)
 
     def restore(self, path: str | Path) -> None:
         """Bring back the settings of a saved clip.
@@ -171,11 +179,10 @@ class Form(w.Box):
 
     def _draw(self, picture: bool = True) -> None:
         """The picture as the model will see it, and the concerns of the request."""
-        r = self.request
-        self.concerns.value = "".join(f"<p>{escape(sentence)}</p>" for sentence in r.concerns())
+        self.concerns.value = "".join(f"<p>{escape(sentence)}</p>" for sentence in self.request.concerns())
         if picture:
-            fitted = fit_image(self._opened, r.height, r.width, r.fit, r.focus)
-            self.picture.value = figure(fitted, f"{r.width} × {r.height}, as the model will see it")
+            fitted = self.fitted_picture
+            self.picture.value = figure(fitted, f"{fitted.width} × {fitted.height}, as the model will see it")
 
     def _preset(self, name: str, tooltip: str, **values: Any) -> Button:
         def press() -> None:

@@ -83,4 +83,4 @@ class Panel(w.VBox):
                 raise RuntimeError("One clip at a time: wait for the one that is being made, or cancel it.")
             if not self.controls["lock"].value:
                 self.form.roll_seed()
-            self.worker.start(Trial(self.setup, self.request))
+            self.worker.start(Trial(self.setup, self.request), self.form.fitted_picture)

@@ -53,7 +53,7 @@ class Button(w.Button):
         self.on_click(lambda _: act())
 
 
-class Row(w.HBox):
+class LabelledRow(w.HBox):
     """Things in a line, with a name where the controls have theirs."""
 
     def __init__(self, label: str, *things: w.Widget) -> None:

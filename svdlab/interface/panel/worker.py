@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from svdlab.generation.preview import preview_frames
 from svdlab.headless.run_notebooks import results_folder
 from svdlab.interface.panel.widgets import Alert, Button, figure, w
+from svdlab.media.images import image_sha256
 from svdlab.media.show import strip
 from svdlab.pipelines.cached import free_memory, load_cached
 from svdlab.pipelines.exclusive import exclusive
@@ -27,10 +28,11 @@ from svdlab.pipelines.random_weights import quiet_libraries
 from svdlab.rows.row import Row
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
-from svdlab.sweeps.make_row import Pictures, make_row
+from svdlab.sweeps.make_row import make_row
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 _THREAD = ThreadPoolExecutor(1, "svdlab-panel")
 _PREVIEW_SECONDS = 1  # between two previews at least: each holds up denoising, by 80 ms for svd-xt on one busy core
@@ -62,27 +64,28 @@ class ClipWorker(w.HBox):
         self._add, self._alert, self._results = add, alert, results
         self._cancelled, self._preview_at, self._first_step_at = threading.Event(), 0.0, 0.0
 
-    def start(self, trial: Trial) -> None:
+    def start(self, trial: Trial, picture: Image.Image) -> None:
         """Begin to make a clip.
 
         Args:
             trial: the setup and the request.
+            picture: the request's, as the model will see it.
         """
         self._cancelled.clear()
         self.go.disabled, self.stop.disabled = True, False
         self._tell("waiting for the clip of another panel…")
-        self.task = _THREAD.submit(self._run, trial)
+        self.task = _THREAD.submit(self._run, trial, picture)
 
     def cancel(self) -> None:
         """Stop within the step that is being made. The model stays loaded, and fit for the next clip."""
         self._cancelled.set()
         self.stop.disabled = True
 
-    def _run(self, trial: Trial) -> None:
+    def _run(self, trial: Trial, picture: Image.Image) -> None:
         ending = ""
         with self._alert.catch():
             try:
-                row = self._make(trial)
+                row = self._make(trial, picture)
                 if row.error:
                     raise RuntimeError(row.error)
                 self._add(row, trial.setup)
@@ -94,10 +97,8 @@ class ClipWorker(w.HBox):
         self._tell(ending)
         self.go.disabled, self.stop.disabled = False, True
 
-    def _make(self, trial: Trial) -> Row:
+    def _make(self, trial: Trial, picture: Image.Image) -> Row:
         self._check_cancelled()
-        pictures = Pictures()
-        pictures(trial.request)  # read before gigabytes of weights are fetched
         self._tell(f"loading {trial.setup.variant}…")
         import_libraries()
         pipeline, total, decoded = load_cached(trial.setup), trial.request.num_frames, 0
@@ -125,6 +126,7 @@ class ClipWorker(w.HBox):
                 _after_each(pipeline.vae, "decode", after_chunk),
             ):
                 folder = results_folder(self._results or "", "panel")
+                pictures = lambda _: (picture, image_sha256(picture))  # noqa: E731
                 return make_row(pipeline, trial, folder, pictures=pictures, on_step=self._step_done)
 
     def _step_done(self, done: int, total: int, _: torch.Tensor) -> None:
