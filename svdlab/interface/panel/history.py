@@ -65,6 +65,7 @@ class History:
             row: with a clip.
             setup: as it was asked for.
         """
+        self.rows[:] = [row if other.key == row.key else other for other in self.rows]  # its file was written anew
         self.rows.append(row)
         self._setups.append(setup)
         number, request = len(self.rows), row.request
