@@ -10,7 +10,7 @@ from measured_rows import GiB, ladder_rows, rung
 from svdlab import estimate, ladder
 from svdlab.optimizations import OPTIMIZATIONS
 from svdlab.prediction.cards import CARDS
-from svdlab.profiling.ladder import ladder_advice, ladder_table, peak_bytes
+from svdlab.profiling.ladder import ladder_advice, ladder_table
 from svdlab.rows.measurement import Measurement
 
 
@@ -75,7 +75,7 @@ def test_a_processors_peak_is_what_came_on_top():
         for stage in row.measurement.stages
     )
     measurement = Measurement(stages, before={"process_bytes": GiB // 2}, process_peak_bytes=3 * GiB)
-    assert peak_bytes(dataclasses.replace(row, measurement=measurement)) == 2.5 * GiB
+    assert measurement.peak_bytes == 2.5 * GiB
 
 
 def test_the_advice(rows):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from svdlab.prediction.estimate import Estimate, estimate
-from svdlab.profiling.ladder import bytes_before_loading, is_exact, measured_rungs
+from svdlab.profiling.ladder import is_exact, measured_rungs
 from svdlab.rows.row import Row
 from svdlab.sweeps.study import MEASURES, complete_measures, rows_with_clips
 
@@ -47,9 +47,8 @@ def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None
         ValueError: If no row has a clip.
 
     Example:
-        >>> from svdlab import plots, rows_table
-        >>> figure = plots.curves(rows_table(rows), "motion_bucket_id", ["motion_mean_px"])
-        >>> figure.axes[0].get_xlabel()
+        >>> from svdlab import rows_table
+        >>> curves(rows_table(rows), "motion_bucket_id").axes[0].get_xlabel()
         'motion_bucket_id'
     """
     done: Any = rows_with_clips(frame)
@@ -96,8 +95,7 @@ def waterfall(rows: Sequence[Row]) -> Figure:
         ValueError: If no rung was measured.
 
     Example:
-        >>> from svdlab import plots
-        >>> [axis.get_xlabel() for axis in plots.waterfall(measured).axes]
+        >>> [axis.get_xlabel() for axis in waterfall(measured).axes]
         ['GiB at the peak', 'seconds a clip']
     """
     done = measured_rungs(rows)
@@ -130,8 +128,7 @@ def pareto(rows: Sequence[Row]) -> Figure:
         ValueError: If no rung was measured.
 
     Example:
-        >>> from svdlab import plots
-        >>> plots.pareto(measured).axes[0].get_ylabel()
+        >>> pareto(measured).axes[0].get_ylabel()
         'seconds a clip'
     """
     done = sorted(measured_rungs(rows), key=lambda rung: (rung.peak_gib, rung.seconds))
@@ -161,8 +158,7 @@ def stages(things: Sequence[Row | Estimate]) -> Figure:
         things: Rows of `profile` or estimates, a group of bars each.
 
     Example:
-        >>> from svdlab import plots
-        >>> [axis.get_xlabel() for axis in plots.stages(measured).axes]
+        >>> [axis.get_xlabel() for axis in stages(measured).axes]
         ["GiB at the stage's peak", 'seconds a clip']
     """
     figure, (memory, time) = _new_figure(1, 2, 9, 1.4 + 0.55 * len(things), sharey=True)
@@ -194,8 +190,7 @@ def timeline(row: Row) -> Figure:
         ValueError: If the row holds no timeline.
 
     Example:
-        >>> from svdlab import plots
-        >>> plots.timeline(measured[0]).axes[0].get_xlabel()
+        >>> timeline(measured[0]).axes[0].get_xlabel()
         'seconds'
     """
     measurement = row.measurement
@@ -242,8 +237,7 @@ def predicted(rows: Sequence[Row]) -> Figure:
         ValueError: If no rung was measured.
 
     Example:
-        >>> from svdlab import plots
-        >>> plots.predicted(measured).axes[0].get_xlabel()
+        >>> predicted(measured).axes[0].get_xlabel()
         'GiB predicted'
     """
     pairs = [(estimate(r.row.setup, r.row.request).peak_bytes / GiB, r.peak_gib) for r in measured_rungs(rows)]
@@ -302,6 +296,6 @@ def _stage_bars(thing: Row | Estimate) -> dict[str, tuple[float, float, float]]:
     encode, sample, decode = (
         seconds or 0 for seconds in (measurement.encode_seconds, measurement.sample_seconds, measurement.decode_seconds)
     )
-    before, seconds = bytes_before_loading(thing), {"encode": encode, "denoise": sample - encode, "decode": decode}
+    before, seconds = measurement.bytes_before_loading, {"encode": encode, "denoise": sample - encode, "decode": decode}
     peaks = {name: measurement.figures[f"{name}_peak_bytes"] or 0 for name in seconds}
     return {name: (0, max(peaks[name] - before, 0), seconds[name]) for name in seconds}

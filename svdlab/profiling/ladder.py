@@ -33,7 +33,7 @@ class MeasuredRung:
 
     Attributes:
         row: Its row.
-        peak_gib: The most memory in GiB; see `peak_bytes`.
+        peak_gib: The most memory that a clip took, in GiB.
         seconds: The median time of a clip.
     """
 
@@ -97,11 +97,8 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
         itself. `error` says why a rung failed.
 
     Example:
-        >>> ladder_table(measured)[["exact"]]
-                      exact
-        setup
-        plain          True
-        single-token   True
+        >>> ladder_table(measured)["exact"].tolist()
+        [True, True]
     """
     import pandas as pd
 
@@ -110,7 +107,7 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
         measurement, prediction = row.measurement or Measurement(), estimate(row.setup, row.request)
         card = match_card(row.machine.name) if row.machine else None
         clip, first_clip = measurement.clip_seconds, (rows[0].measurement or Measurement()).clip_seconds
-        peak, reserved, likeness = peak_bytes(row), measurement.peak_reserved_bytes, measurement.fidelity
+        peak, reserved, likeness = measurement.peak_bytes, measurement.peak_reserved_bytes, measurement.fidelity
         line = {
             "setup": row.setup.label,
             "exact": is_exact(row, rows[0]),
@@ -179,41 +176,12 @@ def measured_rungs(rows: Iterable[Row]) -> list[MeasuredRung]:
     """
     rungs = []
     for row in rows:
-        peak, seconds = peak_bytes(row), (row.measurement or Measurement()).clip_seconds
-        if row.status == "done" and peak and seconds:
-            rungs.append(MeasuredRung(row, peak / GiB, seconds))
+        measurement = row.measurement or Measurement()
+        if row.status == "done" and measurement.peak_bytes and measurement.clip_seconds:
+            rungs.append(MeasuredRung(row, measurement.peak_bytes / GiB, measurement.clip_seconds))
     if not rungs:
         raise ValueError("No rung was measured: see the rows' errors.")
     return rungs
-
-
-def peak_bytes(row: Row) -> int | None:
-    """The most memory that a clip took: on a card what torch allocated, else what the process took on top of its start.
-
-    Args:
-        row: A row of `profile`.
-
-    Returns:
-        Bytes; None if nothing was measured.
-    """
-    measurement = row.measurement or Measurement()
-    if measurement.peak_allocated_bytes is not None:
-        return measurement.peak_allocated_bytes
-    peak = measurement.peak_process_bytes
-    return None if peak is None else peak - bytes_before_loading(row)
-
-
-def bytes_before_loading(row: Row) -> int:
-    """What the process had taken before it loaded anything.
-
-    Args:
-        row: A row of `profile`.
-
-    Returns:
-        Bytes; 0 if a card's memory was measured.
-    """
-    before = (row.measurement or Measurement()).before
-    return 0 if "allocated_bytes" in before else int(before.get("process_bytes", 0))
 
 
 def is_exact(row: Row, baseline: Row) -> bool:

@@ -73,11 +73,9 @@ def measure(
         crashed or took too long, its status is "failed", `error` says why, and the measurement reaches until then.
 
     Example:
-        >>> from svdlab import Request, Setup, measure
-        >>> request = Request(image="rocket", num_frames=2, num_inference_steps=1, decode_chunk_size=2)
-        >>> row = measure(Setup("tiny"), request, repeats=1)
-        >>> row.status, row.measurement.clip_seconds > row.measurement.step_seconds > 0
-        ('done', True)
+        >>> row = measured[0]  # as `measure(Setup("tiny"), Request(image="rocket"), repeats=1)` returns it
+        >>> row.measurement.clip_seconds > row.measurement.step_seconds > 0
+        True
     """
     trial = Trial(setup, request)
     created = datetime.now(timezone.utc).isoformat()
@@ -140,11 +138,9 @@ def profile(
         The rows in the order of the trials, the failed ones with their reasons.
 
     Example:
-        >>> from svdlab import Request, ladder, profile
-        >>> request = Request(image="rocket", num_frames=2, num_inference_steps=1, decode_chunk_size=2)
-        >>> rows = profile(ladder("tiny", ["single-token"], request), "results/ladder", repeats=1, progress=False)
-        >>> [row.status for row in rows]
-        ['done', 'done']
+        >>> rows = measured  # as `profile(ladder("tiny", ["single-token"]), "results/ladder")` returns them
+        >>> [(row.setup.optimizations, row.status) for row in rows]
+        [((), 'done'), (('single-token',), 'done')]
     """
     trials, folder = list(trials), Path(folder)
     if not trials:

@@ -157,6 +157,18 @@ class Measurement:
         return self.process_peak_bytes or self._peak("process_bytes")
 
     @cached_property
+    def bytes_before_loading(self) -> int:
+        """What the process had taken before it loaded anything; 0 where a card's memory was measured."""
+        return 0 if "allocated_bytes" in self.before else int(self.before.get("process_bytes", 0))
+
+    @cached_property
+    def peak_bytes(self) -> int | None:
+        """The most that a clip took: on a card what torch allocated, else what the process took on top of its start."""
+        if self.peak_allocated_bytes is not None:
+            return self.peak_allocated_bytes
+        return None if self.peak_process_bytes is None else self.peak_process_bytes - self.bytes_before_loading
+
+    @cached_property
     def encode_peak_bytes(self) -> int | None:
         """The most in encoding: allocated on a card, else of the process."""
         return self._stage_peak("encode")
