@@ -1,11 +1,7 @@
-"""From symptom to cure: `diagnose(clip)` notices what is wrong with a clip, says why, and what to ask for next.
+"""From symptom to cure: what is wrong with a clip, why, and what to ask for next.
 
->>> findings = diagnose(clip)
->>> print(findings)
-static: the fastest part of the picture goes 1.1 % of the width from beginning to end; bucket 5 asks for little.
-  -> raise the bucket and free the model from the picture: motion_bucket_id=190, noise_aug_strength=0.1
->>> cured = generate(pipeline, findings.apply(clip.request))
-
+`diagnose` runs nine checks over a clip, without the model. They rest on a few numbers, which `measures` shows.
+A finding names its evidence and its likely cause, and carries the changes to try next.
 Thresholds were measured on the bundled model and on drawn clips: `benchmarks/thresholds.py` prints the distributions.
 """
 
@@ -23,12 +19,13 @@ from PIL import Image
 from svdlab.generation.clip import BLACK, Clip
 from svdlab.media import images
 from svdlab.quality.assess import assess
+from svdlab.quality.faces import faces
 from svdlab.quality.quality import Quality
 from svdlab.request import Request
 from svdlab.setup import Setup
 from svdlab.variants import variant
 
-Asked = TypeVar("Asked", Request, Setup)
+Changed = TypeVar("Changed", Request, Setup)
 
 ENDS = 3  # frames averaged at either end of a clip: shimmer fades, what moves is still in one place
 STILL_PERCENT = 2.0  # of the width over the whole clip: buckets 0 and 5 gave at most 1.7, bucket 30 at least 2.5
@@ -37,29 +34,38 @@ SEAM_RATIO = 1.25  # healthy clips at most 1.14; a VAE that leans by 10 % on nei
 SATURATION_LEVELS = 20  # of 255, first to last: healthy clips within 13, guidance of 2 on the bundled model at least 26
 BRIGHTNESS_LEVELS = 12  # healthy clips within 6, guidance of 3 up to 21
 KEPT_SHARE = 0.6  # of the picture by a crop, where 4 % of drawn rockets lose over a tenth of themselves; at 0.45 18 %
-# Pixels of the longer side at most; of a face, what the cascade was trained at; windows that must agree.
-FACE_SIDE, FACE_LEAST, FACE_NEIGHBOURS = 512, 24, 6  # 45 of 50 faces are found, 1 of 50 others, 1 of 100 drawn scenes
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a clip. `print` it for a sentence and what to do.
+    """One thing that is wrong with a clip. `print` it for a sentence and what to do; `apply` makes the changes.
 
-    `changes` are fields of the request, and `setup_changes` of the setup, to try next: `apply` makes them. Where both
-    are empty the cure is not a setting, and `advice` says what is.
+    Where there are no changes the cure is not a setting, and `advice` says what is.
+
+    Attributes:
+        symptom: "black", "half precision", "size", "shape", "enlarged", "static", "seams", "colour" or "faces".
+        evidence: what was measured.
+        cause: the likely one.
+        advice: what to do.
+        changes: fields of the request to try next.
+        setup_changes: fields of the setup to try next.
     """
 
-    symptom: str  # "black", "half precision", "size", "shape", "enlarged", "static", "seams", "colour" or "faces"
-    evidence: str  # what was measured
-    cause: str  # the likely one
+    symptom: str
+    evidence: str
+    cause: str
     advice: str
     changes: dict[str, Any] = field(default_factory=dict)
     setup_changes: dict[str, Any] = field(default_factory=dict)
 
-    def apply(self, asked: Asked) -> Asked:
-        """The request, or the setup, to try next."""
-        changes: dict[str, Any] = self.changes if isinstance(asked, Request) else self.setup_changes
-        return dataclasses.replace(asked, **changes) if changes else asked
+    def apply(self, before: Changed) -> Changed:
+        """The request, or the setup, to try next.
+
+        Args:
+            before: the one that the clip was made with.
+        """
+        changes: dict[str, Any] = self.changes if isinstance(before, Request) else self.setup_changes
+        return dataclasses.replace(before, **changes) if changes else before
 
     def __str__(self) -> str:
         named = ", ".join(f"{name}={value!r}" for name, value in (self.changes | self.setup_changes).items())
@@ -67,34 +73,76 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """What `diagnose` found, the gravest first; printed, or last in a cell, two lines each."""
+    """A list of findings, the gravest first. `print` it, or leave it last in a cell, for two lines each."""
 
-    def apply(self, asked: Asked) -> Asked:
-        """The request, or the setup, with the changes of all findings; of two for one field the graver one's."""
+    def apply(self, before: Changed) -> Changed:
+        """The request, or the setup, with the changes of all findings; of two for one field the graver one's.
+
+        Args:
+            before: the one that the clip was made with.
+        """
         for finding in reversed(self):
-            asked = finding.apply(asked)
-        return asked
+            before = finding.apply(before)
+        return before
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self)) or "Nothing was found that needs a cure."
 
 
 def diagnose(clip: Clip) -> Findings:
-    """What is wrong with `clip`, each finding with its evidence, its likely cause and what to try next; often nothing.
+    """What is wrong with a clip: about a second, without the model.
 
-    About a second, without the model. Text in the picture is not looked for: no detector comes with the libraries.
+    Text in the picture is not looked for, since no detector comes with the libraries.
+
+    Args:
+        clip: as `generate` or `read` gave it.
+
+    Returns:
+        The findings, the gravest first; often none. `findings.apply(clip.request)` is the request to try next.
+
+    Example:
+        >>> diagnose(clip)
+        Nothing was found that needs a cure.
+        >>> diagnose(clip).apply(clip.request) == clip.request
+        True
     """
-    seen = clip.picture
-    measured = assess(clip, seen)
+    quality = assess(clip)
     checks = (_black, _half_precision, _size, _shape, _enlarged, _static, _seams, _colour, _faces)
-    return Findings(finding for check in checks for finding in check(clip, measured, seen))
+    return Findings(finding for check in checks for finding in check(clip, quality))
+
+
+def measures(clip: Clip) -> dict[str, float | None]:
+    """The numbers that the findings rest on, to put two clips side by side.
+
+    Args:
+        clip: as `generate` or `read` gave it.
+
+    Returns:
+        What a reader calls the number, with its unit -> the number; None where it could not be measured.
+
+    Example:
+        >>> measures(clip)["black frames"]
+        0
+    """
+    quality = assess(clip)
+    return {
+        "travel, % of the width": travel_percent(clip),
+        "seam ratio": seam_ratio(clip),
+        "saturation drift, levels": quality.saturation_drift_levels,
+        "light drift, levels": quality.brightness_drift_levels,
+        "black frames": quality.black_frames,
+        "likeness of the first frame, dB": quality.likeness_first_psnr_db,
+    }
 
 
 def travel_percent(clip: Clip) -> float:
-    """How far the fastest part of the picture goes from the beginning of the clip to its end, in percent of the width.
+    """How far the fastest part of the picture goes from the beginning to the end, in percent of the width.
 
-    Between the averages of `ENDS` frames at either end. Noise that comes and goes reads as motion from one frame to the
-    next, and here does not.
+    It is measured between the averages of `ENDS` frames at either end, so that noise, which comes and goes, is no
+    motion.
+
+    Args:
+        clip: any clip.
     """
     n = max(1, min(ENDS, len(clip.frames) // 3))
     ends = [np.mean([np.asarray(f) for f in part], axis=0) for part in (clip.frames[:n], clip.frames[-n:])]
@@ -103,10 +151,16 @@ def travel_percent(clip: Clip) -> float:
 
 
 def seam_ratio(clip: Clip) -> float | None:
-    """How unevenly the clip changes in time with its decode chunks: 1 is even, over `SEAM_RATIO` they can be told.
+    """How unevenly a clip changes in time with its decode chunks: 1 is even, over `SEAM_RATIO` they can be told.
 
-    The median change across seams, after and before them (the VAE mixes neighbouring frames, and those at a chunk's
-    edge lack one) and inside chunks: the largest over the smallest. None where there are no seams, or one a frame.
+    A VAE mixes neighbouring frames, and those at a chunk's edge lack one. So the median change is taken across the
+    seams, beside them, and inside chunks.
+
+    Args:
+        clip: any clip.
+
+    Returns:
+        The largest median over the smallest. None where there are no seams, or one at every frame.
     """
     count, chunk = len(clip.frames), clip.request.decode_chunk_size
     if clip.segments > 1 or not 1 < chunk < count:
@@ -123,31 +177,18 @@ def seam_ratio(clip: Clip) -> float | None:
     return max(medians) / min(medians) if len(medians) > 1 and min(medians) > 0 else None
 
 
-def measures(clip: Clip) -> dict[str, float | None]:
-    """The numbers that the findings rest on, to put two clips side by side."""
-    q = assess(clip)
-    return {
-        "travel, % of the width": travel_percent(clip),
-        "seam ratio": seam_ratio(clip),
-        "saturation drift, levels": q.saturation_drift_levels,
-        "light drift, levels": q.brightness_drift_levels,
-        "black frames": q.black_frames,
-        "likeness of the first frame, dB": q.likeness_first_psnr_db,
-    }
-
-
 # --- the checks, gravest first -----------------------------------------------------------------------------------
 
 
-def _black(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
-    if not q.black_frames and not q.non_finite:
+def _black(clip: Clip, quality: Quality) -> Iterator[Finding]:
+    if not quality.black_frames and not quality.non_finite:
         return
-    count = f"{q.black_frames} of {len(clip.frames)} frames are black"
-    evidence = f"{count}, and the latents hold not-a-number" if q.non_finite else count
-    if max(high for _, high in seen.convert("RGB").getextrema()) <= BLACK:  # pyright: ignore
+    count = f"{quality.black_frames} of {len(clip.frames)} frames are black"
+    evidence = f"{count}, and the latents hold not-a-number" if quality.non_finite else count
+    if max(high for _, high in clip.picture.convert("RGB").getextrema()) <= BLACK:  # pyright: ignore
         yield Finding("black", evidence, "so is the picture", "give another picture")
         return
-    trained, wider = _trained_size(clip.request), _wider(clip.setup)
+    trained, wider = _trained_size(clip.request), _wider_dtype(clip.setup)
     if trained or wider:
         cause, advice = "half precision overflows, the more so away from the trained size", "use more of both"
         yield Finding("black", evidence, cause, advice, trained, wider)
@@ -156,14 +197,14 @@ def _black(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
         yield Finding("black", evidence, cause, advice)
 
 
-def _half_precision(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+def _half_precision(clip: Clip, quality: Quality) -> Iterator[Finding]:
     for note in clip.notes:
         if "not-a-number" in note and "again" in note:  # as `generate` mended it
             cause, advice = "the VAE overflows in fp16", "bf16 needs no second decoding"
-            yield Finding("half precision", note.rstrip("."), cause, advice, {}, _wider(clip.setup))
+            yield Finding("half precision", note.rstrip("."), cause, advice, {}, _wider_dtype(clip.setup))
 
 
-def _size(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+def _size(clip: Clip, quality: Quality) -> Iterator[Finding]:
     if trained := _trained_size(clip.request):
         r = clip.request
         evidence = f"{r.height}x{r.width} is not the {trained['height']}x{trained['width']} that {r.variant} learnt"
@@ -171,7 +212,7 @@ def _size(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
         yield Finding("size", evidence, cause, "ask for the trained size and enlarge the frames afterwards", trained)
 
 
-def _shape(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+def _shape(clip: Clip, quality: Quality) -> Iterator[Finding]:
     if clip.image_size is None:
         return
     r, (width, height) = clip.request, clip.image_size
@@ -188,7 +229,7 @@ def _shape(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
         yield Finding("shape", what, cause, "show all of it, or move the crop with focus=(x, y)", {"fit": "pad"})
 
 
-def _enlarged(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+def _enlarged(clip: Clip, quality: Quality) -> Iterator[Finding]:
     if clip.image_size is None:
         return
     r, (width, height) = clip.request, clip.image_size
@@ -198,14 +239,14 @@ def _enlarged(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
         yield Finding("enlarged", evidence, "what is not in it is soft in the clip", "give a larger picture")
 
 
-def _static(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
-    r, went = clip.request, travel_percent(clip)
+def _static(clip: Clip, quality: Quality) -> Iterator[Finding]:
+    r, travel = clip.request, travel_percent(clip)
     promised = _promised_percent(clip)
-    slow = promised is not None and went < SLOW_SHARE * promised
-    if q.black_frames or (went >= STILL_PERCENT and not slow):
+    slow = promised is not None and travel < SLOW_SHARE * promised
+    if quality.black_frames or (travel >= STILL_PERCENT and not slow):
         return
     v = variant(r.variant or "svd-xt")
-    evidence = f"the fastest part of the picture goes {went:.1f} % of the width from beginning to end"
+    evidence = f"the fastest part of the picture goes {travel:.1f} % of the width from beginning to end"
     if slow and promised:
         evidence += f", where bucket {r.motion_bucket_id} at fps {r.fps} promises {promised:.1f} %"
     changes: dict[str, Any] = {"fps": v.fps} if r.fps > 2 * v.fps else {}
@@ -213,15 +254,20 @@ def _static(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
         changes["motion_bucket_id"] = 190
     if r.noise_aug_strength < 0.1:
         changes["noise_aug_strength"] = 0.1
-    little = f"bucket {r.motion_bucket_id} at fps {r.fps} asks for little"
-    asked = r.motion_bucket_id < 100 or "fps" in changes
-    cause = little if asked and not slow else "the model sees nothing in the picture that it knows how to move"
+    asked_for_little = r.motion_bucket_id < 100 or "fps" in changes
+    cause = "the model sees nothing in the picture that it knows how to move"
+    if asked_for_little and not slow:
+        cause = f"bucket {r.motion_bucket_id} at fps {r.fps} asks for little"
     advice = "raise the bucket and free the model from the picture" if changes else "give a cleaner picture"
-    also = "" if asked or not changes else "; if that is not enough, a cleaner picture: one subject, a calm background"
-    yield Finding("static", evidence, cause, advice + also, changes)
+    more = (
+        ""
+        if asked_for_little or not changes
+        else "; if that is not enough, a cleaner picture: one subject, a calm background"
+    )
+    yield Finding("static", evidence, cause, advice + more, changes)
 
 
-def _seams(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
+def _seams(clip: Clip, quality: Quality) -> Iterator[Finding]:
     ratio, r = seam_ratio(clip), clip.request
     if ratio is None or ratio <= SEAM_RATIO:
         return
@@ -237,19 +283,19 @@ def _seams(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
     yield Finding("seams", evidence, cause, "decode more frames together, which takes more memory", changes)
 
 
-def _colour(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
-    r, saturation, light = clip.request, q.saturation_drift_levels, q.brightness_drift_levels
+def _colour(clip: Clip, quality: Quality) -> Iterator[Finding]:
+    r, saturation, light = clip.request, quality.saturation_drift_levels, quality.brightness_drift_levels
     if abs(saturation) <= SATURATION_LEVELS and abs(light) <= BRIGHTNESS_LEVELS:
         return
-    usual, changes = variant(r.variant or "svd-xt"), {}
+    v, changes = variant(r.variant or "svd-xt"), {}
     evidence = (
         f"from the first frame to the last, saturation changes by {saturation:+.0f} and light by {light:+.0f} of 255"
     )
-    if r.max_guidance_scale > usual.sampling.max_guidance_scale:
-        changes["max_guidance_scale"] = usual.sampling.max_guidance_scale
-        changes["min_guidance_scale"] = min(r.min_guidance_scale, usual.sampling.max_guidance_scale)
+    if r.max_guidance_scale > v.sampling.max_guidance_scale:
+        changes["max_guidance_scale"] = v.sampling.max_guidance_scale
+        changes["min_guidance_scale"] = min(r.min_guidance_scale, v.sampling.max_guidance_scale)
     if r.noise_aug_strength > 0.3:
-        changes["noise_aug_strength"] = usual.noise_aug_strength
+        changes["noise_aug_strength"] = v.noise_aug_strength
     if clip.segments > 1:
         cause, advice = f"each of {clip.segments} segments starts from the frame that the last one left", "chain fewer"
     else:
@@ -258,32 +304,12 @@ def _colour(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
     yield Finding("colour", evidence, cause, advice, changes or {"seed": r.seed + 1})
 
 
-def _faces(clip: Clip, q: Quality, seen: Image.Image) -> Iterator[Finding]:
-    count = len(faces(seen))
+def _faces(clip: Clip, quality: Quality) -> Iterator[Finding]:
+    count = len(faces(clip.picture))
     if count:
         evidence = f"{count} {'face was' if count == 1 else 'faces were'} found in the picture"
         cause = "faces are a known limit of SVD and melt as they move"
         yield Finding("faces", evidence, cause, "keep the bucket low, or crop closer: large faces last longer")
-
-
-def faces(picture: Image.Image) -> list[tuple[int, int, int, int]]:
-    """Frontal faces in the picture: left, top, width, height in its pixels; none in one under 48 pixels.
-
-    By OpenCV's own LBP cascade, which scikit-image carries; OpenCV 5 has none on board any more.
-    """
-    from skimage.data import lbp_frontal_face_cascade_filename
-    from skimage.feature import Cascade
-
-    scale = min(1.0, FACE_SIDE / max(picture.size))
-    size = (round(picture.width * scale), round(picture.height * scale))
-    if min(size) < 2 * FACE_LEAST:
-        return []
-    pixels = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
-    found = Cascade(lbp_frontal_face_cascade_filename()).detect_multi_scale(
-        pixels, 1.2, 1, (FACE_LEAST,) * 2, (min(size),) * 2, min_neighbor_number=FACE_NEIGHBOURS
-    )
-    boxes = [(each["c"], each["r"], each["width"], each["height"]) for each in found]
-    return [(round(x / scale), round(y / scale), round(w / scale), round(h / scale)) for x, y, w, h in boxes]
 
 
 def _trained_size(r: Request) -> dict[str, Any]:
@@ -291,7 +317,7 @@ def _trained_size(r: Request) -> dict[str, Any]:
     return {} if (r.height, r.width) == (v.height, v.width) else {"height": v.height, "width": v.width}
 
 
-def _wider(setup: Setup | None) -> dict[str, Any]:
+def _wider_dtype(setup: Setup | None) -> dict[str, Any]:
     return {} if setup is None or setup.dtype == "fp32" else {"dtype": "bf16" if setup.dtype == "fp16" else "fp32"}
 
 

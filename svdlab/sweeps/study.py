@@ -1,8 +1,7 @@
-"""What a sweep says about one knob: the numbers by its values, and what they come to in words.
+"""What a sweep says about one knob: the numbers at each of its values, and what they come to in words.
 
->>> frame = rows_table(rows)
->>> study.summary(frame, "motion_bucket_id")
->>> print(study.findings(frame, "motion_bucket_id"))
+Everything starts from a table of rows (`rows_table`). `summary` gives medians, `findings` says whether a measure rises,
+falls or wanders with the knob, by Spearman's rank correlation over all clips.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-# column -> what a reader calls it, with its unit: the columns of `svdlab.quality.assess.Quality` worth a curve each
+# Fields of `Quality` that are worth a curve each -> what a reader calls them, with the unit.
 MEASURES = {
     "motion_mean_px": "motion, mean of the picture (pixels a frame)",
     "motion_fast_px": "motion of the fastest 5 % (pixels a frame)",
@@ -23,12 +22,19 @@ MEASURES = {
     "flicker_percent": "flicker (% of full scale)",
     "sharpness_relative": "sharpness (picture = 1)",
 }
-CLEAR = 0.9  # rank correlation from which on a trend is called one
-WORTH = 0.1  # of the middle value: a range under this share is called "hardly changes"
+CLEAR_CORRELATION = 0.9  # rank correlation from which on a trend is called one
+CLEAR_SHARE = 0.1  # of the middle value: a range under this share is called "hardly changes"
 
 
 def rows_with_clips(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have a clip. A `ValueError` that quotes the first failure where there is none."""
+    """The lines of a table that have a clip.
+
+    Args:
+        frame: from `rows_table`.
+
+    Raises:
+        ValueError: there is none; the sentence quotes the first failure.
+    """
     done: Any = frame[frame["status"] == "done"] if len(frame) else frame
     if not len(done):
         reason = f": {frame['error'].tolist()[0]}" if len(frame) else ": the folder holds no rows; run a sweep into it"
@@ -36,56 +42,95 @@ def rows_with_clips(frame: pd.DataFrame) -> pd.DataFrame:
     return done
 
 
-def complete_measures(done: pd.DataFrame, knob: str, measures: Sequence[str]) -> list[str]:
-    """Those of the measures that have a number at every value of the knob: the camera's motion, for one, cannot be told
-    where most of the picture moves by itself."""
-    values: Any = done.groupby(knob)
-    return [name for name in measures if name in done and bool((values[name].count() > 0).all())]
+def complete_measures(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEASURES)) -> list[str]:
+    """Those measures that have a number at every value of a knob.
+
+    Camera motion, for one, is unknown where most of a picture moves by itself. None of them has a number where a sweep
+    ran with `quality=False`.
+
+    Args:
+        frame: lines that have a clip.
+        knob: a field that varies.
+        measures: columns to choose from.
+    """
+    groups: Any = frame.groupby(knob)
+    return [name for name in measures if name in frame and bool((groups[name].count() > 0).all())]
 
 
 def summary(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
-    """One line for each value of `knob`: how many clips, the median of each measure over them, and seconds a clip."""
+    """One line for each value of a knob: the number of clips, the median of each measure, and seconds a clip.
+
+    Args:
+        frame: from `rows_table`.
+        knob: a field that varies, such as "motion_bucket_id".
+        measures: columns; those that lack a number at some value are left out.
+
+    Raises:
+        ValueError: there is no clip, or no such field.
+
+    Example:
+        >>> from svdlab import rows_table
+        >>> summary(rows_table(rows), "motion_bucket_id")["clips"].to_dict()
+        {30: 1, 220: 1}
+    """
     done: Any = rows_with_clips(frame)
     if knob not in done:
         raise ValueError(f"The rows have no {knob!r}: expected a field of a request, such as motion_bucket_id.")
-    present = complete_measures(done, knob, measures)
     groups: Any = done.groupby(knob, sort=True)
-    table = groups[present].median()
+    table = groups[complete_measures(done, knob, measures)].median()
     table.insert(0, "clips", groups.size())
     table["seconds"] = groups[["sample_seconds", "decode_seconds"]].median().sum(axis=1)
     return table.round(4)
 
 
 def findings(frame: pd.DataFrame, knob: str, measures: Sequence[str] = tuple(MEASURES)) -> str:
-    """What the numbers say of this picture, a line of Markdown a measure: from where to where, and whether it rises,
-    falls or wanders with the knob (Spearman's rank correlation over all clips)."""
-    done: Any = rows_with_clips(frame)
+    """What the numbers say of this picture, in Markdown: a line for each measure, then what to choose between.
+
+    Args:
+        frame: from `rows_table`.
+        knob: a field that varies, such as "motion_bucket_id".
+        measures: columns; those that lack a number at some value are left out.
+
+    Raises:
+        ValueError: there is no clip, or no such field.
+
+    Example:
+        >>> from svdlab import rows_table
+        >>> print(findings(rows_table(rows), "motion_bucket_id"))
+        `motion_bucket_id` from 30 to 220, 2 clips:
+        ...
+    """
     table: Any = summary(frame, knob, measures)
     if len(table) < 2:
         return f"Only one value of `{knob}` was tried: give it two or more to compare."
-    numbers = all(isinstance(value, (int, float)) for value in table.index.tolist())
-    values = f"from {_value(table, 0)} to {_value(table, -1)}" if numbers else f"of {len(table)} kinds"
+    done: Any = rows_with_clips(frame)
+    numeric = all(isinstance(value, (int, float)) for value in table.index)
+    first, last = (f"{value:g}" if isinstance(value, float) else str(value) for value in table.index[[0, -1]])
+    values = f"from {first} to {last}" if numeric else f"of {len(table)} kinds"
     lines = [f"`{knob}` {values}, {int(table['clips'].sum())} clips:", ""]
-    for name in table.columns.drop(["clips", "seconds"]):
+    names = table.columns.drop(["clips", "seconds"])
+    for name in names:
         medians: Any = table[name]
-        first, last = medians.iloc[0], medians.iloc[-1]
-        spread, middle = medians.max() - medians.min(), medians.abs().median()
-        if not numbers:
-            least, most = medians.idxmin(), medians.idxmax()
-            low, high = f"{medians.min():.3g} ({least})", f"{medians.max():.3g} ({most})"
-            lines.append(f"- **{MEASURES.get(name, name)}** ranges from {low} to {high}.")
-            continue
-        ranks: Any = done[[knob, name]].rank()
-        trend: float = ranks[knob].corr(ranks[name])
-        if not spread > WORTH * middle:
-            course = "hardly changes"
-        elif abs(trend) >= CLEAR:
-            course = f"{'rises' if trend > 0 else 'falls'} with it (rank correlation {trend:+.2f})"
+        if numeric:
+            course = _course(medians, done[[knob, name]].rank())
+            text = f"{course}: {medians.iloc[0]:.3g} at {first}, {medians.iloc[-1]:.3g} at {last}"
         else:
-            course = f"does not follow it clearly (rank correlation {trend:+.2f})"
-        ends = f"{first:.3g} at {_value(table, 0)}, {last:.3g} at {_value(table, -1)}"
-        lines.append(f"- **{MEASURES.get(name, name)}** {course}: {ends}.")
+            low, high = (f"{medians[value]:.3g} ({value})" for value in (medians.idxmin(), medians.idxmax()))
+            text = f"ranges from {low} to {high}"
+        lines.append(f"- **{MEASURES.get(name, name)}** {text}.")
+    if not len(names):
+        lines.append("No measure has a number at every value: run with quality=True to measure clips.")
     return "\n".join([*lines, "", _advice(table, knob)])
+
+
+def _course(medians: Any, ranks: Any) -> str:
+    """How the medians follow the knob, whose ranks over all clips stand in the first column."""
+    trend: float = ranks.iloc[:, 0].corr(ranks.iloc[:, 1])
+    if not medians.max() - medians.min() > CLEAR_SHARE * medians.abs().median():
+        return "hardly changes"
+    if abs(trend) >= CLEAR_CORRELATION:
+        return f"{'rises' if trend > 0 else 'falls'} with it (rank correlation {trend:+.2f})"
+    return f"does not follow it clearly (rank correlation {trend:+.2f})"
 
 
 def _advice(table: Any, knob: str) -> str:
@@ -94,15 +139,11 @@ def _advice(table: Any, knob: str) -> str:
     if motion not in table or likeness not in table:
         return ""
     most, alike = table[motion].idxmax(), table[likeness].idxmax()
-    said = [
+    most_text, alike_text = (
         f"`{value}` ({table[motion][value]:.3g} pixels a frame, likeness {table[likeness][value]:.2f})"
         for value in (most, alike)
-    ]
+    )
     if most == alike:
-        return f"**For this picture** {knob} {said[0]} both moved most and stayed most like it: take that."
-    return f"**For this picture** {knob} {said[0]} moved most, and {said[1]} stayed most like it: choose between them."
-
-
-def _value(table: pd.DataFrame, place: int) -> str:
-    value = table.index[place]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return f"**For this picture** {knob} {most_text} both moved most and stayed most like it: take that."
+    choice = f"{most_text} moved most, and {alike_text} stayed most like it: choose between them."
+    return f"**For this picture** {knob} {choice}"

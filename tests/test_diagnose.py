@@ -12,7 +12,8 @@ from PIL import Image
 
 from svdlab import Request, Setup, diagnose, generate
 from svdlab.generation.clip import Clip, Seam
-from svdlab.quality.diagnose import Finding, faces, measures, seam_ratio, travel_percent
+from svdlab.quality.diagnose import Finding, measures, seam_ratio, travel_percent
+from svdlab.quality.faces import faces
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -48,8 +49,9 @@ def symptoms(clip: Clip) -> list[str]:
     return [finding.symptom for finding in diagnose(clip)]
 
 
-@pytest.mark.parametrize("bucket", [60, 127, 220])
-@pytest.mark.parametrize("seed", [100, 101])
+@pytest.mark.parametrize(
+    ("seed", "bucket"), [(100, 60), (100, 220), *(pytest.param(101, b, marks=pytest.mark.slow) for b in (60, 127, 220))]
+)
 def test_a_clip_that_is_well_has_no_finding(seed, bucket):
     found = diagnose(clip_of(drawn(seed, bucket), motion_bucket_id=bucket))
     assert found == []
@@ -83,7 +85,7 @@ def test_nothing_moves_although_it_was_asked():
     assert finding.apply(clip.request).noise_aug_strength == 0.1
     last = only(clip_of(drawn(100, 5), motion_bucket_id=200, noise_aug_strength=0.1), "static")
     assert (last.changes, last.advice) == ({}, "give a cleaner picture")
-    published = clip_of([f.resize((1024, 576)) for f in drawn(100, 20)], variant="svd", motion_bucket_id=200)
+    published = clip_of([f.resize((256, 144)) for f in drawn(100, 20)], variant="svd", motion_bucket_id=200)
     assert "promises" not in only(published, "static").evidence  # nobody has published a rule
 
 
@@ -198,7 +200,7 @@ def test_faces_are_named_where_there_are_some():
     clip = clip_of(drawn(100, 127), image=astronaut)
     assert "1 face was found" in only(clip, "faces").evidence
     assert not only(clip, "faces").changes
-    for name in ("coffee", "chelsea", "rocket", "brick", "text"):
+    for name in ("coffee", "text"):
         assert faces(Image.fromarray(getattr(data, name)()).convert("RGB")) == []
     assert faces(Image.new("RGB", (40, 40))) == []
 

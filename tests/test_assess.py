@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from functools import cache
 
 import cv2
@@ -22,7 +21,7 @@ from svdlab.quality.quality import Quality
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
 FPS = 7
-few = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,10 +74,10 @@ def test_the_rockets_speed_is_measured():
     Seeds 100 to 113, pair by pair: 0.85 to 1.16 of the truth, mean 1.00 at each of these buckets. The flame,
     which flickers by itself, and rockets of less than a twentieth of the picture make the spread.
     """
-    for bucket in (64, 127, 255):
-        each = [assess(drawn(seed, bucket)) for seed in range(100, 105)]
+    for bucket in (64, 255):
+        each = [assess(drawn(seed, bucket)) for seed in range(100, 103)]
         ratio = [(quality.object_motion_px or 0) / speed(bucket) for quality in each]
-        assert ratio == pytest.approx([1] * 5, abs=0.25)
+        assert ratio == pytest.approx([1] * 3, abs=0.25)
         assert np.mean(ratio) == pytest.approx(1, abs=0.08)
         assert [quality.motion_fast_px / speed(bucket) for quality in each] == pytest.approx(ratio, rel=0.03)
 
@@ -94,8 +93,8 @@ def test_at_bucket_zero_only_the_flame_moves():
 def test_motion_rises_with_the_bucket():
     from scipy.stats import spearmanr
 
-    buckets = [0, 32, 64, 96, 127, 160, 190, 220, 255]
-    for seed in (100, 101, 102):
+    buckets = [0, 64, 127, 190, 255]
+    for seed in (100, 101):
         each = [assess(drawn(seed, bucket), fps=FPS) for bucket in buckets]
         for name in ("motion_fast_px", "motion_mean_px", "dynamic_degree"):
             rank: float = spearmanr(buckets, [getattr(quality, name) for quality in each])[0]  # pyright: ignore
@@ -127,7 +126,7 @@ def test_light_is_not_motion(seed, offset):
     assert after.flicker_percent >= before.flicker_percent - 0.05
 
 
-@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("scale", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_larger_picture_moves_more_pixels_and_the_same_percent(scale):
     small, large = assess(drawn(100, 127)), assess(drawn(100, 127, scale=scale))
     assert large.motion_fast_px == pytest.approx(small.motion_fast_px * scale, rel=0.1)
@@ -135,18 +134,19 @@ def test_a_larger_picture_moves_more_pixels_and_the_same_percent(scale):
     assert again.motion_fast_px == pytest.approx(2 * small.motion_fast_px, rel=0.03)
 
 
-def test_a_panning_camera_is_told_from_its_objects():
+@pytest.mark.parametrize("seeds", [(71,), pytest.param((70, 71, 72), marks=pytest.mark.slow)])
+def test_a_panning_camera_is_told_from_its_objects(seeds):
     """36 shifts were found within 1.1 %. One left half of itself as object: rows of stripes hide where they go."""
     ratios, rests = [], []
     for world in ("rocket", "photo"):
-        for seed in (70, 71, 72):
+        for seed in seeds:
             for dx, dy in ((1.25, -0.75), (-3, 1), (6, 0)):
                 quality = assess(panned(seed, dx, dy, world))
                 length = float(np.hypot(dx, dy))
                 ratios.append((quality.camera_motion_px or 0) / length)
                 rests.append((quality.object_motion_px or 0) / length)
                 assert quality.motion_median_px == pytest.approx(length, rel=0.05)
-    assert ratios == pytest.approx([1] * 18, abs=0.03)
+    assert ratios == pytest.approx([1] * len(ratios), abs=0.03)
     assert sorted(rests)[-2] < 0.1
     assert np.median(rests) < 0.05
 
@@ -318,12 +318,3 @@ def test_what_cannot_be_measured_is_refused():
         assess([frame] * 2, frame.resize((64, 36)))
     with pytest.raises(ValueError, match="8x8: at least 16 pixels"):
         assess([Image.new("RGB", (8, 8))] * 2)
-
-
-def test_a_tiny_clip_takes_a_fraction_of_a_second():
-    """0.19 s of one core; three times that where the machine is slower. Processor time: others may be working here."""
-    frames = drawn(100, 127, frames=14)
-    assess(frames, frames[0], FPS)
-    started = time.process_time()
-    assess(frames, frames[0], FPS)
-    assert time.process_time() - started < 0.6
