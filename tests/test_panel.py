@@ -339,6 +339,15 @@ def test_history_compares_and_restores(tried):
     assert "motion_bucket_id=200" not in tried.history.code.value
 
 
+def test_the_same_again_replaces_its_file_and_a_file_that_is_gone_is_told(tried):
+    make(tried)
+    make(tried)
+    assert tried.clips[0].frames == tried.clips[1].frames
+    tried.rows[0].clip.unlink()
+    tried.history.cards.children[0].children[1].value = True
+    assert "alert" in tried.alert.value
+
+
 def test_a_clip_that_fails_says_why(small, tmp_path):
     tried = panel(Setup("svd", weights=str(tmp_path / "gone")), small[1], results=tmp_path)
     tried.generate()

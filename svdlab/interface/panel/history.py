@@ -72,7 +72,7 @@ class History:
         tick = w.Checkbox(description=f"Show clip {number}", indent=False, layout=w.Layout(width="auto"))
         tick.tooltip = "Two or more that are ticked play side by side, in step"
         when_changed(tick, lambda _: self.show())
-        back = Button("Restore", f"Bring back the settings of clip {number}", lambda: self._restore(request, setup))
+        back = Button("Restore", f"Bring back the settings of clip {number}", lambda: self._bring_back(request, setup))
         with by_program():
             for card in self.cards.children:
                 card.children[1].value = False
@@ -83,8 +83,11 @@ class History:
 
     def show(self) -> None:
         """Play the ticked clips side by side; a single one comes with its files and its code."""
-        if not self.rows:
-            return
+        if self.rows:
+            with self._alert.catch():  # somebody may have deleted the files
+                self._show()
+
+    def _show(self) -> None:
         ticked = [i for i, card in enumerate(self.cards.children) if card.children[1].value] or [len(self.rows) - 1]
         rows, fps = [self.rows[i] for i in ticked], self._playback_fps.value
         clips = {f"{i + 1}: {label}": self.clips[i] for i, label in zip(ticked, apart(rows), strict=True)}
@@ -98,6 +101,10 @@ class History:
         code = escape(recipe(row, self._setups[self._index], fps))
         block = f"<details open><summary>The Python for this clip</summary><pre>{code}</pre>{_COPY}</details>"
         self.code.value = block if is_single else ""
+
+    def _bring_back(self, request: Request, setup: Setup) -> None:
+        with self._alert.catch():
+            self._restore(request, setup)
 
     def _make_link(self, button: Button, suffix: str, max_bytes: int | None = None) -> None:
         """Offer the clip at the playback speed, in place of the button that asked for it."""
