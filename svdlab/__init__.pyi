@@ -13,8 +13,8 @@ from .interface.clip_grid import wall as wall
 from .interface.doctor import doctor as doctor
 from .interface.panel.panel import panel as panel
 from .interface.report import report as report
-from .interface.review import newest as newest
 from .interface.review import review as review
+from .interface.study_folder import newest as newest
 from .machine import Machine as Machine
 from .media.show import show as show
 from .pipelines.hub import WeightsError as WeightsError

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
+import tempfile
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,8 @@ def clip(seed: int = 0, bucket: int = 127, **fields: Any) -> Clip:
     asked: dict[str, Any] = {"image": "rocket", "seed": seed, "motion_bucket_id": bucket, "num_frames": FRAMES} | fields
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return Clip(frames, Request.for_variant("tiny", **asked), Setup("tiny", dtype="fp32"))
+        request = Request.for_variant("tiny", **asked)
+    return Clip(frames, request, Setup("tiny", dtype="fp32"), picture=frames[0])
 
 
 def row(folder: Path, place: int, made: Clip, **fields: Any) -> Row:
@@ -52,10 +56,19 @@ def row(folder: Path, place: int, made: Clip, **fields: Any) -> Row:
     return one
 
 
-def study(folder: Path) -> list[Row]:
-    """Buckets 20, 127 and 220, seeds 1 and 2."""
+def study(folder: Path) -> None:
+    """Buckets 20, 127 and 220, seeds 1 and 2: drawn once, then copied."""
+    shutil.copytree(_drawn_study(), folder)
+
+
+@cache
+def _drawn_study() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
     places = [(bucket, seed) for bucket in (20, 127, 220) for seed in (1, 2)]
-    return [row(folder, place, clip(seed, bucket)) for place, (bucket, seed) in enumerate(places)]
+    for place, (bucket, seed) in enumerate(places):
+        row(folder, place, clip(seed, bucket))
+    return folder
 
 
 def failure(folder: Path, place: int, error: str, **fields: Any) -> Row:
@@ -78,3 +91,16 @@ def many(folder: Path, count: int) -> None:
         changed = text.replace(first.key, key).replace('"seed": 0', f'"seed": {place}')
         bucket = f'"motion_bucket_id": {place % 5 * 50}'
         (folder / f"{key}.json").write_text(changed.replace('"motion_bucket_id": 127', bucket), encoding="utf-8")
+
+
+def disguise(folder: Path, outside: Path) -> bytes:
+    """Put something else in the place of a study's first three clips: a link to a secret, a secret, and a folder."""
+    secret = b"PASSWORD=hunter2" * 8
+    (outside / ".env").write_bytes(secret)
+    first, second, third = (folder / f"{KEY.format(place)}.mp4" for place in range(3))
+    for clip in (first, second, third):
+        clip.unlink()
+    first.symlink_to(outside / ".env")
+    second.write_bytes(secret)
+    third.mkdir()
+    return secret

@@ -1,134 +1,203 @@
-"""A wall of clips: one knob across, another down, all playing in step. Inline, or as one video to send to somebody."""
+"""A wall of clips: one knob across, another down, all playing in step. Inline, or as one video to send to somebody.
+
+A wall has a place for every pair of values. A place without a clip is grey and says why. The video is composed frame by
+frame: of each clip one frame at a time is in memory, so that a wall may hold a hundred of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
+from av.error import FFmpegError
+from av.stream import Disposition
 from PIL import Image, ImageDraw, ImageFont
 
-from svdlab.media import video
+from svdlab.interface.row_labels import distinct_texts, settings, setup_labels
+from svdlab.interface.study_folder import why_no_clip
 from svdlab.media.show import Shown, show
-from svdlab.media.video import write_video
+from svdlab.media.video import check_path, write_video
+from svdlab.messages import did_you_mean
 from svdlab.rows.row import Row
 
-INK, PAPER, EMPTY = (30, 30, 30), (255, 255, 255), (225, 225, 225)
-CELL = 256  # pixels of a clip's width in the video, unless the wall would be wider than
-WIDEST = 3840  # which 4K screens and H.264 decoders take
+_INK, _PAPER, _EMPTY = (30, 30, 30), (255, 255, 255), (225, 225, 225)
+_CELL = 256  # pixels of a clip's width in the video, unless the wall would be wider than
+_WIDEST = 3840  # which 4K screens and H.264 decoders take
+_GAP, _MARGIN = 4, 8  # pixels between clips, and beside the labels
+
+
+@dataclass(frozen=True)
+class _Wall:
+    """Which row hangs at which place. The places of a knob that is "" are one."""
+
+    across: str
+    down: str
+    columns: dict[Any, str]  # value -> label, in order
+    lines: dict[Any, str]
+    rows: dict[tuple[Any, Any], Row]
+
+    @property
+    def fps(self) -> float | None:
+        """The slowest of the clips: they share one clock."""
+        return min((row.request.fps for row in self.rows.values()), default=None)
 
 
 def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int | None = None) -> Shown:
-    """The clips of `rows` inline, in a grid with one bar of controls: `across` grows to the right, `down` downwards.
+    """The clips of rows in a grid that plays in step, under one bar of controls.
 
-    Of several rows for one place the first is shown. A place without a clip is grey, and says why.
+    Of several rows for one place the first with a clip is shown.
+
+    Args:
+        rows: What to hang, as `run` or `read_rows` returned them.
+        across: The knob that grows to the right: a field of `Request` or `Setup`, or "setup" for whole setups. "" is
+            for a single column.
+        down: The knob that grows downwards. Left out, there is a single line.
+        width: Of each clip on the page, in pixels. Left out, the grid fills a notebook's width.
+
+    Returns:
+        What a cell shows as its last expression; its `labels` name the places.
+
+    Raises:
+        ValueError: There are no rows, or a knob is no field of theirs.
+
+    Example:
+        >>> from svdlab import wall
+        >>> wall(rows, across="motion_bucket_id").labels
+        ['motion_bucket_id 30', 'motion_bucket_id 220']
     """
-    table, columns, lines = _places(rows, across, down)
-    labelled: dict[str, Any] = {}
-    for line in lines:
-        for column in columns:
-            row = table.get((column, line))
-            label = f"{across} {_text(column)}" + (f", {down} {_text(line)}" if down else "")
-            labelled[label] = row.clip if row is not None and row.clip else _empty(row, (128, 72))
-    return show(labelled, columns=len(columns), width=width, fps=_fps(table.values()))
+    hung = _hang(rows, across, down)
+    cells: dict[str, Any] = {}
+    for line, line_text in hung.lines.items():
+        for column, column_text in hung.columns.items():
+            row = hung.rows.get((column, line))
+            label = ", ".join(
+                f"{knob} {text}" for knob, text in ((hung.across, column_text), (hung.down, line_text)) if knob
+            )
+            cells[label] = (row and row.clip_file()) or _empty_cell(row, (128, 72))
+    return show(cells, columns=len(hung.columns), width=width, fps=hung.fps)
 
 
 def save_wall(
     rows: Iterable[Row], path: str | Path, across: str, down: str | None = None, fps: float | None = None
 ) -> Path:
-    """The same wall as one MP4 (or GIF), names and values of both knobs written along its edges."""
-    video.check_path(path)
-    table, columns, lines = _places(rows, across, down)
-    clips = {place: row.open().frames for place, row in table.items() if row.clip}
-    if not clips:
+    """Write the wall as one video, with the names and values of both knobs along its edges.
+
+    Args:
+        rows: What to hang.
+        path: A name that ends in `.mp4`, `.gif` or `.webp`.
+        across: As in `wall`.
+        down: As in `wall`.
+        fps: Playback speed, frames a second. Left out, it is the slowest `fps` of the rows.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: There is no clip to hang, a knob is no field of the rows, or the path has another ending.
+
+    Example:
+        >>> from svdlab import save_wall
+        >>> save_wall(rows, "wall.mp4", across="motion_bucket_id").name
+        'wall.mp4'
+    """
+    check_path(path)
+    hung = _hang(rows, across, down)
+    if not any(row.clip_file() for row in hung.rows.values()):
         raise ValueError("None of these rows has a clip: there is nothing to put on a wall.")
-    wide, high = next(iter(clips.values()))[0].size
-    side = min(CELL, (WIDEST - 80) // len(columns)) // 2 * 2
-    cell = (side, round(side * high / wide / 2) * 2)
-    letters = max(11, cell[0] // 16)  # pixels high
-    font = ImageFont.load_default(size=letters)
-    gap, head = 4, round(letters * 1.8)
-    left = 8 + max(round(font.getlength(text)) for text in (down, *map(_text, lines))) if down else 0
-    size = (left + len(columns) * (cell[0] + gap), 2 * head + len(lines) * (cell[1] + gap))
-    page = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), PAPER)
-    draw = ImageDraw.Draw(page)
-    draw.text((left + (size[0] - left) / 2, head / 2), across, INK, font, anchor="mm")
-    if down:
-        draw.text((4, head * 1.5), down, INK, font, anchor="lm")
-    for i, column in enumerate(columns):
-        draw.text((left + i * (cell[0] + gap) + cell[0] / 2, head * 1.5), _text(column), INK, font, anchor="mm")
-    for j, line in enumerate(lines):
-        if down:
-            draw.text((4, 2 * head + j * (cell[1] + gap) + cell[1] / 2), _text(line), INK, font, anchor="lm")
-    corners = {
-        (column, line): (left + i * (cell[0] + gap), 2 * head + j * (cell[1] + gap))
-        for i, column in enumerate(columns)
-        for j, line in enumerate(lines)
-    }
-    for place in corners.keys() - clips.keys():
-        page.paste(_empty(table.get(place), cell), corners[place])
-    frames = []
-    for moment in range(max(map(len, clips.values()))):
-        frame = page.copy()
-        for place, shots in clips.items():
-            shot = shots[min(moment, len(shots) - 1)]
-            frame.paste(shot.resize(cell, Image.Resampling.LANCZOS), corners[place])
-        frames.append(frame)
-    return write_video(path, frames, fps or _fps(table.values()) or 7)
+    frames: Any = _frames(hung)
+    return write_video(path, frames, fps or hung.fps or 7)
 
 
-def _places(
-    rows: Iterable[Row], across: str, down: str | None
-) -> tuple[dict[tuple[Any, Any], Row], list[Any], list[Any]]:
-    """Which row hangs where, and the values along both edges, sorted where they can be."""
-    table: dict[tuple[Any, Any], Row] = {}
-    for row in rows:
-        place = (_value(row, across), _value(row, down) if down else None)
-        if place not in table or (table[place].clip is None and row.clip is not None):
-            table[place] = row
-    if not table:
+def _hang(rows: Iterable[Row], across: str, down: str | None) -> _Wall:
+    given = list(rows)
+    if not given:
         raise ValueError("There are no rows to put on a wall: run a sweep first.")
-    return table, _ordered({column for column, _ in table}), _ordered({line for _, line in table})
+    columns, lines = _values(given, across), _values(given, down or "")
+    places: dict[tuple[Any, Any], Row] = {}
+    for place, row in zip(zip(columns, lines, strict=True), given, strict=True):
+        if place not in places or (row.clip_file() and not places[place].clip_file()):
+            places[place] = row
+    return _Wall(across, down or "", _edge(columns), _edge(lines), places)
 
 
-def _value(row: Row, name: str) -> Any:
-    for thing in (row.request, row.setup):
-        if hasattr(thing, name):
-            value = getattr(thing, name)
-            return value if isinstance(value, (int, float, str, tuple, type(None))) else "picture"
-    raise ValueError(f"Rows have no {name!r}: expected a field of a request or a setup, such as motion_bucket_id.")
+def _values(rows: Sequence[Row], knob: str) -> list[Any]:
+    """The place of each row along one edge."""
+    if knob in ("", "setup"):
+        return setup_labels(rows) if knob else [""] * len(rows)
+    columns = settings(rows)
+    if knob not in columns:
+        hint = did_you_mean(knob, columns) or ": expected a field of a request or a setup, such as motion_bucket_id"
+        raise ValueError(f"Rows have no {knob!r}{hint}.")
+    return columns[knob]
 
 
-def _ordered(values: set[Any]) -> list[Any]:
-    try:
-        return sorted(values)
-    except TypeError:  # None beside numbers
-        return sorted(values, key=str)
+def _edge(values: Iterable[Any]) -> dict[Any, str]:
+    """The values along one edge with their labels: numbers sorted, anything else in the order of the rows."""
+    texts = distinct_texts(values)
+    if all(isinstance(value, (int, float)) for value in texts):
+        return dict(sorted(texts.items()))
+    return texts
 
 
-def _text(value: Any) -> str:
-    return (
-        f"{value:g}"
-        if isinstance(value, float)
-        else ""
-        if value is None
-        else Path(value).name
-        if isinstance(value, str)
-        else str(value)
-    )
+def _frames(hung: _Wall) -> Iterator[Image.Image]:
+    """The video, frame by frame; a clip that ends early stays on its last frame."""
+    first = next(iter(hung.rows.values())).request
+    side = min(_CELL, (_WIDEST - 80) // len(hung.columns)) // 2 * 2
+    cell = (side, round(side * first.height / first.width / 2) * 2)
+    page, corners = _page(hung, cell)
+    streams = {place: _decode(clip) for place, row in hung.rows.items() if (clip := row.clip_file())}
+    while streams:
+        for place, stream in list(streams.items()):
+            if (frame := next(stream, None)) is None:
+                del streams[place]
+            else:
+                page.paste(frame.resize(cell, Image.Resampling.LANCZOS), corners[place])
+        if streams:
+            yield page.copy()
 
 
-def _fps(rows: Iterable[Row]) -> float | None:
-    """The playback speed that the clips share; walls over `fps` play all at the slowest."""
-    return min((row.request.fps for row in rows), default=None)
+def _decode(clip: Path) -> Iterator[Image.Image]:
+    """The frames of an MP4 as they are asked for; a clip that is cut short ends early."""
+    with suppress(FFmpegError), av.open(str(clip), format="mp4") as container:
+        video = next(stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic)
+        video.thread_count = 1  # each thread holds frames of its own
+        for frame in container.decode(video):
+            yield frame.to_image()
 
 
-def _empty(row: Row | None, size: Sequence[int]) -> Image.Image:
-    picture = Image.new("RGB", (size[0], size[1]), EMPTY)
-    reason = "not made" if row is None else row.error or "no clip"
-    font = ImageFont.load_default(size=10)
-    words, text = reason.split(), ""
-    for word in words:  # wrapped to the cell
-        text += ("\n" if font.getlength(text.rsplit("\n", 1)[-1] + " " + word) > size[0] - 8 else " ") + word
-    ImageDraw.Draw(picture).multiline_text((4, 4), text.strip(), INK, font)
+def _page(hung: _Wall, cell: tuple[int, int]) -> tuple[Image.Image, dict[tuple[Any, Any], tuple[int, int]]]:
+    """The wall with its labels and without its clips, and the upper left corner of each place."""
+    letters = max(11, cell[0] // 16)  # pixels high
+    font, head = ImageFont.load_default(size=letters), round(letters * 1.8)
+    texts = [hung.down, *hung.lines.values()] if hung.down else []
+    left = max((_MARGIN + round(font.getlength(text)) for text in texts), default=0)
+    width, height = left + len(hung.columns) * (cell[0] + _GAP), 2 * head + len(hung.lines) * (cell[1] + _GAP)
+    page = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((left + (width - left) / 2, head / 2), hung.across, _INK, font, anchor="mm")
+    draw.text((_GAP, head * 1.5), hung.down, _INK, font, anchor="lm")
+    corners = {}
+    for i, (column, column_text) in enumerate(hung.columns.items()):
+        x = left + i * (cell[0] + _GAP)
+        draw.text((x + cell[0] / 2, head * 1.5), column_text, _INK, font, anchor="mm")
+        for j, (line, line_text) in enumerate(hung.lines.items()):
+            corners[column, line] = x, (y := 2 * head + j * (cell[1] + _GAP))
+            page.paste(_empty_cell(hung.rows.get((column, line)), cell), (x, y))
+            if hung.down and not i:
+                draw.text((_GAP, y + cell[1] / 2), line_text, _INK, font, anchor="lm")
+    return page, corners
+
+
+def _empty_cell(row: Row | None, size: tuple[int, int]) -> Image.Image:
+    """A grey picture with the reason, its words wrapped."""
+    picture, font = Image.new("RGB", size, _EMPTY), ImageFont.load_default(size=10)
+    text = ""
+    for word in ("not made" if row is None else why_no_clip(row)).split():
+        line = text.rsplit("\n", 1)[-1]
+        text += ("\n" if font.getlength(f"{line} {word}") > size[0] - 8 else " ") + word
+    ImageDraw.Draw(picture).multiline_text((4, 4), text.strip(), _INK, font)
     return picture

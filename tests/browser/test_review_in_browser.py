@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import studies
 
 from svdlab import report, review
-from svdlab.interface.review import Note
+from svdlab.interface.study_folder import Note
 
 pytestmark = pytest.mark.browser
 

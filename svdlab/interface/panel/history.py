@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from svdlab.generation.clip import Clip
+from svdlab.interface.make_again import python_lines
 from svdlab.interface.panel.widgets import Alert, Button, by_program, figure, page, w, when_changed
-from svdlab.interface.recipe import apart, recipe
+from svdlab.interface.row_labels import row_labels
 from svdlab.media.encode import data_url
 from svdlab.media.show import show
 from svdlab.request import Request
@@ -90,7 +91,7 @@ class History:
     def _show(self) -> None:
         ticked = [i for i, card in enumerate(self.cards.children) if card.children[1].value] or [len(self.rows) - 1]
         rows, fps = [self.rows[i] for i in ticked], self._playback_fps.value
-        clips = {f"{i + 1}: {label}": self.clips[i] for i, label in zip(ticked, apart(rows), strict=True)}
+        clips = {f"{i + 1}: {label}": self.clips[i] for i, label in zip(ticked, row_labels(rows), strict=True)}
         self.player.outputs = page(show(clips, fps=fps).html)
         self._index, row, is_single = ticked[0], rows[0], len(rows) == 1
         is_saved = is_single and fps == row.request.fps  # the file in the folder plays at this speed
@@ -98,7 +99,7 @@ class History:
         self.mp4.layout.display = "" if is_single and not is_saved else "none"
         link = f"{self._link('.mp4', Path(row.clip or '').read_bytes())}, " if is_saved else ""
         self.files.value = f"{link}saved as {escape(str(row.clip))}" if is_single else ""
-        code = escape(recipe(row, self._setups[self._index], fps))
+        code = escape(python_lines(row, self._setups[self._index], fps))
         block = f"<details open><summary>The Python for this clip</summary><pre>{code}</pre>{_COPY}</details>"
         self.code.value = block if is_single else ""
 

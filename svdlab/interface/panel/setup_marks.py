@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from svdlab.interface.panel.widgets import by_program, w
 from svdlab.interface.panel.worker import import_libraries
-from svdlab.interface.recipe import named
 from svdlab.machine import Machine
 from svdlab.messages import describe_error
 from svdlab.prediction.cards import this_card
@@ -53,7 +52,7 @@ class SetupMarks(w.HTML):
         """
         with self._lock, by_program():
             self._question += 1
-            self.dropdown.options, self.dropdown.value = [(named(setup), setup)], setup
+            self.dropdown.options, self.dropdown.value = [(setup.label, setup)], setup
             self.is_chosen = is_chosen
 
     def predict(self, request: Request) -> None:
@@ -87,7 +86,7 @@ class SetupMarks(w.HTML):
                 return None
             now: Any = self.dropdown.value
             keep = self.is_chosen or now in fitting or not fitting
-            self.dropdown.options = [(text, setup) for setup, text in ({now: named(now)} | labels).items()]
+            self.dropdown.options = [(text, setup) for setup, text in ({now: now.label} | labels).items()]
             self.dropdown.value = now if keep else fitting[0]
         return self._tell(f"✓ fits the {memory / 2**30:.1f} GiB of {card.name if card else 'this machine'}")
 
@@ -98,4 +97,4 @@ class SetupMarks(w.HTML):
 def _label(estimate: Estimate, memory: int, card: Card | None) -> str:
     seconds = f", {estimate.seconds(card).expected:,.0f} s" if card else ""
     mark = "✓" if estimate.fits(memory) else "✗"
-    return f"{mark} {named(estimate.setup)}: {estimate.needed_bytes / 2**30:.1f} GiB{seconds}"
+    return f"{mark} {estimate.setup.label}: {estimate.needed_bytes / 2**30:.1f} GiB{seconds}"

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import base64
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import studies
-from test_reviews import HOSTILE, Page
+from test_review import HOSTILE, Page
 
-from svdlab import report
+from svdlab import Setup, report
 from svdlab.interface.command_line import main
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.typed_json import from_plain
@@ -20,6 +22,20 @@ def motion(tmp_path) -> Path:
     return tmp_path / "motion"
 
 
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    """A report with everything in it, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("studies")
+    studies.study(folder / "motion")
+    return report(folder / "motion", folder / "out" / "report.html")
+
+
+@pytest.fixture
+def without_curves(monkeypatch):
+    """Drawing takes seconds, and most tests look elsewhere."""
+    monkeypatch.setattr("svdlab.interface.report._curves", lambda done, knob: {})
+
+
 def sources(page: Page) -> list[str]:
     """Everything that a browser would fetch."""
     found = [
@@ -28,8 +44,7 @@ def sources(page: Page) -> list[str]:
     return [value for value in found if value]
 
 
-def test_one_file_that_needs_nothing_else(motion, tmp_path):
-    path = report(motion, tmp_path / "out" / "report.html")
+def test_one_file_that_needs_nothing_else(path):
     text = path.read_text()
     page = Page(text)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
@@ -43,8 +58,9 @@ def test_one_file_that_needs_nothing_else(motion, tmp_path):
     assert "svdlab clip --again" in text
 
 
-def test_it_is_laid_out_for_a_reader_without_eyes(motion, tmp_path):
-    page = Page(report(motion, tmp_path / "report.html").read_text())
+def test_it_is_laid_out_for_a_reader_without_eyes(path):
+    page = Page(path.read_text())
+    assert page.all("img")
     assert page.all("html")[0]["lang"] == "en"
     assert [len(page.all(f"h{level}")) for level in (1, 2)] == [1, 1]
     assert len(page.all("caption")) == len(page.all("table"))
@@ -53,7 +69,7 @@ def test_it_is_laid_out_for_a_reader_without_eyes(motion, tmp_path):
     assert all(head["scope"] for head in page.all("th"))
 
 
-def test_videos_beside_it(motion, tmp_path):
+def test_videos_beside_it(motion, tmp_path, without_curves):
     path = report([motion], tmp_path / "out" / "a report.html", "beside")
     films = [str(film["src"]) for film in Page(path.read_text()).all("video")]
     assert len(films) == 6
@@ -66,7 +82,7 @@ def test_videos_beside_it(motion, tmp_path):
     assert len(list((path.parent / "a report_files").iterdir())) == 7
 
 
-def test_it_is_written_whole_or_not_at_all(motion, tmp_path):
+def test_it_is_written_whole_or_not_at_all(motion, tmp_path, without_curves):
     out = tmp_path / "out"
     (out / "report_files").mkdir(parents=True)
     (out / "report_files" / "thesis.txt").write_text("mine")
@@ -83,7 +99,7 @@ def test_it_is_written_whole_or_not_at_all(motion, tmp_path):
     assert [file.name for file in (out / "report_files").iterdir()] == ["thesis.txt"]
 
 
-def test_hostile_text_stays_text(tmp_path):
+def test_hostile_text_stays_text(tmp_path, without_curves):
     folder = tmp_path / "<script>alert(3)"
     studies.study(folder)
     studies.failure(folder, 70, HOSTILE, image=f"/pictures/{HOSTILE}.png")
@@ -92,7 +108,7 @@ def test_hostile_text_stays_text(tmp_path):
     assert "<script>alert" not in text
     page = Page(text)
     assert len(page.all("script")) == 1
-    assert len(page.all("img")) == text.count('<img class="curves"')
+    assert not page.all("img")
     assert text.count("<h1>") == 1
     assert "1 of them failed" in text
 
@@ -113,6 +129,36 @@ def test_what_was_measured_has_a_table(tmp_path):
     assert "psnr" not in text.split("Memory and speed")[1].split("</table>")[0]  # nobody measured it
 
 
+def test_measured_setups_are_compared_by_their_labels(tmp_path, without_curves):
+    for place, optimizations in enumerate([(), ("single-token",)]):
+        setup = Setup("tiny", dtype="fp32", optimizations=optimizations)
+        studies.row(tmp_path / "ladder", place, replace(studies.clip(), setup=setup), axes=("setup",))
+    text = report(tmp_path / "ladder", tmp_path / "report.html").read_text()
+    assert "What <code>setup</code> does" in text
+    assert "<td>fp32, single-token</td>" in text
+
+
+@pytest.mark.filterwarnings("ignore:In .*clips are not as their rows say")
+def test_what_is_no_video_of_this_study_stays_out(motion, tmp_path, without_curves):
+    secret = studies.disguise(motion, tmp_path)
+    inside = report(motion, tmp_path / "report.html").read_text()
+    assert base64.b64encode(secret).decode() not in inside
+    assert len(Page(inside).all("video")) == 6 - 3
+    beside = report(motion, tmp_path / "out" / "report.html", "beside").parent / "report_files"
+    assert len(list(beside.iterdir())) == 6 - 3
+    assert not any(file.read_bytes() == secret for file in beside.iterdir())
+
+
+def test_one_bad_row_file_spoils_nothing_and_is_named(motion, tmp_path, without_curves):
+    (motion / "bad.json").write_text("[" * 100_000)
+    (motion / ".svdlab-0123456789ab").mkdir()
+    (tmp_path / ".svdlab-0123456789ab").mkdir()  # of a report that was killed
+    with pytest.warns(UserWarning, match=r"bad\.json is passed over"):
+        text = report(motion, tmp_path / "report.html").read_text()
+    assert len(Page(text).all("video")) == 6
+    assert not (tmp_path / ".svdlab-0123456789ab").exists()
+
+
 def test_one_row_and_only_failures_are_reported_too(tmp_path):
     studies.row(tmp_path / "one", 0, studies.clip())
     assert "Only one" not in report(tmp_path / "one", tmp_path / "one.html").read_text()
@@ -124,7 +170,7 @@ def test_one_row_and_only_failures_are_reported_too(tmp_path):
     assert Page(text).all("video") == []
 
 
-def test_from_the_shell(motion, tmp_path, capsys):
+def test_from_the_shell(motion, tmp_path, capsys, without_curves):
     out = tmp_path / "page.html"
     assert main(["report", str(motion), "-o", str(out), "--videos", "beside"]) == 0
     assert capsys.readouterr().out.strip() == str(out)

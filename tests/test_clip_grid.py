@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from svdlab import Request, Row, Setup, grid, save_wall, wall
+from svdlab.interface import clip_grid
+from svdlab.interface.review import Review
+from svdlab.interface.row_labels import distinct_texts, knobs, row_labels, setup_labels
+from svdlab.interface.study_folder import Entry
+from svdlab.media.video import read_frames, write_video
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Buckets 20 and 200 at seeds 1 and 2, each a clip of one colour; the last one failed."""
+    found = []
+    for bucket, colour in ((200, (200, 0, 0)), (20, (0, 0, 200))):
+        for seed in (1, 2):
+            request = Request.for_variant("tiny", image="rocket", motion_bucket_id=bucket, seed=seed)
+            frames = [Image.new("RGB", (128, 72), colour)] * (2 + seed)
+            path = write_video(tmp_path / f"{bucket}-{seed}.mp4", frames, 7, metadata=None)
+            found.append(Row(key=path.stem, setup=Setup("tiny"), request=request, clip=path))
+    found[-1] = replace(found[-1], status="failed", error="out of <b>memory</b>", clip=None)
+    return found
+
+
+def test_values_grow_to_the_right_and_downwards(rows):
+    page = wall(rows, "motion_bucket_id", "seed")
+    assert page.labels == [f"motion_bucket_id {b}, seed {s}" for s in (1, 2) for b in (20, 200)]
+    assert page.html.count("<video") == 3
+    assert "<b>memory" not in page.html
+
+
+def test_the_video_has_every_clip_in_its_place(rows, tmp_path):
+    frames, fps = read_frames(save_wall(rows, tmp_path / "wall.mp4", "motion_bucket_id", "seed"))
+    assert (len(frames), fps) == (4, 7)  # as long as the longest: the shorter ones wait
+    pixels = np.asarray(frames[0]).astype(int)
+    high, wide, _ = pixels.shape
+    blue, red = pixels[high // 3, wide * 2 // 5], pixels[high // 3, wide * 4 // 5]
+    assert blue[2] > 150 > blue[0]
+    assert red[0] > 150 > red[2]
+    grey = pixels[high * 5 // 6, wide * 2 // 5]
+    assert np.ptp(grey) < 20  # the failed one
+    assert (pixels[: high // 12] < 100).any()  # the knob's name is written above
+
+
+def test_two_pictures_of_one_name_have_a_place_each(rows):
+    alike = [
+        replace(row, request=replace(row.request, image=f"/{folder}/cat.png", motion_bucket_id=bucket))
+        for bucket in (20, 200)
+        for row, folder in zip(rows, ("mine", "yours"), strict=False)
+    ]
+    shown = wall(alike, "image", "motion_bucket_id")
+    assert shown.labels == [f"image {f}/cat.png, motion_bucket_id {b}" for b in (20, 200) for f in ("mine", "yours")]
+    assert shown.html.count("<video") == 4
+    in_memory = [
+        replace(row, request=replace(row.request, image=Image.new("RGB", (128, 72), (i * 60, 0, 0))))
+        for i, row in enumerate(rows[:2])
+    ]
+    assert len(set(wall(in_memory, "image").labels)) == 2
+
+
+def test_labels_of_different_values_differ():
+    assert list(distinct_texts([0.12345, 0.12346, 7]).values()) == ["0.12345", "0.12346", "7"]
+    assert len(set(distinct_texts(["x" * 90, "y" + "x" * 90]).values())) == 2
+
+
+def test_setups_are_an_axis(rows):
+    setups = [Setup("tiny"), Setup("tiny", optimizations=("single-token",)), Setup("tiny", weights="random")]
+    trials = grid(setups, Request(image="rocket"), seed=[1, 2])
+    clips = [rows[i % 2].clip for i in range(len(trials))]
+    by_setup = [
+        replace(rows[0], setup=t.setup, request=t.request, axes=t.axes, clip=c)
+        for t, c in zip(trials, clips, strict=True)
+    ]
+    labels = ["plain, bundled", "single-token", "plain, random"]
+    assert list(dict.fromkeys(setup_labels(by_setup))) == labels
+    assert wall(by_setup, "setup", "seed").labels == [f"setup {label}, seed {s}" for s in (1, 2) for label in labels]
+    assert list(knobs(by_setup)) == ["setup", "seed"]
+    assert row_labels(by_setup)[:2] == ["plain, bundled, seed 1", "plain, bundled, seed 2"]
+
+
+def test_one_knob_alone(rows):
+    seeds = Review([Entry(row, Path()) for row in rows[:2]])
+    assert seeds.wall(down="seed").labels == ["seed 1", "seed 2"]
+    assert seeds.wall().labels == ["seed 1", "seed 2"]
+
+
+def test_a_wall_is_decoded_frame_by_frame(rows, tmp_path, monkeypatch):
+    """One frame of each clip is in memory, not all: a hundred clips of 25 frames would take 4.4 GB."""
+    frames = [Image.new("RGB", (128, 72), (i * 10, 0, 0)) for i in range(25)]
+    clip = write_video(tmp_path / "long.mp4", frames, 7)
+    del frames
+    decode, decoded, alive = clip_grid._decode, [], []
+
+    def spy(path):
+        for frame in decode(path):
+            decoded.append(weakref.ref(frame))
+            yield frame
+
+    def consume(path, frames, fps):
+        for _ in frames:
+            alive.append(sum(reference() is not None for reference in decoded))
+
+    monkeypatch.setattr(clip_grid, "_decode", spy)
+    monkeypatch.setattr(clip_grid, "write_video", consume)
+    many = [replace(rows[0], clip=clip, request=replace(rows[0].request, seed=seed)) for seed in range(12)]
+    save_wall(many, tmp_path / "wall.mp4", "seed")
+    assert len(alive) == 25
+    assert len(decoded) == 12 * 25
+    assert max(alive) <= 2 * len(many)
+
+
+def test_a_clip_that_is_cut_short_leaves_the_others_alone(rows, tmp_path):
+    rows[0].clip.write_bytes(rows[0].clip.read_bytes()[:600])
+    assert len(read_frames(save_wall(rows, tmp_path / "wall.mp4", "motion_bucket_id", "seed"))[0]) == 4
+
+
+def test_nothing_to_hang_is_said(rows, tmp_path):
+    with pytest.raises(ValueError, match="no rows to put on a wall"):
+        wall([], "seed")
+    with pytest.raises(ValueError, match="Rows have no 'bucket'"):
+        wall(rows, "bucket")
+    with pytest.raises(ValueError, match="None of these rows has a clip"):
+        save_wall(rows[-1:], tmp_path / "wall.mp4", "seed")
+    assert not (tmp_path / "wall.mp4").exists()
