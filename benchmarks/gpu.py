@@ -6,7 +6,7 @@
 Weights are random: values change neither memory nor time. Steps are all alike, so a clip of few steps is measured and
 that of all steps scaled from it, but for the fastest and the leanest setup, which are measured in full. The worthiest
 come first; when the budget is used up the others are named, and the next run into the same folder goes on with them.
-Needs torch, diffusers, transformers, accelerate and nothing else; `PYTHONPATH=.` where svdlab is not installed.
+Needs what svdlab requires, without the extras; `PYTHONPATH=.` where svdlab itself is not installed.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ VALUES = ("attention=cudnn", "group-offload=stream", "compile-unet=max-autotune-
 SLOW = ("compile-", "sequential-offload")  # last
 
 
-def rungs(setup: Setup, steps: int) -> list[Trial]:
+def trials_to_measure(setup: Setup, steps: int) -> list[Trial]:
     """The plain setup, those worth having together, then each optimisation alone."""
     request = setup.request(image="rocket", num_inference_steps=steps)
-    wanted, found = [(), *TOGETHER, *((name,) for name in (*OPTIMIZATIONS, *VALUES))], []
-    for names in wanted:
+    trials = []
+    for names in [(), *TOGETHER, *((name,) for name in (*OPTIMIZATIONS, *VALUES))]:
         if setup.device == "cpu" and any(parse(name)[0].accelerator for name in names):
             continue
         try:
-            found.append(ladder(setup, names, request)[-1])
+            trials.append(ladder(setup, names, request)[-1])
         except ValueError as error:
             print(f"{', '.join(names)} is no rung: {error}")
-    return found
+    return trials
 
 
-def whole(trial: Trial) -> Trial:
+def in_full(trial: Trial) -> Trial:
     """The same with all steps."""
     steps = trial.setup.request(image="rocket").num_inference_steps
     return dataclasses.replace(trial, request=dataclasses.replace(trial.request, num_inference_steps=steps))
@@ -63,12 +63,12 @@ def best(rows: Iterable[Row], column: str) -> Row | None:
 
 def summary(row: Row) -> dict[str, Any]:
     """With `memory_bytes`, torch's peak on a card and the process's on a processor, and the clip of all steps."""
-    found = (row.measurement or Measurement()).figures
+    figures = (row.measurement or Measurement()).figures
     missing = Setup(row.setup.variant).request(image="rocket").num_inference_steps - row.request.num_inference_steps
-    clip, step = found["clip_seconds"], found["step_seconds"]
-    memory = found["peak_allocated_bytes"] or found["peak_process_bytes"]
+    clip, step = figures["clip_seconds"], figures["step_seconds"]
+    memory = figures["peak_allocated_bytes"] or figures["peak_process_bytes"]
     scaled = None if clip is None or step is None else clip + missing * step
-    return found | {"memory_bytes": memory, "whole_seconds": scaled, "scaled": missing > 0}
+    return figures | {"memory_bytes": memory, "full_seconds": scaled, "scaled": missing > 0}
 
 
 def predicted(row: Row, until: float) -> int | None:
@@ -115,9 +115,9 @@ def table(folder: Path, until: float = float("inf")) -> str:
         if row.status != "done":
             failed.append(f"- {label(row)}: {row.error}")
             continue
-        guess, clip = predicted(row, until), cell(s["whole_seconds"])
-        measured = [cell(s["memory_bytes"], 2, gib), cell(guess, 2, gib)]
-        measured += [f"{100 * (s['memory_bytes'] / guess - 1):+.1f} %" if guess else ""]
+        prediction, clip = predicted(row, until), cell(s["full_seconds"])
+        measured = [cell(s["memory_bytes"], 2, gib), cell(prediction, 2, gib)]
+        measured += [f"{100 * (s['memory_bytes'] / prediction - 1):+.1f} %" if prediction else ""]
         measured += [cell(s["peak_reserved_bytes"], 2, gib), cell(s["peak_device_bytes"], 2, gib)]
         measured += [cell(s["step_seconds"], 3), cell(s["decode_seconds"]), f"{clip} (scaled)" if s["scaled"] else clip]
         measured += [cell(s["first_seconds"], 1), cell(s["load_seconds"], 1), cell(s["psnr_db"], 1)]
@@ -135,7 +135,7 @@ def table(folder: Path, until: float = float("inf")) -> str:
         f"{first.machine}, {min(row.created for row in rows)[:10]}. "
         f"{first.setup.dtype}, weights {first.setup.weights}, "
         f"{sizes}. Each setup in a process of its own; medians of the calls after the first; peaks over all, {peak}. "
-        f"A clip has {whole(Trial(first.setup, asked)).request.num_inference_steps} steps; where it says so it was "
+        f"A clip has {in_full(Trial(first.setup, asked)).request.num_inference_steps} steps; where it says so it was "
         f"scaled from one of {asked.num_inference_steps}. PSNR and SSIM compare the frames with plain's, the last "
         "column the latents, over their norm; plain itself is compared with plain in another process (100 dB: equal).",
         "",
@@ -181,12 +181,12 @@ def main() -> None:
         if (seconds := time.monotonic() - begun) > 1:  # it was not there already
             taken.append(seconds)
 
-    plain, *others = rungs(setup, given.steps)
+    plain, *others = trials_to_measure(setup, given.steps)
     slow = [trial for trial in others if len(trial.setup.optimizations) == 1 and label(trial).startswith(SLOW)]
     for trial in (plain, *(other for other in others if other not in slow)):
         climb(plain, trial, given.repeats)
-    for row in {row.key: row for name in ("whole_seconds", "memory_bytes") if (row := best(rows, name))}.values():
-        climb(whole(plain), whole(Trial(dataclasses.replace(row.setup, device=device), row.request)), 1)
+    for row in {row.key: row for name in ("full_seconds", "memory_bytes") if (row := best(rows, name))}.values():
+        climb(in_full(plain), in_full(Trial(dataclasses.replace(row.setup, device=device), row.request)), 1)
     for trial in slow:
         climb(plain, trial, given.repeats)
     for frames in folder.glob("*.npz"):

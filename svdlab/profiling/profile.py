@@ -24,6 +24,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 import svdlab
 from svdlab.atomic_files import clear_leftovers, scratch_folder
 from svdlab.machine import Machine
@@ -31,6 +33,7 @@ from svdlab.media.images import image_sha256
 from svdlab.messages import first_line
 from svdlab.profiling.measured_process import EVENTS_FILE, FRAMES_FILE
 from svdlab.progress_bar import Progress
+from svdlab.quality.likeness import psnr, ssim
 from svdlab.request import Request, conditioning
 from svdlab.rows.measurement import Fidelity, MeasuredStage, Measurement
 from svdlab.rows.row import Row
@@ -198,10 +201,6 @@ def fidelity(frames: Path, baseline: Path) -> Fidelity:
     Returns:
         Means over the frames. Equal frames have 100 dB, an SSIM of 1 and differences of 0.
     """
-    import numpy as np
-
-    from svdlab.quality.likeness import psnr, ssim
-
     with np.load(frames) as one, np.load(baseline) as other:
         pairs = list(zip(one["frames"], other["frames"], strict=True))
         latents, baseline_latents = one["latents"], other["latents"]
