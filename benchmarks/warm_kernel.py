@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from svdlab.media.video import read_frames
+from svdlab.media.read_video import read_frames
 from svdlab.rows.row_files import read_rows
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_micro_conditioning.ipynb"

@@ -14,10 +14,11 @@ from svdlab import Setup, generate, load, read
 from svdlab.generation.clip import Clip
 from svdlab.generation.generate import GenerationError
 from svdlab.media.images import image_sha256
-from svdlab.media.video import read_frames, read_metadata, write_video
+from svdlab.media.read_video import read_frames, read_metadata
+from svdlab.media.write_video import write_video
 from svdlab.request import conditioning
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def plain(pipeline, request, **changes):

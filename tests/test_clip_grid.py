@@ -13,7 +13,8 @@ from svdlab.interface import clip_grid
 from svdlab.interface.review import Review
 from svdlab.interface.row_labels import distinct_texts, knobs, row_labels, setup_labels
 from svdlab.interface.study_folder import Entry
-from svdlab.media.video import read_frames, write_video
+from svdlab.media.read_video import read_frames
+from svdlab.media.write_video import write_video
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svdlab.media import video
+from svdlab.media.read_video import probe
 from svdlab.media.show import show, strip
-from svdlab.media.video import write_video
+from svdlab.media.write_video import write_video
 
 
 def clip(count: int = 4, size: tuple[int, int] = (128, 72)) -> SimpleNamespace:
@@ -54,14 +54,14 @@ def test_a_video_plays_without_any_script(tmp_path):
     assert (tag["src"] or "").startswith("data:video/mp4;base64,")
     assert page.all("source") == []  # JupyterLab would strip its src
     (tmp_path / "x.mp4").write_bytes(embedded(tag))
-    assert video.probe(tmp_path / "x.mp4")[2:] == (7.0, 4, "h264")
+    assert probe(tmp_path / "x.mp4")[2:] == (7.0, 4, "h264")
     assert (tag["data-fps"], tag["data-frames"]) == ("7", "4")
 
 
 def test_small_clips_are_enlarged_and_large_ones_are_not_sent_whole(tmp_path):
     def sent(size: tuple[int, int], **options) -> tuple[int, int]:
         (tmp_path / "x.mp4").write_bytes(embedded(Page(show(clip(2, size), **options).html).all("video")[0]))
-        return video.probe(tmp_path / "x.mp4")[:2]
+        return probe(tmp_path / "x.mp4")[:2]
 
     assert sent((128, 72)) == (640, 360)
     assert sent((127, 71), width=100) == (128, 72)  # even sides, whatever comes

@@ -34,9 +34,9 @@ from PIL import Image
 from svdlab import Setup, generate, read, run, show
 from svdlab.generation.clip import Clip
 from svdlab.generation.generate import GenerationError
-from svdlab.media import video
 from svdlab.media.images import open_image
-from svdlab.media.video import read_frames, write_video
+from svdlab.media.read_video import read_frames, read_metadata
+from svdlab.media.write_video import write_video
 from svdlab.pipelines.cached import unload_cached
 from svdlab.pipelines.load import load
 from svdlab.rows.row_files import read_rows
@@ -202,13 +202,13 @@ def test_killed_at_any_moment_of_an_export_there_is_a_whole_clip_the_old_or_the_
         kills += os.waitpid(pid, os.WNOHANG) == (0, 0)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        text = video.read_metadata(path)[0]
+        text = read_metadata(path)[0]
         seen.add(text)
         assert len(read_frames(path)[0]) == {"old": 2, "new": 3}[text or ""]
     assert kills == 12
     assert seen <= {"old", "new"}
     write_video(path, new, 7, metadata="last")
-    assert video.read_metadata(path)[0] == "last"
+    assert read_metadata(path)[0] == "last"
 
 
 @needs_fork
@@ -237,7 +237,7 @@ def test_killed_before_and_after_every_dangerous_call_of_an_export(tmp_path, nam
                 write_video(path, new, 7, metadata="new")
 
             killed = os.WIFSIGNALED(os.waitpid(forked(work), 0)[1])
-            frames, text = len(read_frames(path)[0]), video.read_metadata(path)[0]
+            frames, text = len(read_frames(path)[0]), read_metadata(path)[0]
             assert (frames, text) in ((2, "old"), (3, "new"))
             if not killed:
                 assert text == "new"

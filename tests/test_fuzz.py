@@ -19,9 +19,9 @@ from PIL import Image
 
 from svdlab import Request, read
 from svdlab.generation.clip import Clip
-from svdlab.media import images, video
+from svdlab.media import images
 from svdlab.media.images import open_image
-from svdlab.media.video import read_frames
+from svdlab.media.read_video import probe, read_frames, read_metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -146,7 +146,7 @@ def silent():
 
 def check_clip(data: bytes, path: Path) -> None:
     path.write_bytes(data)
-    for reader in (video.read_metadata, read):
+    for reader in (read_metadata, read):
         try:
             reader(path)
         except ValueError as error:
@@ -223,4 +223,4 @@ def test_found_a_video_whose_codec_nobody_knows(saved, tmp_path):
     with pytest.raises(ValueError, match=r"no video in it that can be decoded|cannot be read"):
         read_frames(tmp_path / "x.mp4")
     with pytest.raises(ValueError, match=r"no video in it that can be decoded|cannot be read"):
-        video.probe(tmp_path / "x.mp4")
+        probe(tmp_path / "x.mp4")

@@ -21,7 +21,7 @@ from PIL import Image
 from svdlab import Request, Setup, generate, panel
 from svdlab.generation.preview import preview_frames
 from svdlab.interface.panel import setup_marks, worker
-from svdlab.media import video
+from svdlab.media import write_video
 from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.exclusive import exclusive
 from svdlab.request import conditioning, quiet_requests
@@ -196,8 +196,8 @@ def test_playback_speed_changes_what_is_shown_and_not_what_is_asked(once):
 
 def test_playback_speed_encodes_once_when_the_slider_is_let_go(once, monkeypatch):
     assert once.controls["playback_fps"].continuous_update is False
-    encoded, encode = [], video._write_mp4
-    monkeypatch.setattr(video, "_write_mp4", lambda *args: encoded.append(args) or encode(*args))
+    encoded, encode = [], write_video._write_mp4
+    monkeypatch.setattr(write_video, "_write_mp4", lambda *args: encoded.append(args) or encode(*args))
     set_to(once, playback_fps=15)
     assert len(encoded) == 1
 

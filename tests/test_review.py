@@ -19,7 +19,7 @@ from svdlab import newest, review
 from svdlab.interface.command_line import _parser
 from svdlab.interface.review import INSIDE_BYTES
 from svdlab.interface.study_folder import Note
-from svdlab.media.video import read_frames
+from svdlab.media.read_video import read_frames
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.rows_table import rows_table
 

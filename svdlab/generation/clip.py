@@ -95,7 +95,7 @@ class Clip:
             "seams": [dataclasses.asdict(seam) for seam in self.seams],
         }
         text = json.dumps(settings, ensure_ascii=False)
-        from svdlab.media.video import write_video  # PyAV, which clips that are only measured can do without
+        from svdlab.media.write_video import write_video  # PyAV, which clips that are only measured can do without
 
         return write_video(
             path, self.frames, self.request.fps if fps is None else fps, metadata=text, picture=self.picture, **options
@@ -115,9 +115,9 @@ def read(path: str | Path) -> Clip:
     carries the picture itself. Nothing is fetched: of a clip made from a URL the request carries the picture.
     A `ValueError` for a file without settings of ours, or without the picture.
     """
-    from svdlab.media import video
+    from svdlab.media.read_video import read_frames, read_metadata
 
-    text, cover = video.read_metadata(path)
+    text, cover = read_metadata(path)
     try:
         settings = json.loads(text or "")
         fields = dict(settings["request"])
@@ -134,7 +134,7 @@ def read(path: str | Path) -> Clip:
         request, picture = _with_image(fields, cover, path)
     if image_size:
         picture.info["image_size"] = image_size
-    return Clip(video.read_frames(path)[0], request, setup, timings, notes, seams, picture=picture)
+    return Clip(read_frames(path)[0], request, setup, timings, notes, seams, picture=picture)
 
 
 def _without_image(request: Request) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from svdlab.interface.row_labels import distinct_texts, settings, setup_labels
 from svdlab.interface.study_folder import why_no_clip
 from svdlab.media.show import Shown, show
-from svdlab.media.video import check_path, write_video
+from svdlab.media.write_video import check_path, write_video
 from svdlab.messages import did_you_mean
 from svdlab.rows.row import Row
 

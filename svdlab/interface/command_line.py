@@ -135,12 +135,12 @@ def _add_knobs(command: argparse.ArgumentParser, names: Iterable[str]) -> None:
 def _clip(options: argparse.Namespace) -> None:
     from svdlab.generation.chain import chain
     from svdlab.generation.clip import read
-    from svdlab.media import video
+    from svdlab.media.write_video import check_path
     from svdlab.pipelines.load import load
 
     if (options.image is None) == (options.again is None):
         raise ValueError("Give a picture to start from, or --again CLIP, and not both: svdlab clip rocket -o out.mp4")
-    video.check_path(options.output)  # before minutes are spent on a clip that could not be saved
+    check_path(options.output)  # before minutes are spent on a clip that could not be saved
     names = {field.name for field in dataclasses.fields(Request)} - {"image", "variant"}
     fields = {name: value for name, value in vars(options).items() if name in names}
     segments = options.segments or 1

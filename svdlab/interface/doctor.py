@@ -238,7 +238,8 @@ def _disk() -> list[Check]:
 def _video() -> list[Check]:
     from PIL import Image
 
-    from svdlab.media.video import read_frames, read_metadata, write_video
+    from svdlab.media.read_video import read_frames, read_metadata
+    from svdlab.media.write_video import write_video
 
     frames = [Image.new("RGB", (64, 64), (level, 90, 200 - level)) for level in (0, 100)]
     with tempfile.TemporaryDirectory() as folder:

@@ -21,7 +21,6 @@ from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.row_page import embedded, make_again, render, rows_page
 from svdlab.interface.study_folder import Entry, Note, file_names, is_replaceable, read_entries
 from svdlab.media.show import Shown
-from svdlab.media.video import read_frames
 from svdlab.quality.assess import difference
 from svdlab.rows.row import Row
 from svdlab.rows.rows_table import rows_table

@@ -23,7 +23,7 @@ from svdlab.interface.make_again import python_lines, shell_line
 from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.study_folder import Entry, Note, why_no_clip
 from svdlab.media.encode import data_url
-from svdlab.media.video import read_metadata
+from svdlab.media.read_video import read_metadata
 from svdlab.rows.row import Row
 from svdlab.sweeps.study import MEASURES
 

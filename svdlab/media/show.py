@@ -15,9 +15,9 @@ from typing import Any
 
 from PIL import Image
 
-from svdlab.media import video
 from svdlab.media.encode import data_url, png_bytes
-from svdlab.media.video import read_frames, write_video
+from svdlab.media.read_video import probe, read_frames
+from svdlab.media.write_video import write_video
 
 _FPS = 7  # playback of clips that name no other, the pipeline's own default for `fps`
 _CRF = 20  # a quarter smaller than at a saved file's 17, on smooth and on grainy drawn frames alike
@@ -148,7 +148,7 @@ def _opened(thing: Any, fps: float | None) -> _Item:
         raise ValueError(f"Cannot show a {type(thing).__name__}: give a clip, a path, or a PIL picture.")
     path = Path(thing)
     if path.suffix.lower() == ".mp4":
-        info = video.probe(path)
+        info = probe(path)
         if info.codec == "h264":  # every browser plays it; anything else is encoded anew
             return _Item([], info.fps, path.read_bytes(), info)
     elif path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
