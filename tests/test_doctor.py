@@ -86,8 +86,8 @@ def with_an_old_diffusers(patch):
 def test_what_is_broken_is_a_problem_the_rest_is_still_told_and_scripts_see_it(
     monkeypatch, capsys, break_it, name, words
 ):
-    for module in ("read_video", "write_video", "gif"):  # to be imported anew
-        monkeypatch.delitem(sys.modules, f"svdlab.media.{module}", raising=False)
+    for file in ("read_video", "write_video", "gif"):  # to be imported anew
+        monkeypatch.delitem(sys.modules, f"svdlab.media.{file}", raising=False)
     break_it(monkeypatch)
     assert main(["doctor", "--json"]) == 1
     checks = by_name(capsys.readouterr().out)
