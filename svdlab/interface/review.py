@@ -20,6 +20,7 @@ from svdlab.interface.clip_grid import wall
 from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.row_page import embedded, make_again, render, rows_page
 from svdlab.interface.study_folder import Entry, Note, file_names, is_replaceable, read_entries
+from svdlab.media.read_video import read_frames
 from svdlab.media.show import Shown
 from svdlab.quality.assess import difference
 from svdlab.rows.row import Row
