@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test test-all browser lint lab bench gpu tiny clean
+.PHONY: quickstart test test-all browser lint lab bench gpu readme tiny clean
 
 quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no account, no download of weights
 	@mkdir -p results/quickstart
@@ -39,6 +39,9 @@ bench: $(INSTALLED)  ## ratios, each measured in one run: what a sweep costs, wh
 
 gpu:  ## every optimisation at full size on this machine's card, in under ten minutes, with or without .venv
 	PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)
+
+readme: $(INSTALLED)  ## the README's table of optimisations, from their own words
+	$(BIN)/python benchmarks/reference.py --readme
 
 tiny: $(INSTALLED)  ## train the bundled model further, from its own checkpoints, and rewrite its table
 	$(BIN)/python -m training.train

@@ -57,7 +57,7 @@ def in_full(trial: Trial) -> Trial:
 
 def best(rows: Iterable[Row], column: str) -> Row | None:
     """The exact one with the least of something."""
-    exact = [row for row in rows if row.status == "done" and all(parse(n)[0].exact for n in row.setup.optimizations)]
+    exact = [row for row in rows if row.status == "done" and all(o.exact for o, _ in row.setup.parsed)]
     return min(exact, key=lambda row: summary(row)[column] or float("inf"), default=None)
 
 

@@ -1,7 +1,8 @@
 """The README's pictures, made anew: from the bundled model frames at four buckets and the curves of a motion sweep, and
 what is predicted for SVD-XT, by stage and by card.
 
-    python benchmarks/reference.py
+    python benchmarks/reference.py             # all of it
+    python benchmarks/reference.py --readme    # the README's table of optimisations alone
 
 Writes `buckets.png`, `motion_curves.png` and `stages.png` into `results/reference`, and the README's table of cards.
 The clips behind them stay in `results/motion`.
@@ -9,6 +10,7 @@ The clips behind them stay in `results/motion`.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +19,7 @@ from svdlab import Request, Setup, estimate, grid, rows_table, run
 from svdlab.headless.run_notebooks import read_parameters
 from svdlab.interface import plots
 from svdlab.media.show import strip
+from svdlab.optimizations import OPTIMIZATIONS
 from svdlab.prediction.fitting import cards_table
 from svdlab.sweeps import study
 
@@ -50,13 +53,31 @@ def predicted(out: Path) -> None:
         if line["card"] in CARDS:
             numbers = f"{line['needed_gib']:.1f} | {line['floor_seconds']:.0f} | {line['expected_seconds']:.0f}"
             lines.append(f"| {line['card']} | {line['memory_gib']:.0f} | `{line['optimizations']}` | {numbers} |")
+    write_table("plan-table", lines)
+
+
+def optimizations_table() -> list[str]:
+    """The lines of the README's table of optimisations."""
+    affects = {"latents": "latents and frames", "frames": "frames alone"}
+    lines = ["| name | phase | affects | what |", "|---|---|---|---|"]
+    for o in OPTIMIZATIONS.values():
+        name = f"`{o.name}=…`" if o.values else f"`{o.name}`"
+        lines.append(f"| {name} | {o.phase} | {affects.get(o.affects, o.affects)} | {o.what} |")
+    return lines
+
+
+def write_table(name: str, lines: list[str]) -> None:
+    """Put lines between a table's markers in the README."""
     readme = ROOT / "README.md"
-    before, rest = readme.read_text().split("<!-- plan-table -->")
-    after = rest.split("<!-- /plan-table -->")[1]
-    readme.write_text("\n".join([f"{before}<!-- plan-table -->", *lines, f"<!-- /plan-table -->{after}"]))
+    before, rest = readme.read_text().split(f"<!-- {name} -->")
+    after = rest.split(f"<!-- /{name} -->")[1]
+    readme.write_text("\n".join([f"{before}<!-- {name} -->", *lines, f"<!-- /{name} -->{after}"]))
 
 
 def main() -> None:
+    write_table("optimizations-table", optimizations_table())
+    if "--readme" in sys.argv:
+        return
     out = ROOT / "results" / "reference"
     out.mkdir(parents=True, exist_ok=True)
     predicted(out)

@@ -55,7 +55,7 @@ class Setup:
             raise ValueError(f"revision={self.revision!r} goes with weights='hub' only, not with {self.weights!r}.")
         if self.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"Unknown device {self.device!r}: expected 'cuda', 'cuda:1', 'mps' or 'cpu'.")
-        check(names)
+        check(self.parsed)
 
     @property
     def precision(self) -> str:

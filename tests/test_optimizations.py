@@ -1,7 +1,8 @@
-"""Each optimisation on the same weights as plain diffusers: the frames, and whether it took hold."""
+"""Each optimisation on the same weights as plain diffusers: whether it takes hold, and what it does to the frames."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,78 +11,156 @@ import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers.models.attention_processor import AttnProcessor2_0
+from optimization_cases import CASES, Case, parameters
 
-from svdlab import Setup, generate, load
-from svdlab.optimizations import OPTIMIZATIONS
+from svdlab import Clip, Setup, estimate, generate, load
+from svdlab.optimizations import OPTIMIZATIONS, lean_decode, parse
+from svdlab.optimizations.registry import Optimization
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
 
 ROUNDING = 1e-3  # the noise starts at sigma 700, whose neighbours in float32 are 6e-5 apart; a few of those add up
-ON_CPU = [o for o in OPTIMIZATIONS.values() if not o.accelerator and not o.name.startswith("compile")]
+NEAR = 0.3  # of an approximate one's latents, relative
+SIZES = {"height": 72, "width": 104}  # latents that do not divide evenly, of which the UNet logs a line in its graph
+ON_CPU = [case for case in CASES if not parse(case.text)[0].accelerator]
 
 
 @pytest.fixture(scope="module")
-def latents_of(checkpoint):
-    def made(ask, *names: str) -> torch.Tensor:
-        setup = Setup("svd", weights=str(checkpoint), optimizations=names)
-        latents = generate(load(setup), ask(), progress=False).latents
-        assert latents is not None
-        return latents
+def setup_of(checkpoint):
+    def setup(*names: str, dtype: str = "fp32") -> Setup:
+        return Setup("svd", weights=str(checkpoint), device="cpu", dtype=dtype, optimizations=names)
 
-    return made
+    return setup
 
 
-@pytest.mark.parametrize("optimization", [o for o in ON_CPU if o.exact], ids=lambda o: o.name)
-def test_exact_ones_change_rounding_at_most(latents_of, ask, optimization):
-    plain, fast = latents_of(ask), latents_of(ask, optimization.name)
-    torch.testing.assert_close(fast, plain, rtol=0, atol=ROUNDING)
-    assert plain.std() > 100 * ROUNDING
+@pytest.fixture(scope="module")
+def plain_clips(setup_of):
+    """Clips of plain diffusers, each made once."""
+    clips = {}
+
+    def plain(ask, dtype: str = "fp32", **sizes) -> Clip:
+        key = (dtype, *sizes.items())
+        if key not in clips:
+            clips[key] = generate(load(setup_of(dtype=dtype)), ask(**sizes), progress=False)
+        return clips[key]
+
+    return plain
 
 
-@pytest.mark.parametrize("optimization", [o for o in ON_CPU if not o.exact], ids=lambda o: o.name)
-def test_approximate_ones_stay_near_and_are_not_the_same(latents_of, ask, optimization):
-    plain, fast = latents_of(ask), latents_of(ask, optimization.name)
-    assert torch.isfinite(fast).all()
-    error = float((fast - plain).norm() / plain.norm())
-    assert 0 < error < 0.3
+@pytest.fixture
+def plain_pipeline(setup_of):
+    return load(setup_of())
 
 
-@pytest.mark.parametrize("value", ["leaf", pytest.param("block", marks=pytest.mark.slow)])
-def test_group_offload_leaves_the_frames_as_they_are(latents_of, checkpoint, ask, value):
-    """The hooks themselves, from the processor to the processor."""
-    pipeline, group = load(Setup("svd", weights=str(checkpoint))), OPTIMIZATIONS["group-offload"]
-    assert not group.holds(pipeline)
-    group.apply(pipeline, value)
-    assert group.holds(pipeline)
-    for _ in range(2):
-        torch.testing.assert_close(generate(pipeline, ask(), progress=False).latents, latents_of(ask), rtol=0, atol=0)
-    with pytest.raises(RuntimeError, match="needs CUDA's streams"):
-        group.apply(pipeline, "stream")
+def levels(clip: Clip) -> np.ndarray:
+    return np.stack([np.asarray(frame, dtype=int) for frame in clip.frames])
 
 
-def test_attention_takes_the_kernel_that_was_named(latents_of, checkpoint, ask, monkeypatch):
-    seen = []
-    inner = torch.nn.functional.scaled_dot_product_attention
+def check_frames(optimization: Optimization, clip: Clip, plain: Clip) -> None:
+    """The clip differs from the plain one as the optimisation says, and no more."""
+    latents, before = clip.latents, plain.latents
+    assert latents is not None
+    assert before is not None
+    assert before.std() > 100 * ROUNDING
+    assert torch.isfinite(latents).all()
+    difference = abs(levels(clip) - levels(plain))
+    if optimization.affects in ("nothing", "frames"):
+        assert torch.equal(latents, before)
+    if optimization.affects == "nothing":
+        assert not difference.any()
+    elif optimization.affects == "rounding":
+        torch.testing.assert_close(latents, before, rtol=0, atol=ROUNDING)
+        assert difference.max() <= 1
+    elif optimization.affects == "latents":
+        assert 0 < float((latents.float() - before.float()).norm() / before.float().norm()) < NEAR
+    else:
+        assert 0 < difference.mean() < 5
 
-    def attention(*given, **named):
-        seen.append((torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()))
-        return inner(*given, **named)
 
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
-    plain, chosen = latents_of(ask), latents_of(ask, "attention=math", "single-token")
-    torch.testing.assert_close(chosen, plain, rtol=0, atol=ROUNDING)
-    assert (True, True) in seen
-    assert (False, True) in seen
-    with pytest.raises(
-        RuntimeError, match="'attention=cudnn' cannot be had on cpu in float32: try flash, efficient, math"
-    ):
-        load(Setup("svd", weights=str(checkpoint), optimizations=("attention=cudnn",)))
+# --- every optimisation ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", parameters(ON_CPU))
+def test_the_frames_change_as_it_says_and_no_more(setup_of, plain_clips, ask, case: Case):
+    sizes = SIZES if case.compiles else {}
+    clip = generate(load(setup_of(case.text, dtype=case.dtype)), ask(**sizes), progress=False)
+    check_frames(parse(case.text)[0], clip, plain_clips(ask, case.dtype, **sizes))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.text)
+def test_it_does_not_hold_on_a_plain_pipeline(plain_pipeline, case: Case):
+    assert not parse(case.text)[0].holds(plain_pipeline)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.text)
+def test_it_can_be_predicted(setup_of, ask, case: Case):
+    prediction = estimate(setup_of(case.text, dtype="bf16"), ask())
+    assert set(prediction.stages) == {"encode", "denoise", "decode"}
+    assert all(s.flops > 0 and s.least_bytes > 0 and s.activation_bytes > 0 for s in prediction.stages.values())
+    assert prediction.needed_bytes == prediction.peak_bytes + prediction.allowance_bytes
+
+
+def test_each_has_a_case_a_sentence_and_a_line_in_the_readme():
+    assert {parse(case.text)[0].name for case in CASES} == set(OPTIMIZATIONS)
+    for optimization in OPTIMIZATIONS.values():
+        assert 20 < len(optimization.what) < 130
+        assert "\n" not in optimization.what
+        assert all(name in OPTIMIZATIONS for name in optimization.conflicts)
+    root = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("reference", root / "benchmarks" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    table = "\n".join(reference.optimizations_table())
+    assert table in (root / "README.md").read_text(), "run `make readme`"
+
+
+def test_one_that_affects_the_frames_alone_fits_in(setup_of, plain_clips, ask, monkeypatch):
+    """As somebody might add it: one object, and `Setup`, `load`, `generate` and `estimate` take it."""
+
+    def apply(pipeline, value):
+        class Float32Decoder(type(pipeline.vae.decoder)):
+            def forward(self, sample, *args, **kwargs):
+                return super().forward(sample.float(), *args, **kwargs)
+
+        pipeline.vae.decoder.float().__class__ = Float32Decoder
+
+    precise = Optimization(
+        "precise-decode",
+        phase="graph",
+        affects="frames",
+        what="the VAE's decoder in 32 bits",
+        apply=apply,
+        holds=lambda pipeline: type(pipeline.vae.decoder).__name__ == "Float32Decoder",
+    )
+    monkeypatch.setitem(OPTIMIZATIONS, precise.name, precise)
+    setup = setup_of(precise.name, dtype="bf16")
+    check_frames(precise, generate(load(setup), ask(), progress=False), plain_clips(ask, "bf16"))
+    needed = [estimate(each, ask()).stages["decode"].activation_bytes for each in (setup, setup_of(dtype="bf16"))]
+    assert needed[0] > needed[1]
+
+
+def test_all_that_agree_work_together(setup_of, plain_clips, ask):
+    names = ("channels-last", "forward-chunking=2", "split-guidance", "single-token", "attention", "lean-decode")
+    clip = generate(load(setup_of(*names)), ask(), progress=False)
+    check_frames(OPTIMIZATIONS["single-token"], clip, plain_clips(ask))
+
+
+def test_what_was_undone_does_not_hold(setup_of):
+    pipeline = load(setup_of("channels-last", "single-token", "attention=math"))
+    pipeline.unet.conv_in.weight.data = pipeline.unet.conv_in.weight.data.contiguous()
+    assert not OPTIMIZATIONS["channels-last"].holds(pipeline)
+    assert OPTIMIZATIONS["attention"].holds(pipeline)
+    next(m.attn2 for m in pipeline.unet.modules() if hasattr(m, "attn2")).set_processor(AttnProcessor2_0())
+    assert not OPTIMIZATIONS["single-token"].holds(pipeline)
+    assert not OPTIMIZATIONS["attention"].holds(pipeline)
 
 
 @pytest.mark.parametrize("name", ["fuse_qkv_projections", "set_attention_backend"])
-def test_switches_of_diffusers_that_do_nothing_here_still_do_nothing(checkpoint, name):
+def test_switches_of_diffusers_that_do_nothing_here_still_do_nothing(plain_pipeline, name):
     """Why this registry has processors of its own; the day this fails, diffusers' own may be used."""
-    unet = load(Setup("svd", weights=str(checkpoint))).unet
+    unet = plain_pipeline.unet
     before = [type(m.processor) for m in unet.modules() if hasattr(m, "processor")]
     try:
         getattr(unet, name)(*(["native"] if name == "set_attention_backend" else []))
@@ -91,13 +170,62 @@ def test_switches_of_diffusers_that_do_nothing_here_still_do_nothing(checkpoint,
     assert not any(getattr(m, "fused_projections", False) for m in unet.modules())
 
 
+# --- one at a time ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["leaf", pytest.param("block", marks=pytest.mark.slow)])
+def test_group_offload_leaves_the_frames_as_they_are(plain_pipeline, plain_clips, ask, value):
+    """The hooks themselves, from the processor to the processor."""
+    group = OPTIMIZATIONS["group-offload"]
+    group.apply(plain_pipeline, value)
+    assert group.holds(plain_pipeline)
+    for _ in range(2):
+        check_frames(group, generate(plain_pipeline, ask(), progress=False), plain_clips(ask))
+    with pytest.raises(RuntimeError, match="needs CUDA's streams"):
+        group.apply(plain_pipeline, "stream")
+
+
+@pytest.mark.parametrize("names", [("attention=math", "single-token"), ("single-token", "attention=math")])
+def test_attention_takes_the_kernel_that_was_named(setup_of, plain_clips, ask, monkeypatch, names):
+    """And leaves the layers alone that another optimisation has changed, whichever of the two comes first."""
+    allowed = set()
+    inner = torch.nn.functional.scaled_dot_product_attention
+
+    def attention(*args, **kwargs):
+        allowed.add((torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()))
+        return inner(*args, **kwargs)
+
+    pipeline = load(setup_of(*names))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    clip = generate(pipeline, ask(), progress=False)
+    assert (False, True) in allowed
+    check_frames(OPTIMIZATIONS["attention"], clip, plain_clips(ask))
+    assert OPTIMIZATIONS["single-token"].holds(pipeline)
+
+
+def test_attention_refuses_a_kernel_that_cannot_be_had(setup_of):
+    with pytest.raises(RuntimeError, match="'attention=cudnn' cannot be had on cpu in float32"):
+        load(setup_of("attention=cudnn"))
+
+
+def test_a_compiled_module_gives_the_same(setup_of, plain_pipeline):
+    """One small block, compiled in earnest; all of them on whole clips are for the slow tests."""
+    pipeline = load(setup_of("compile-blocks"))
+    block, plain = (
+        next(m for m in p.unet.modules() if type(m).__name__ == "BasicTransformerBlock")
+        for p in (pipeline, plain_pipeline)
+    )
+    hidden, context = torch.randn(2, 12, 32), torch.randn(2, 1, 16)
+    with torch.no_grad():
+        fast = block(hidden, encoder_hidden_states=context)
+        torch.testing.assert_close(fast, plain(hidden, encoder_hidden_states=context))
+
+
 @pytest.mark.parametrize("elements", [2**26, 2**12, 1])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 2e-4), ("bf16", 0.1)])
 def test_lean_decode_in_any_number_of_pieces(monkeypatch, elements, dtype, tolerance):
     """A decoder with attention between its middle blocks, two videos, and norms that see values far from zero."""
     from diffusers import AutoencoderKLTemporalDecoder
-
-    from svdlab.optimizations import lean_decode
 
     torch.manual_seed(0)
     shape = {"block_out_channels": (32, 64, 64), "down_block_types": ("DownEncoderBlock2D",) * 3, "layers_per_block": 2}
@@ -121,86 +249,37 @@ def test_lean_decode_in_any_number_of_pieces(monkeypatch, elements, dtype, toler
     assert exact.std() > 0.1
 
 
-def test_all_that_agree_work_together(latents_of, ask):
-    together = latents_of(
-        ask, "channels-last", "forward-chunking=2", "split-guidance", "single-token", "attention", "lean-decode"
-    )
-    torch.testing.assert_close(together, latents_of(ask), rtol=0, atol=ROUNDING)
-
-
-@pytest.mark.parametrize(
-    "name", ["compile-blocks", *(pytest.param(f"compile-{n}", marks=pytest.mark.slow) for n in ("unet", "vae"))]
-)
-def test_compiled_code_changes_rounding_at_most(latents_of, checkpoint, ask, name):
-    """At a size whose latents do not divide evenly, of which the UNet logs a line in the middle of its graph."""
-    sizes = {"height": 72, "width": 104}
-    plain = generate(load(Setup("svd", weights=str(checkpoint))), ask(**sizes), progress=False)
-    fast = generate(load(Setup("svd", weights=str(checkpoint), optimizations=(name,))), ask(**sizes), progress=False)
-    torch.testing.assert_close(fast.latents, plain.latents, rtol=0, atol=ROUNDING)
-    levels = np.stack([np.asarray(frame, dtype=int) for frame in (*fast.frames, *plain.frames)])
-    assert abs(levels[:6] - levels[6:]).max() <= 1
-
-
 def batches_of(pipeline, ask) -> set[int]:
     """The batch sizes that the UNet's first convolution sees, in frames."""
-    seen = set()
-    handle = pipeline.unet.conv_in.register_forward_pre_hook(lambda _, inputs: seen.add(len(inputs[0])))
-    generate(pipeline, ask(), progress=False)
+    sizes = set()
+    handle = pipeline.unet.conv_in.register_forward_pre_hook(lambda _, inputs: sizes.add(len(inputs[0])))
+    generate(pipeline, ask(num_inference_steps=1), progress=False)
     handle.remove()
-    return seen
+    return sizes
 
 
-def test_split_guidance_takes_one_video_at_a_time(checkpoint, ask):
-    assert batches_of(load(Setup("svd", weights=str(checkpoint))), ask) == {12}
-    pipeline = load(Setup("svd", weights=str(checkpoint), optimizations=("split-guidance",)))
-    assert batches_of(pipeline, ask) == {6}
-
-
-def test_split_guidance_stays_when_offloading_renews_its_hooks(checkpoint, ask):
+def test_split_guidance_takes_one_video_at_a_time_and_stays_when_offloading_renews_its_hooks(plain_pipeline, ask):
     """What `enable_model_cpu_offload` and `maybe_free_model_hooks` do to a module, without a card."""
-    pipeline = load(Setup("svd", weights=str(checkpoint)))
-    add_hook_to_module(pipeline.unet, ModelHook())
+    assert batches_of(plain_pipeline, ask) == {12}
+    add_hook_to_module(plain_pipeline.unet, ModelHook())
     split = OPTIMIZATIONS["split-guidance"]
-    assert not split.holds(pipeline)
-    split.apply(pipeline, None)
-    assert split.holds(pipeline)
-    assert batches_of(pipeline, ask) == {6}
-    remove_hook_from_module(pipeline.unet)
-    assert split.holds(pipeline)
-    add_hook_to_module(pipeline.unet, ModelHook())
-    assert split.holds(pipeline)
-    assert batches_of(pipeline, ask) == {6}
+    assert not split.holds(plain_pipeline)
+    split.apply(plain_pipeline, None)
+    for renew in (lambda: None, lambda: add_hook_to_module(plain_pipeline.unet, ModelHook())):
+        renew()
+        assert split.holds(plain_pipeline)
+        assert batches_of(plain_pipeline, ask) == {6}
+        remove_hook_from_module(plain_pipeline.unet)
+        assert split.holds(plain_pipeline)
 
 
-def test_single_token_refuses_a_context_that_could_choose(checkpoint):
-    pipeline = load(Setup("svd", weights=str(checkpoint), optimizations=("single-token",)))
+def test_single_token_refuses_a_context_that_could_choose(setup_of):
+    pipeline = load(setup_of("single-token"))
     attention = next(m.attn2 for m in pipeline.unet.modules() if getattr(m, "attn2", None) is not None)
     with pytest.raises(RuntimeError, match="for a context of one embedding"):
         attention(torch.zeros(1, 4, 32), encoder_hidden_states=torch.zeros(1, 2, 16))
 
 
-def test_what_was_undone_does_not_hold(checkpoint):
-    pipeline = load(Setup("svd", weights=str(checkpoint), optimizations=("channels-last", "single-token")))
-    assert OPTIMIZATIONS["channels-last"].holds(pipeline)
-    pipeline.unet.conv_in.weight.data = pipeline.unet.conv_in.weight.data.contiguous()
-    assert not OPTIMIZATIONS["channels-last"].holds(pipeline)
-    next(m.attn2 for m in pipeline.unet.modules() if hasattr(m, "attn2")).set_processor(AttnProcessor2_0())
-    assert not OPTIMIZATIONS["single-token"].holds(pipeline)
-    assert not OPTIMIZATIONS["fp8"].holds(pipeline)
-
-
-def test_fp8_halves_what_fp16_takes(checkpoint, ask):
-    pipeline = load(Setup("svd", weights=str(checkpoint), dtype="bf16", optimizations=("fp8",)))
-    weights = list(pipeline.unet.parameters())
-    small = sum(p.numel() * p.element_size() for p in weights)
-    assert small < 0.6 * sum(p.numel() * 2 for p in weights)
-    frames = generate(pipeline, ask(), progress=False).frames
-    assert np.asarray(frames[-1]).std() > 1
-
-
-def test_every_optimisation_says_what_it_does_in_one_line_and_stands_in_the_readme():
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    for o in OPTIMIZATIONS.values():
-        assert f"| `{o.name}`" in readme
-        assert 20 < len(o.what) < 130
-        assert "\n" not in o.what
+def test_fp8_halves_what_16_bits_take(setup_of):
+    weights = list(load(setup_of("fp8", dtype="bf16")).unet.parameters())
+    assert sum(p.numel() * p.element_size() for p in weights) < 0.6 * sum(p.numel() * 2 for p in weights)

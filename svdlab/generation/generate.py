@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from svdlab.machine import is_out_of_memory, peak_bytes, reset_peak
-from svdlab.optimizations import parse
 from svdlab.pipelines.exclusive import exclusive
 from svdlab.pipelines.load import setup_of
 from svdlab.pipelines.vae_precision import float32_decoder, keep_precision
@@ -92,7 +91,7 @@ def generate(
         each = [dataclasses.replace(request, seed=seed) for seed in seeds]
         return [generate(pipeline, one, on_step=on_step, progress=progress, picture=picture) for one in each]
 
-    for optimization, value in map(parse, setup.optimizations if setup else ()):
+    for optimization, value in setup.parsed if setup else ():
         optimization.before_clip(pipeline, value, request)
 
     import torch

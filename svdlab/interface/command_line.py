@@ -113,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     card = plan.add_mutually_exclusive_group()
     card.add_argument("--gpu", metavar="NAME", help="a card such as 'RTX 3060' (this machine's, else all known ones)")
     card.add_argument("--memory", metavar="12GB", help="of a card that is not known by name")
-    plan.add_argument("--optimization", help="these alone; may be repeated", **several)
+    plan.add_argument("--optimization", help="in every setup that is compared; may be repeated", **several)
+    plan.add_argument("--approximate", action="store_true", help="compare setups too that change the frames")
     _add_knobs(plan, _OF_PLAN)
 
     doctor = commands.add_parser("doctor", help="is this machine ready, and for what")
@@ -199,8 +200,7 @@ def _plan(options: argparse.Namespace) -> None:
         _print_table(fitting.cards_table(setup, request), "source")
     else:
         memory = card.memory_bytes if card else parse_memory(options.memory)
-        alone = [estimates.estimate(setup, request)] if options.optimization else None
-        compared = alone or fitting.candidates(setup, request, card, on_card=True)
+        compared = fitting.candidates(setup, request, card, on_card=True, approximate=options.approximate)
         print(f"{setup.variant} on {card.name if card else 'a card'} of {memory / 2**30:.1f} GiB, the fastest first:")
         _print_table(fitting.estimates_table(compared, memory, card), "setup")
         fits = any(estimate.fits(memory) for estimate in compared)

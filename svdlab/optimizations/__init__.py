@@ -1,62 +1,81 @@
-"""Ways to run the same model in less memory or time: one idea a file, listed here."""
+"""Ways to run the same model in less memory or time: one idea a file, all of them found here.
+
+A setup names them, `"forward-chunking"` or with a value `"forward-chunking=5"`. `registry` says what one is.
+"""
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from svdlab.messages import did_you_mean, shorten
-from svdlab.optimizations.attention import ATTENTION
-from svdlab.optimizations.channels_last import CHANNELS_LAST
-from svdlab.optimizations.compile import COMPILE_BLOCKS, COMPILE_UNET, COMPILE_VAE
-from svdlab.optimizations.forward_chunking import FORWARD_CHUNKING
-from svdlab.optimizations.fp8 import FP8
-from svdlab.optimizations.lean_decode import LEAN_DECODE
-from svdlab.optimizations.offload import GROUP_OFFLOAD, MODEL_OFFLOAD, SEQUENTIAL_OFFLOAD
 from svdlab.optimizations.registry import PHASES, Optimization
-from svdlab.optimizations.single_token import SINGLE_TOKEN
-from svdlab.optimizations.split_guidance import SPLIT_GUIDANCE
 
 if TYPE_CHECKING:
     from svdlab.request import Request
 
-_ALL = (
-    *(CHANNELS_LAST, FP8),
-    *(MODEL_OFFLOAD, GROUP_OFFLOAD, SEQUENTIAL_OFFLOAD),
-    *(
-        FORWARD_CHUNKING,
-        SPLIT_GUIDANCE,
-        SINGLE_TOKEN,
-        ATTENTION,
-        LEAN_DECODE,
-        COMPILE_UNET,
-        COMPILE_BLOCKS,
-        COMPILE_VAE,
-    ),
-)
-OPTIMIZATIONS: dict[str, Optimization] = {o.name: o for o in _ALL}
+    Parsed = tuple[tuple[Optimization, str | None], ...]
+
+
+def _find_all() -> dict[str, Optimization]:
+    modules = [import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
+    every = (value for module in modules for value in vars(module).values() if isinstance(value, Optimization))
+    return {o.name: o for o in sorted(every, key=lambda o: (PHASES.index(o.phase), o.name))}
+
+
+OPTIMIZATIONS: dict[str, Optimization] = _find_all()
 
 
 def parse(text: str) -> tuple[Optimization, str | None]:
-    """`"forward-chunking=5"` as the optimisation and its value; `"model-offload"` has the value None."""
+    """The optimisation that a text names, and its value.
+
+    Args:
+        text: such as `"model-offload"` or `"forward-chunking=5"`.
+
+    Returns:
+        The optimisation, and what follows "=": None where nothing does.
+
+    Raises:
+        ValueError: the name or the value is unknown.
+    """
     name, equals, value = text.partition("=")
     if name not in OPTIMIZATIONS:
         hint = did_you_mean(name, OPTIMIZATIONS) or "."
         raise ValueError(f"Unknown optimisation {shorten(name)}: expected one of {', '.join(OPTIMIZATIONS)}{hint}")
     optimization = OPTIMIZATIONS[name]
     if equals and not optimization.accepts(value):
-        raise ValueError(f"{text!r} is not understood: {name} takes {optimization.values or 'no value'}.")
+        raise ValueError(f"{shorten(text)} is not understood: {name} takes {optimization.values or 'no value'}.")
     return optimization, value or None
 
 
-def check_request(names: tuple[str, ...], request: Request) -> None:
-    """Raise a `ValueError` that says why these optimisations cannot serve `request`."""
-    for optimization, value in map(parse, names):
-        optimization.check_request(value, request)
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort names of optimisations into the order in which they can be applied.
+
+    Args:
+        names: each with or without a value.
+
+    Returns:
+        Those of phase "weights" first, then "placement", then "graph", otherwise as given.
+
+    Example:
+        >>> in_order(["single-token", "model-offload"])
+        ('model-offload', 'single-token')
+    """
+    return tuple(sorted(names, key=lambda text: PHASES.index(parse(text)[0].phase)))
 
 
-def check(names: tuple[str, ...]) -> None:
-    """Raise a `ValueError` that says why these optimisations cannot be had together, in this order."""
-    chosen = [optimization for optimization, _ in map(parse, names)]
+def check(parsed: Parsed) -> None:
+    """Check that optimisations can be had together, in this order.
+
+    Args:
+        parsed: each optimisation with its value.
+
+    Raises:
+        ValueError: two of them cannot, with the reason.
+    """
+    chosen = [optimization for optimization, _ in parsed]
     for i, later in enumerate(chosen):
         for earlier in chosen[:i]:
             if earlier is later:
@@ -69,3 +88,17 @@ def check(names: tuple[str, ...]) -> None:
                     f"{later.name!r} ({later.phase}) must come before {earlier.name!r} ({earlier.phase}): "
                     f"the order is {', then '.join(PHASES)}."
                 )
+
+
+def check_request(parsed: Parsed, request: Request) -> None:
+    """Check that optimisations can serve a request.
+
+    Args:
+        parsed: each optimisation with its value.
+        request: what is asked, complete.
+
+    Raises:
+        ValueError: one of them cannot, with the reason.
+    """
+    for optimization, value in parsed:
+        optimization.check_request(value, request)

@@ -1,68 +1,71 @@
 """Choose the kernel of attention: PyTorch picks one by itself, and not always the fastest.
 
-diffusers' `set_attention_backend()` finds none of this UNet's processors and says nothing. Here each gets one that
-allows a single kernel of `torch.nn.functional.scaled_dot_product_attention`, which raises where that cannot be had.
+diffusers' `set_attention_backend()` finds none of this UNet's processors and says nothing. Here each layer gets a
+processor that allows a single kernel of `torch.nn.functional.scaled_dot_product_attention`, which raises where that
+cannot be had. Layers whose processor is not diffusers' own any more keep theirs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from svdlab.optimizations.registry import Optimization
-
-if TYPE_CHECKING:
-    from diffusers import StableVideoDiffusionPipeline
 
 KERNELS = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION", "math": "MATH"}
 
 
 class OneKernel:
-    """An attention processor: diffusers' own, allowed one kernel."""
+    """diffusers' own attention processor, allowed one kernel."""
 
     def __init__(self, name: str) -> None:
         from diffusers.models.attention_processor import AttnProcessor2_0
         from torch.nn.attention import SDPBackend
 
-        self.inner, self.kernel = AttnProcessor2_0(), getattr(SDPBackend, KERNELS[name])
+        self.name, self.inner, self.kernel = name, AttnProcessor2_0(), getattr(SDPBackend, KERNELS[name])
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from torch.nn.attention import sdpa_kernel
 
         with sdpa_kernel(self.kernel):
-            return self.inner(*given, **named)
+            return self.inner(*args, **kwargs)
 
 
-def _attentions(pipeline: StableVideoDiffusionPipeline) -> list[Any]:
+def _attentions(pipeline: Any) -> Iterator[Any]:
     from diffusers.models.attention_processor import Attention
 
-    return [module for module in pipeline.unet.modules() if isinstance(module, Attention)]
+    return (module for module in pipeline.unet.modules() if isinstance(module, Attention))
 
 
-def _apply(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
+def _is_diffusers_own(processor: Any) -> bool:
+    return type(processor).__module__.startswith("diffusers.")
+
+
+def _apply(pipeline: Any, value: str | None) -> None:
     for attention in _attentions(pipeline):
-        if type(attention.processor).__name__ != "SingleToken":  # which needs no kernel
+        if _is_diffusers_own(attention.processor):
             attention.set_processor(OneKernel(value or "flash"))
 
 
-def _holds(pipeline: StableVideoDiffusionPipeline) -> bool:
-    """Whether every layer has it, and the kernel runs here in the UNet's own type and head size; raises where not."""
+def _holds(pipeline: Any) -> bool:
+    """Whether no layer chooses by itself, and the kernel runs in the UNet's dtype on its device; raises where not."""
     import torch
 
-    kinds = [attention.processor for attention in _attentions(pipeline)]
-    chosen = [kind for kind in kinds if isinstance(kind, OneKernel)]
-    if not chosen or any(not isinstance(k, OneKernel) and type(k).__name__ != "SingleToken" for k in kinds):
+    processors = [attention.processor for attention in _attentions(pipeline)]
+    chosen = next((processor for processor in processors if isinstance(processor, OneKernel)), None)
+    if chosen is None or any(map(_is_diffusers_own, processors)):
         return False
     weight = next(pipeline.unet.parameters())
     device = "cpu" if weight.is_meta else weight.device  # under sequential offload they are elsewhere
     query = torch.zeros(1, 1, 16, 64, device=device, dtype=pipeline.unet.dtype)
     try:
-        with torch.nn.attention.sdpa_kernel(chosen[0].kernel):
+        with torch.nn.attention.sdpa_kernel(chosen.kernel):
             torch.nn.functional.scaled_dot_product_attention(query, query, query)
     except RuntimeError as error:
-        name = next(name for name, kernel in KERNELS.items() if kernel == chosen[0].kernel.name)
-        others = ", ".join(other for other in KERNELS if other != name)
+        others = ", ".join(name for name in KERNELS if name != chosen.name)
+        place = f"{device} in {str(query.dtype).removeprefix('torch.')}"
         raise RuntimeError(
-            f"'attention={name}' cannot be had on {device} in {str(query.dtype)[6:]}: try {others}, or leave it out."
+            f"'attention={chosen.name}' cannot be had on {place}: try {others}, or leave it out."
         ) from error
     return True
 
@@ -70,7 +73,7 @@ def _holds(pipeline: StableVideoDiffusionPipeline) -> bool:
 ATTENTION = Optimization(
     "attention",
     phase="graph",
-    exact=True,
+    affects="rounding",
     what="one kernel of attention instead of PyTorch's own choice; `math` asks for tens of GiB at full size",
     apply=_apply,
     holds=_holds,

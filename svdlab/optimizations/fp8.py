@@ -5,21 +5,18 @@ diffusers' layerwise casting to float8_e4m3fn. It cannot be undone: load again t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from svdlab.optimizations.registry import Optimization
 
-if TYPE_CHECKING:
-    from diffusers import StableVideoDiffusionPipeline
 
-
-def _apply(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
+def _apply(pipeline: Any, value: str | None) -> None:
     import torch
 
     pipeline.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=pipeline.unet.dtype)
 
 
-def _holds(pipeline: StableVideoDiffusionPipeline) -> bool:
+def _holds(pipeline: Any) -> bool:
     """Whether most of the weights are in 8 bits; norms and embeddings stay as they are, by design."""
     import torch
 
@@ -30,7 +27,7 @@ def _holds(pipeline: StableVideoDiffusionPipeline) -> bool:
 FP8 = Optimization(
     "fp8",
     phase="weights",
-    exact=False,
+    affects="latents",
     what="the UNet's weights in 8 bits, computing in 16; 1.4 GiB less for svd and svd-xt, slightly other frames",
     apply=_apply,
     holds=_holds,

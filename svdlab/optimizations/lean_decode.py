@@ -8,22 +8,21 @@ eight is computed twice. The frames differ by rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from svdlab.optimizations.registry import Optimization
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableVideoDiffusionPipeline
 
 ELEMENTS = 2**26  # of one piece of work: a frame of 128 channels at 576x1024 is a little more, and fills any card
 
 
-def _lean(kind: type) -> type:
+def _in_pieces(decoder_class: type) -> type:
     """The decoder's class with a forward that works piece by piece."""
 
-    class PieceByPiece(kind):
+    class PieceByPiece(decoder_class):
         def forward(self, sample: Any, image_only_indicator: Any, num_frames: int = 1) -> Any:
             import torch
 
@@ -40,7 +39,7 @@ def _decode(decoder: Any, video: torch.Tensor) -> torch.Tensor:
         order += [attention, block]
     for up in decoder.up_blocks:
         order += [*up.resnets, *(up.upsamplers or ())]
-    spatial: list[Any] = []  # what waits to run on each frame
+    spatial: list[Any] = []  # modules that wait to run on each frame
     for module in order:
         if hasattr(module, "temporal_res_block"):
             video = _over_time(module, _frame_by_frame([*spatial, module.spatial_res_block], video))
@@ -54,20 +53,16 @@ def _decode(decoder: Any, video: torch.Tensor) -> torch.Tensor:
 
 def _frame_by_frame(modules: list[Any], video: torch.Tensor) -> torch.Tensor:
     """The modules' output, written over the input where it has the same shape."""
-    import torch
-
-    out, count, at = None, 1, 0
-    while at < len(video):
-        frames = video[at : at + count]
+    out, count, start = None, 1, 0
+    while start < len(video):
+        frames = video[start : start + count]
         for module in modules:
             frames = module(frames, None) if hasattr(module, "conv_shortcut") else module(frames)  # no time embedding
         if out is None:
             same = frames.shape[1:] == video.shape[1:] and frames.dtype == video.dtype
-            out = (
-                video if same else torch.empty(len(video), *frames.shape[1:], dtype=frames.dtype, device=frames.device)
-            )
-        out[at : at + count] = frames
-        at += count
+            out = video if same else frames.new_empty(len(video), *frames.shape[1:])
+        out[start : start + count] = frames
+        start += count
         count = max(1, ELEMENTS // max(frames[0].numel(), video[0].numel()))  # the first frame shows how large they get
     assert out is not None
     return out
@@ -75,40 +70,40 @@ def _frame_by_frame(modules: list[Any], video: torch.Tensor) -> torch.Tensor:
 
 def _over_time(block: Any, video: torch.Tensor) -> torch.Tensor:
     """The block's temporal half and its mixing, in place. Its convolutions see three frames and one place."""
-    temporal, mixer = block.temporal_res_block, block.time_mixer
+    temporal = block.temporal_res_block
     rows = max(1, ELEMENTS // video[:, :, 0].numel())
 
     def strips() -> Iterator[torch.Tensor]:
-        for top in range(0, video.shape[2], rows):
-            yield video[:, :, top : top + rows].transpose(0, 1)[None]  # (1, channels, frames, rows, width), a view
+        for rows_of_video in video.split(rows, dim=2):
+            yield rows_of_video.transpose(0, 1)[None]  # (1, channels, frames, rows, width), a view
 
-    def inner(strip: torch.Tensor, statistics: Any) -> torch.Tensor:
+    def first_half(strip: torch.Tensor, statistics: Any) -> torch.Tensor:
         return temporal.conv1(temporal.nonlinearity(_normalised(temporal.norm1, strip, *statistics)))
 
     first = _statistics(temporal.norm1, strips())
-    second = _statistics(temporal.norm2, (inner(strip, first) for strip in strips()))
+    second = _statistics(temporal.norm2, (first_half(strip, first) for strip in strips()))
     for strip in strips():
-        change = temporal.nonlinearity(_normalised(temporal.norm2, inner(strip, first), *second))
-        strip.copy_(mixer(x_spatial=strip, x_temporal=strip + temporal.conv2(change)))
+        change = temporal.nonlinearity(_normalised(temporal.norm2, first_half(strip, first), *second))
+        strip.copy_(block.time_mixer(x_spatial=strip, x_temporal=strip + temporal.conv2(change)))
     return video
 
 
-def _statistics(norm: Any, pieces: Iterator[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _statistics(norm: Any, pieces: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of each group over all pieces, in 32 bits, by Chan's way of joining variances."""
     import torch
 
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for piece in pieces:
         groups = piece[0].unflatten(0, (norm.num_groups, -1))  # sums of a view: nothing is copied
-        across, n = tuple(range(1, groups.ndim)), groups[0].numel()
-        middle = groups.mean(across, dtype=torch.float32)
-        spread = torch.linalg.vector_norm(groups, dim=across, dtype=torch.float32) ** 2 - n * middle**2
+        dims, n = tuple(range(1, groups.ndim)), groups[0].numel()
+        piece_mean = groups.mean(dims, dtype=torch.float32)
+        spread = torch.linalg.vector_norm(groups, dim=dims, dtype=torch.float32) ** 2 - n * piece_mean**2
         if count == 0:
-            count, mean, squares = n, middle, spread
+            count, mean, squares = n, piece_mean, spread
             continue
-        apart, total = middle - mean, count + n
-        squares = squares + spread + apart**2 * (count * n / total)
-        mean, count = mean + apart * (n / total), total
+        difference, total = piece_mean - mean, count + n
+        squares = squares + spread + difference**2 * (count * n / total)
+        mean, count = mean + difference * (n / total), total
     return mean, squares / count
 
 
@@ -120,15 +115,14 @@ def _normalised(norm: Any, piece: torch.Tensor, mean: torch.Tensor, variance: to
     return batch_norm(piece, mean, variance, norm.weight.float(), norm.bias.float(), eps=norm.eps)
 
 
-def _apply(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
-    decoder = pipeline.vae.decoder
-    decoder.__class__ = _lean(type(decoder))
+def _apply(pipeline: Any, value: str | None) -> None:
+    pipeline.vae.decoder.__class__ = _in_pieces(type(pipeline.vae.decoder))
 
 
 LEAN_DECODE = Optimization(
     "lean-decode",
     phase="graph",
-    exact=True,
+    affects="rounding",
     what="the VAE's decoder piece by piece: a large decode chunk, up to all frames, in a fraction of the memory",
     apply=_apply,
     holds=lambda pipeline: "PieceByPiece" in pipeline.vae.decoder.forward.__qualname__,

@@ -1,40 +1,54 @@
 """Keep on the card only what is computing; the rest waits in the machine's memory.
 
-The guides' `enable_model_cpu_offload()`, its thriftier, far slower sister, and diffusers' group offload between them,
-which can fetch the next layer while one computes. All leave the frames as they were.
+Three ways, all of which leave the frames as they were. `model-offload` moves components (the guides'
+`enable_model_cpu_offload()`), `sequential-offload` moves layers and is far slower, and `group-offload` lies between
+them: it can fetch the next layer while one computes. A prediction cannot run them without a card, so each also says
+which weights are on the device when, as read in the hooks of accelerate and diffusers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from svdlab.machine import best_device
-from svdlab.optimizations.registry import Optimization, Weights
+from svdlab.optimizations.registry import Optimization, Residence, WeightBytes
 
-if TYPE_CHECKING:
-    from diffusers import StableVideoDiffusionPipeline
-
-
-def _model(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
-    pipeline.enable_model_cpu_offload()
+_ALONE = "each decides alone where a module lives"
+_GROUPS = ("leaf", "block", "stream")
 
 
-def _model_holds(pipeline: StableVideoDiffusionPipeline) -> bool:
-    # A later `.to("cuda")` removes the hooks one by one and leaves this list behind: look at the modules.
-    return all(hasattr(module, "_hf_hook") for module in (pipeline.image_encoder, pipeline.unet, pipeline.vae))
+def _components(pipeline: Any) -> tuple[Any, Any, Any]:
+    return pipeline.image_encoder, pipeline.unet, pipeline.vae
 
 
-def _sequential(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
-    pipeline.enable_sequential_cpu_offload()
+def _model_residence(stage: str, weights: Mapping[str, WeightBytes], value: str | None) -> Residence:
+    """A component leaves when the next one of "image_encoder->unet->vae" comes: the VAE, which encodes, stays through
+    the denoising, since none comes after it."""
+    present = {"encode": ("image_encoder", "vae"), "denoise": ("unet", "vae"), "decode": ("vae",)}[stage]
+    moved = 2 * sum(weights[name].total for name in present) if stage == "encode" else 0  # there, and back afterwards
+    return Residence(sum(weights[name].total for name in present), moved)
 
 
-def _sequential_holds(pipeline: StableVideoDiffusionPipeline) -> bool:
-    modules = (pipeline.image_encoder, pipeline.unet, pipeline.vae)
-    return all(parameter.device.type == "meta" for module in modules for parameter in module.parameters())
+def _sequential_residence(stage: str, weights: Mapping[str, WeightBytes], value: str | None) -> Residence:
+    names = {"encode": ("image_encoder", "vae"), "denoise": ("unet",), "decode": ("vae",)}[stage]
+    return Residence(max(weights[name].largest_layer for name in names), sum(weights[name].total for name in names))
 
 
-def _group(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
+def _group_residence(stage: str, weights: Mapping[str, WeightBytes], value: str | None) -> Residence:
+    vae = weights["vae"].total
+    if stage == "decode":
+        return Residence(vae, 0)
+    grouped = weights["image_encoder" if stage == "encode" else "unet"]
+    if value == "block":
+        return Residence(vae + grouped.largest_block + grouped.outside_blocks, grouped.total)
+    if value == "stream":  # the layer that computes and the one that comes; its way takes no time of its own
+        return Residence(vae + 2 * grouped.largest_layer, 0)
+    return Residence(vae + grouped.largest_layer, grouped.total)
+
+
+def _apply_group(pipeline: Any, value: str | None) -> None:
     import torch
     from diffusers.hooks import apply_group_offloading
 
@@ -49,76 +63,38 @@ def _group(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
     pipeline.vae.to(device)  # small, and under the hooks it would lose its turn to 32 bits and back for encoding
 
 
-def _group_holds(pipeline: StableVideoDiffusionPipeline) -> bool:
+def _group_holds(pipeline: Any) -> bool:
     from diffusers.hooks.group_offloading import _is_group_offload_enabled
 
     hooked = all(_is_group_offload_enabled(module) for module in (pipeline.image_encoder, pipeline.unet))
     return hooked and pipeline.vae.device.type == best_device()
 
 
-# --- what is on the device when, for predictions; read in accelerate's and diffusers' hooks --------------------------
+_offloading = partial(Optimization, phase="placement", affects="nothing", accelerator=True, traced=lambda value: False)
 
-
-def _model_resident(stage: str, weights: Mapping[str, Weights], value: str | None) -> tuple[int, int]:
-    """A component leaves when the next one of "image_encoder->unet->vae" comes: the VAE, which encodes, stays through
-    the denoising, since none comes after it."""
-    there = {"encode": ("image_encoder", "vae"), "denoise": ("unet", "vae"), "decode": ("vae",)}[stage]
-    once = {"encode": ("image_encoder", "vae"), "denoise": (), "decode": ()}[stage]
-    moved = 2 * sum(weights[part].whole for part in once)  # there, and back when its turn is over
-    return sum(weights[part].whole for part in there), moved
-
-
-def _sequential_resident(stage: str, weights: Mapping[str, Weights], value: str | None) -> tuple[int, int]:
-    parts = [weights[part] for part in {"encode": ("image_encoder", "vae"), "denoise": ("unet",)}.get(stage, ("vae",))]
-    return max(part.largest_leaf for part in parts), sum(part.whole for part in parts)
-
-
-def _group_resident(stage: str, weights: Mapping[str, Weights], value: str | None) -> tuple[int, int]:
-    grouped = weights[{"encode": "image_encoder"}.get(stage, "unet")]
-    if stage == "decode":
-        return weights["vae"].whole, 0
-    if value == "block":
-        return weights["vae"].whole + grouped.largest_block + grouped.beside_blocks, grouped.whole
-    ahead = 2 if value == "stream" else 1  # the layer that computes, and with streams the one that comes
-    return weights["vae"].whole + ahead * grouped.largest_leaf, 0 if value == "stream" else grouped.whole
-
-
-_ALONE = "each decides alone where a module lives"
-
-MODEL_OFFLOAD = Optimization(
+MODEL_OFFLOAD = _offloading(
     "model-offload",
-    phase="placement",
-    exact=True,
     what="one component at a time on the card, the others in the machine's memory; a few seconds a clip",
-    apply=_model,
-    holds=_model_holds,
+    apply=lambda pipeline, value: pipeline.enable_model_cpu_offload(),
+    # A later `.to("cuda")` removes the hooks one by one and leaves the pipeline's list behind: look at the modules.
+    holds=lambda pipeline: all(hasattr(module, "_hf_hook") for module in _components(pipeline)),
     conflicts=dict.fromkeys(("group-offload", "sequential-offload"), _ALONE),
-    accelerator=True,
-    traced=lambda _: False,
-    resident=_model_resident,
+    residence=_model_residence,
 )
-GROUP_OFFLOAD = Optimization(
+GROUP_OFFLOAD = _offloading(
     "group-offload",
-    phase="placement",
-    exact=True,
     what="one layer at a time on the card, or one block; with streams the next one comes while one computes",
-    apply=_group,
+    apply=_apply_group,
     holds=_group_holds,
-    values="how weights come: leaf, block, stream",
-    accepts=("leaf", "block", "stream").__contains__,
+    values=f"how weights come: {', '.join(_GROUPS)}",
+    accepts=_GROUPS.__contains__,
     conflicts={"sequential-offload": _ALONE},
-    accelerator=True,
-    traced=lambda _: False,
-    resident=_group_resident,
+    residence=_group_residence,
 )
-SEQUENTIAL_OFFLOAD = Optimization(
+SEQUENTIAL_OFFLOAD = _offloading(
     "sequential-offload",
-    phase="placement",
-    exact=True,
     what="one layer at a time on the card; the least weight memory, many times slower",
-    apply=_sequential,
-    holds=_sequential_holds,
-    accelerator=True,
-    traced=lambda _: False,
-    resident=_sequential_resident,
+    apply=lambda pipeline, value: pipeline.enable_sequential_cpu_offload(),
+    holds=lambda pipeline: all(p.is_meta for module in _components(pipeline) for p in module.parameters()),
+    residence=_sequential_residence,
 )

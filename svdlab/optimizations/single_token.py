@@ -7,13 +7,9 @@ SVD-XT's step and 6.7 % of its bytes, by computation. The frames differ by round
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from svdlab.optimizations.registry import Optimization
-
-if TYPE_CHECKING:
-    from diffusers import StableVideoDiffusionPipeline
 
 
 class SingleToken:
@@ -22,30 +18,29 @@ class SingleToken:
     def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, **_: Any) -> Any:
         if encoder_hidden_states is None or encoder_hidden_states.shape[1] != 1:
             raise RuntimeError("single-token is for a context of one embedding, and this one has more: leave it out.")
-        seen = attn.to_out[1](attn.to_out[0](attn.to_v(encoder_hidden_states)))
-        return (seen / attn.rescale_output_factor).expand(-1, hidden_states.shape[1], -1)
+        value = attn.to_out[1](attn.to_out[0](attn.to_v(encoder_hidden_states)))
+        return (value / attn.rescale_output_factor).expand(-1, hidden_states.shape[1], -1)
 
 
-def _cross_attentions(pipeline: StableVideoDiffusionPipeline) -> Iterator[Any]:
-    for module in pipeline.unet.modules():
-        if getattr(module, "attn2", None) is not None:
-            yield module.attn2
+def _cross_attentions(pipeline: Any) -> list[Any]:
+    layers = (getattr(module, "attn2", None) for module in pipeline.unet.modules())
+    return [layer for layer in layers if layer is not None]
 
 
-def _apply(pipeline: StableVideoDiffusionPipeline, value: str | None) -> None:
+def _apply(pipeline: Any, value: str | None) -> None:
     for attention in _cross_attentions(pipeline):
         attention.set_processor(SingleToken())
 
 
-def _holds(pipeline: StableVideoDiffusionPipeline) -> bool:
-    found = [isinstance(attention.processor, SingleToken) for attention in _cross_attentions(pipeline)]
-    return bool(found) and all(found)
+def _holds(pipeline: Any) -> bool:
+    attentions = _cross_attentions(pipeline)
+    return bool(attentions) and all(isinstance(attention.processor, SingleToken) for attention in attentions)
 
 
 SINGLE_TOKEN = Optimization(
     "single-token",
     phase="graph",
-    exact=True,
+    affects="rounding",
     what="no cross-attention where the context is one token; a few percent off every step, nothing lost",
     apply=_apply,
     holds=_holds,

@@ -1,13 +1,13 @@
 """Graphics cards as their makers describe them: what a prediction needs to know of one.
 
->>> find_card("RTX 3060").memory_bytes / 2**30
-12.0
+A card is found by the name that its maker or its driver gives it. Laptops' chips are other chips under the same names,
+so they are not known. A prediction's floor is what a card could do at best.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from svdlab.messages import did_you_mean, shorten
 
@@ -16,13 +16,21 @@ GiB = 2**30
 
 @dataclass(frozen=True)
 class Card:
-    """One card. `flops` are 16-bit multiply-adds with 32-bit sums, as PyTorch asks for them, without sparsity: on
-    GeForce cards half of what is advertised for 16-bit sums. A prediction's floor is what this could do at best."""
+    """One card.
+
+    Attributes:
+        name: as its maker sells it, without "NVIDIA" and "GeForce".
+        memory_bytes: of the card.
+        flops: a second: 16-bit multiply-adds with 32-bit sums, as PyTorch asks for them, without sparsity. On GeForce
+            cards that is half of what is advertised for 16-bit sums.
+        bandwidth_bytes: a second, of the card's own memory.
+        source: of these figures.
+    """
 
     name: str
     memory_bytes: int
-    flops: float  # a second
-    bandwidth_bytes: float  # a second, of the card's own memory
+    flops: float
+    bandwidth_bytes: float
     source: str
 
 
@@ -77,44 +85,79 @@ CARDS: dict[str, Card] = {
 
 
 def find_card(name: str) -> Card:
-    """The card that `name` means, with or without "NVIDIA" and "GeForce"; a `ValueError` with the nearest names."""
-    found = match_card(name)
-    if found is None:
+    """The card that a name means.
+
+    Args:
+        name: such as "RTX 3060", with or without "NVIDIA" and "GeForce".
+
+    Returns:
+        The card as it is sold.
+
+    Raises:
+        ValueError: none is known by that name.
+
+    Example:
+        >>> find_card("NVIDIA GeForce RTX 3060").memory_bytes / 2**30
+        12.0
+    """
+    card = match_card(name)
+    if card is None:
         hint = did_you_mean(name.upper(), CARDS) or f": expected one of {', '.join(CARDS)}."
         raise ValueError(f"Unknown card {shorten(name)}{hint} Name others by memory: '12GB'.")
-    return found
+    return card
 
 
 def this_card() -> Card | None:
-    """This machine's card with the memory that it really has; None where there is none, or none that is known."""
+    """This machine's card, with the memory that it really has; None where there is none, or none that is known."""
     import torch
 
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)
-    known = match_card(properties.name)
-    return known and Card(properties.name, properties.total_memory, known.flops, known.bandwidth_bytes, known.source)
+    card = match_card(properties.name)
+    return card and replace(card, name=properties.name, memory_bytes=properties.total_memory)
 
 
 def parse_memory(text: str | int) -> int:
-    """`"12GB"`, `"7.5 GiB"` or a number of bytes. As cards are sold, a GB here is 2**30 bytes."""
+    """An amount of memory in bytes.
+
+    Args:
+        text: such as "12GB", "7.5 GiB" or "700M", or a number of bytes. As cards are sold, a GB here is 2**30 bytes.
+
+    Returns:
+        Bytes, over 0.
+
+    Raises:
+        ValueError: it is no amount of memory.
+
+    Example:
+        >>> parse_memory("12GB") / 2**30
+        12.0
+    """
     if isinstance(text, int) and not isinstance(text, bool) and text > 0:
         return text
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|G|MB|MiB|M)\s*", str(text), re.IGNORECASE)
-    size = int(float(found[1]) * (GiB if found[2][0] in "gG" else 2**20)) if found else 0
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:(G)|M)(?:B|iB)?\s*", str(text)[:50], re.IGNORECASE)
+    size = int(float(match[1]) * (GiB if match[2] else 2**20)) if match else 0
     if size <= 0:
-        raise ValueError(f"memory={text!r} is no amount of memory: expected something like '12GB', or bytes over 0.")
+        sentence = "is no amount of memory: expected something like '12GB', or bytes over 0."
+        raise ValueError(f"memory={shorten(text)} {sentence}")
     return size
 
 
 def match_card(name: str) -> Card | None:
-    """The card that a driver calls `name`: the longest known name that begins it, so that a "4070 Ti" is no 4070. None
-    where it is not known."""
+    """The card that a driver calls by this name.
+
+    Args:
+        name: as `torch.cuda.get_device_properties` gives it.
+
+    Returns:
+        The card with the longest known name that begins it; None where none does, and for laptops' chips, which are
+        others under the same name.
+    """
     words = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|GPU|Generation)\b", " ", name, flags=re.IGNORECASE)
-    asked = re.sub(r"[\s_-]+", " ", words).strip().upper()
-    matching = [known for known in CARDS if re.match(rf"{re.escape(known.upper())}(?!\w)(?! LAPTOP)", asked)]
-    best = max(matching, key=len, default=None)
-    if best is None or re.search(r"\bLAPTOP\b|\bMAX Q\b|\bMOBILE\b", asked):  # another chip under the same name
+    words = re.sub(r"[\s_-]+", " ", words).strip().upper()
+    known = [card for card in CARDS if re.match(rf"{re.escape(card.upper())}(?!\w)(?! LAPTOP)", words)]
+    best = max(known, key=len, default=None)
+    if best is None or re.search(r"\bLAPTOP\b|\bMAX Q\b|\bMOBILE\b", words):
         return None
-    rest = asked[len(best) :].split()
-    return None if {"TI", "SUPER"} & set(rest) else CARDS[best]
+    return None if {"TI", "SUPER"} & set(words[len(best) :].split()) else CARDS[best]

@@ -1,19 +1,19 @@
 """What a setup will need and take, predicted: no card, no weights, seconds.
 
->>> print(estimate(Setup("svd-xt", dtype="fp16", optimizations=("model-offload", "forward-chunking"))))
-svd-xt, fp16, model-offload, forward-chunking: 8.0 GiB needed, the most while denoising.
+The real modules run on tensors without values (`fake_run`), so every optimisation that changes what is computed is seen
+by construction. An offload is modelled by what it leaves on the device when. A card's time comes from its FLOP/s and
+its bandwidth: the floor, which nothing can undercut, and an expectation, of which published times set the scale.
 
-The real modules run on tensors without values (`fake_run`), so that every optimisation that changes what is
-computed is seen by construction. An offload is modelled by what it leaves on the device when.
-Not modelled: cuDNN's and cuBLAS's workspaces, the CUDA context, fragmentation; `ALLOWANCE_BYTES` stands for them.
+Not modelled: the workspaces of cuDNN and cuBLAS, the CUDA context, fragmentation. `ALLOWANCE_BYTES` stands for them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from svdlab.optimizations import check_request, parse
-from svdlab.optimizations.registry import Weights, everything
+from svdlab.optimizations import check_request
+from svdlab.optimizations.registry import Residence
 from svdlab.prediction.cards import Card
 from svdlab.prediction.fake_run import trace
 from svdlab.request import Request
@@ -25,40 +25,51 @@ ALLOWANCE_BYTES = int(0.6 * 2**30)
 # and that sum is 21.4 s there: the middle gives this share. Other cards and versions reach more or less.
 UTILISATION = 0.45
 # Between the machine's memory and the card, unpinned, over PCIe 4.0 x16: assumed, not measured here.
-LINK_BYTES = 8e9
+LINK_BYTES = 8e9  # a second
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One of "encode", "denoise" and "decode". Counts are of the whole stage: of all steps, of all chunks."""
+    """One of "encode", "denoise" and "decode". Counts are of the whole stage: of all steps, of all chunks.
 
-    weight_bytes: int  # of the model, on the device at once
-    activation_bytes: int  # the most that lives beside them
-    flops: int
-    least_bytes: int  # what multiplications must read and write, with everything between them fused away
-    passes: int  # calls of the model: steps, decode chunks
-    moved_bytes: int = 0  # weights brought to the device, over all passes
-    operations: tuple[tuple[int, int, int], ...] = ()  # (flops, bytes read and written, how often)
+    Attributes:
+        weight_bytes: weights on the device at once.
+        activation_bytes: the most that lives beside the weights.
+        passes: calls of the module: steps, or decode chunks.
+        moved_bytes: weights brought to the device, over all passes.
+        operations: (FLOP, bytes read and written, how often) of each kind of operation.
+    """
+
+    weight_bytes: int
+    activation_bytes: int
+    passes: int
+    moved_bytes: int
+    operations: tuple[tuple[int, int, int], ...]
 
     @property
     def peak_bytes(self) -> int:
-        """What PyTorch will have allocated at the highest moment of the stage."""
+        """What PyTorch will have allocated at the highest moment of the stage, in bytes."""
         return self.weight_bytes + self.activation_bytes
 
-    def floor_seconds(self, card: Card) -> float:
-        """Nothing on this card can be faster: all of its FLOP/s, or all of its bandwidth, whichever takes longer."""
-        return max(self.flops / card.flops, self.least_bytes / card.bandwidth_bytes)
+    @property
+    def flops(self) -> int:
+        """Floating-point operations; a multiplication and an addition count as two."""
+        return sum(flops * times for flops, _, times in self.operations)
 
-    def expected_seconds(self, card: Card) -> float:
-        """The sum of each operation's own floor, at `UTILISATION`, and the weights' way to the card."""
-        each = (n * max(flops / card.flops, size / card.bandwidth_bytes) for flops, size, n in self.operations)
-        return sum(each) / UTILISATION + self.moved_bytes / LINK_BYTES
+    @property
+    def least_bytes(self) -> int:
+        """What multiplications must read and write, in bytes, with everything between them fused away."""
+        return sum(size * times for flops, size, times in self.operations if flops)
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """How long a clip takes on a card: never less than `floor`, and `expected` where it does as well as published ones
-    did. Compiled code is expected as eager code: what it gains must be measured."""
+class Seconds(NamedTuple):
+    """How long a clip takes on a card, in seconds.
+
+    Attributes:
+        floor: no program can be faster: all of the card's FLOP/s or all of its bandwidth, whichever takes longer.
+        expected: where the card does as well as published ones did: each operation's own floor at `UTILISATION`, and
+            the weights' way to the card. Compiled code is expected as eager code: what it gains must be measured.
+    """
 
     floor: float
     expected: float
@@ -66,75 +77,113 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What `setup` will need for `request`, by stage. `print` it for a sentence."""
+    """What a setup will need for a request: `print` it for a sentence, compare it by `fits(bytes)` and `seconds(card)`.
+
+    Attributes:
+        setup: how the model runs.
+        request: what is asked, complete.
+        stages: a `Stage` for each of "encode", "denoise" and "decode".
+        component_bytes: weights of "image_encoder", "unet" and "vae", wherever they wait.
+        allowance_bytes: for what cannot be traced.
+    """
 
     setup: Setup
     request: Request
     stages: dict[str, Stage]
-    component_bytes: dict[str, int]  # weights of "image_encoder", "unet" and "vae", wherever they wait
+    component_bytes: dict[str, int]
     allowance_bytes: int = ALLOWANCE_BYTES
 
     @property
     def peak_bytes(self) -> int:
-        """What PyTorch will have allocated at the highest moment of the clip."""
+        """What PyTorch will have allocated at the highest moment of the clip, in bytes."""
         return max(stage.peak_bytes for stage in self.stages.values())
 
     @property
     def needed_bytes(self) -> int:
-        """What the device must have: the peak, and the allowance for what cannot be traced."""
+        """What the device must have, in bytes: the peak and the allowance."""
         return self.peak_bytes + self.allowance_bytes
 
     @property
     def flops(self) -> int:
+        """Floating-point operations of the clip; a multiplication and an addition count as two."""
         return sum(stage.flops for stage in self.stages.values())
 
     def fits(self, memory_bytes: int) -> bool:
+        """Whether a device's memory is enough.
+
+        Args:
+            memory_bytes: all that the device has.
+
+        Returns:
+            True where `needed_bytes` is no more.
+        """
         return self.needed_bytes <= memory_bytes
 
     def seconds(self, card: Card) -> Seconds:
-        stages = self.stages.values()
-        return Seconds(sum(s.floor_seconds(card) for s in stages), sum(s.expected_seconds(card) for s in stages))
+        """How long the clip takes on a card.
+
+        Args:
+            card: from `find_card` or `this_card`.
+
+        Returns:
+            The floor and the expectation, in seconds.
+        """
+        floor = expected = 0.0
+        for stage in self.stages.values():
+            floor += max(stage.flops / card.flops, stage.least_bytes / card.bandwidth_bytes)
+            each = (n * max(flops / card.flops, size / card.bandwidth_bytes) for flops, size, n in stage.operations)
+            expected += sum(each) / UTILISATION + stage.moved_bytes / LINK_BYTES
+        return Seconds(floor, expected)
 
     def __str__(self) -> str:
-        doing = {"encode": "encoding", "denoise": "denoising", "decode": "decoding"}
+        verbs = {"encode": "encoding", "denoise": "denoising", "decode": "decoding"}
         highest = max(self.stages, key=lambda name: self.stages[name].peak_bytes)
-        how = ", ".join((self.setup.variant, self.setup.precision, *self.setup.optimizations))
-        return f"{how}: {self.needed_bytes / 2**30:.1f} GiB needed, the most while {doing[highest]}."
+        names = ", ".join((self.setup.variant, self.setup.precision, *self.setup.optimizations))
+        return f"{names}: {self.needed_bytes / 2**30:.1f} GiB needed, the most while {verbs[highest]}."
 
 
 def estimate(setup: Setup, request: Request | None = None) -> Estimate:
-    """What `setup` will need and take for `request` (left out: the variant's own size, frames and steps).
+    """Predict memory and time of a clip, without a card and without weights.
 
-    A full-size one takes a few seconds of one core the first time, and is remembered, on disk too. Of `weights` only
-    a folder makes a difference, by its configuration, and of `device` the type that it implies.
+    A full-size one takes some seconds of one core the first time, and is remembered, on disk too. Of `setup.weights`
+    only a folder makes a difference, by its configuration, and of `setup.device` the dtype that it implies.
+
+    Args:
+        setup: how the model runs.
+        request: what is asked; left out, the variant's own size, frames and steps.
+
+    Returns:
+        Bytes and operations by stage.
+
+    Raises:
+        ValueError: the setup cannot serve the request.
+
+    Example:
+        >>> from svdlab import Setup, estimate, find_card
+        >>> prediction = estimate(Setup("tiny", dtype="fp32"))
+        >>> print(prediction)
+        tiny, fp32: 0.9 GiB needed, the most while decoding.
+        >>> prediction.fits(2 * 2**30)
+        True
+        >>> 0 < prediction.seconds(find_card("RTX 3060")).floor < 1
+        True
     """
     request = (Request(image="rocket") if request is None else request).filled(setup.variant)
-    check_request(setup.optimizations, request)
-    chosen = [parse(text) for text in setup.optimizations]
-    known = trace(
-        setup.variant,
-        setup.weights if setup.weights not in ("hub", "bundled", "random") else None,
-        setup.precision,
-        tuple(text for text, (o, value) in zip(setup.optimizations, chosen, strict=True) if o.traced(value)),
-        (request.height, request.width, request.num_frames, request.decode_chunk_size),
-        2 if request.max_guidance_scale > 1 else 1,
-    )
-    resident, value = next(((o.resident, value) for o, value in chosen if o.resident), (everything, None))
-    steps, stages = request.num_inference_steps, {}
-    for name, found in known["stages"].items():
-        passes = steps if name == "denoise" else found["passes"]
-        again = passes // found["passes"]
-        weights = {part: Weights(*sizes) for part, sizes in known["weights"].items()}
-        if name == "encode":  # the pipeline takes the VAE to 32 bits for this, where it is in fp16
-            weights["vae"] = Weights(*(size * found["upcast"] for size in known["weights"]["vae"]))
-        on_device, moved = resident(name, weights, value)
+    check_request(setup.parsed, request)
+    placed = next(((o.residence, value) for o, value in setup.parsed if o.residence), None)
+    stages, component_bytes = {}, {}
+    for name, traced in trace(setup, request).items():
+        steps = request.num_inference_steps if name == "denoise" else 1  # of which a trace holds one
+        component_bytes = {part: sizes.total for part, sizes in traced.weights.items()}  # the last stage's: as loaded
+        residence = Residence(sum(component_bytes.values()), 0)  # without an offload
+        if placed:
+            find_residence, value = placed
+            residence = find_residence(name, traced.weights, value)
         stages[name] = Stage(
-            weight_bytes=on_device,
-            activation_bytes=found["activation_bytes"],
-            flops=found["flops"] * again,
-            least_bytes=found["least_bytes"] * again,
-            passes=passes,
-            moved_bytes=moved * passes,
-            operations=tuple((flops, size, n * again) for flops, size, n in found["operations"]),
+            weight_bytes=residence.device_bytes,
+            activation_bytes=traced.activation_bytes,
+            passes=traced.passes * steps,
+            moved_bytes=residence.moved_bytes * traced.passes * steps,
+            operations=tuple((flops, size, times * steps) for flops, size, times in traced.operations),
         )
-    return Estimate(setup, request, stages, {part: sizes[0] for part, sizes in known["weights"].items()})
+    return Estimate(setup, request, stages, component_bytes)

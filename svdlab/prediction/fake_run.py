@@ -1,7 +1,11 @@
 """What a model computes, moves and holds, without a value: its real modules on fake tensors.
 
-A fake tensor has a shape and a type and nothing inside, so SVD-XT's step takes a second or two of one core. They are
-on a "cpu" that has no end: fake CUDA tensors fail on a PyTorch without CUDA.
+A fake tensor has a shape and a type and nothing inside, so a step of SVD-XT takes a few seconds of one core. A meter
+sees every operation that PyTorch would run: its FLOP, its bytes, and which tensors live at the same time. Memory and
+time depend on nothing else, so `estimate` is made of it.
+
+The fake tensors are on a "cpu" that has no end: fake CUDA tensors fail on a PyTorch without CUDA. A trace depends
+neither on where weights wait nor on the number of steps. It is remembered in this process and on disk.
 """
 
 from __future__ import annotations
@@ -13,18 +17,19 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdlab.atomic_files import atomic_write
-from svdlab.optimizations import parse
-from svdlab.optimizations.registry import Weights
-from svdlab.pipelines import random_weights as architecture
+from svdlab.optimizations.registry import WeightBytes
+from svdlab.pipelines import random_weights
 from svdlab.pipelines.hub import COMPONENTS
 from svdlab.pipelines.vae_precision import encode_dtype, encode_growth
-from svdlab.setup import DTYPES
+from svdlab.request import Request
+from svdlab.setup import DTYPES, Setup
 from svdlab.variants import variant
 
 if TYPE_CHECKING:
@@ -33,84 +38,156 @@ if TYPE_CHECKING:
 _NO_TRAFFIC = ("empty", "empty_strided", "new_empty", "new_empty_strided", "empty_like", "detach", "lift_fresh")
 
 
-def trace(
-    name: str, folder: str | None, dtype: str, names: tuple[str, ...], size: tuple[int, int, int, int], batch: int
-) -> dict[str, Any]:
-    """What of a clip does not depend on where weights wait, nor on the number of steps.
+@dataclass(frozen=True)
+class StageTrace:
+    """One stage of a clip as the meter saw it; of "denoise" a single step.
 
-    `folder`: of weights whose configuration is not the variant's. `names`: optimisations that change what is computed.
-    `size`: height, width, frames, decode chunk. `batch`: 2 with guidance, else 1.
-
-    Gives `weights`, bytes of each component as `Weights` holds them, and `stages`, for each of "encode", "denoise"
-    (one step) and "decode": `activation_bytes` (the most beside the weights), `flops`, `least_bytes`, `passes`,
-    `operations` [(flops, bytes, how often)] and `upcast`, by which the stage multiplies the VAE's weights.
+    Attributes:
+        weights: bytes of "image_encoder", "unet" and "vae" in the types that they have in this stage.
+        activation_bytes: the most that lives at once beside the weights.
+        passes: how often the stage calls its module: once, or once for each decode chunk.
+        operations: (FLOP, bytes read and written, how often) of each kind of operation.
     """
-    asked = (name, folder, dtype, names, size, batch)
-    if asked not in _known:
-        known = repr((*asked, _configuration(folder), _code()))
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svdlab" / "traces"
-        file = home / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.json"
+
+    weights: dict[str, WeightBytes]
+    activation_bytes: int
+    passes: int
+    operations: list[tuple[int, int, int]]
+
+
+_known: dict[str, dict[str, StageTrace]] = {}  # by `trace_key`
+
+
+def trace(setup: Setup, request: Request) -> dict[str, StageTrace]:
+    """The fake run of a clip, remembered where the same was run before.
+
+    Args:
+        setup: how the model runs. Its placement changes nothing here.
+        request: what is asked, complete.
+
+    Returns:
+        The stages "encode", "denoise" (one step) and "decode".
+    """
+    key = trace_key(setup, request)
+    if key not in _known:
+        digest = hashlib.sha256(" ".join((key, _configuration(setup), _code())).encode()).hexdigest()
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        file = home / "svdlab" / "traces" / f"{digest[:32]}.json"
         try:
-            _known[asked] = json.loads(file.read_text())
-        except (OSError, ValueError):
-            _known[asked] = _traced(*asked)
-            with (
-                suppress(OSError),
-                atomic_write(file) as beside,
-            ):  # in a home that is read-only the next process traces again
-                beside.write_text(json.dumps(_known[asked]))
-    return _known[asked]
+            _known[key] = from_json(file.read_text())
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            _known[key] = fake_run(setup, request)
+            with suppress(OSError), atomic_write(file) as beside:  # in a read-only home the next process traces again
+                beside.write_text(to_json(_known[key]))
+    return _known[key]
 
 
-_known: dict[Any, dict[str, Any]] = {}
+def trace_key(setup: Setup, request: Request) -> str:
+    """All that a trace depends on, in one line.
+
+    Args:
+        setup: how the model runs.
+        request: what is asked, complete.
+
+    Returns:
+        Such as "svd-xt fp16 single-token 25x576x1024 chunk 5 batch 2".
+    """
+    names = [text for text, (o, value) in zip(setup.optimizations, setup.parsed, strict=True) if o.traced(value)]
+    where = [str(folder) for folder in (_weights_folder(setup),) if folder]
+    size = f"{request.num_frames}x{request.height}x{request.width}"
+    chunks = f"chunk {request.decode_chunk_size} batch {_batch(request)}"
+    return " ".join((setup.variant, *where, setup.precision, *names, size, chunks))
 
 
-def _traced(
-    name: str, folder: str | None, dtype: str, names: tuple[str, ...], size: tuple[int, int, int, int], batch: int
-) -> dict[str, Any]:
+def to_json(stages: dict[str, StageTrace]) -> str:
+    """Stages as text.
+
+    Args:
+        stages: by name.
+
+    Returns:
+        One line of JSON.
+    """
+    return json.dumps({name: asdict(stage) for name, stage in stages.items()})
+
+
+def from_json(text: str) -> dict[str, StageTrace]:
+    """The stages that `to_json` wrote.
+
+    Args:
+        text: JSON.
+
+    Returns:
+        Equal stages, by name.
+    """
+    stages = {name: StageTrace(**fields) for name, fields in json.loads(text).items()}
+    for stage in stages.values():
+        stage.weights.update({name: WeightBytes(*sizes) for name, sizes in stage.weights.items()})
+        stage.operations[:] = [(flops, size, times) for flops, size, times in stage.operations]
+    return stages
+
+
+def fake_run(setup: Setup, request: Request) -> dict[str, StageTrace]:
+    """Run a clip's three stages on fake tensors.
+
+    Args:
+        setup: how the model runs.
+        request: what is asked, complete.
+
+    Returns:
+        What the meter saw of "encode", "denoise" (one step) and "decode".
+    """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    height, width, frames, chunk = size
-    kind: Any = getattr(torch, DTYPES[dtype])
-    pipeline: Any = architecture.blank(variant(name), None if folder is None else Path(folder), kind)
-    unet, vae, eyes = pipeline.unet, pipeline.vae, pipeline.image_encoder
+    dtype: Any = getattr(torch, DTYPES[setup.precision])
+    pipeline: Any = random_weights.blank(variant(setup.variant), _weights_folder(setup), dtype)
+    unet, vae, image_encoder = modules = pipeline.unet, pipeline.vae, pipeline.image_encoder
+    frames, chunk, batch = request.num_frames, request.decode_chunk_size, _batch(request)
     scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
-    latents = (frames, vae.config["latent_channels"], height // scale, width // scale)
+    latents = (frames, vae.config["latent_channels"], request.height // scale, request.width // scale)
 
     def encode() -> Any:
-        edge = eyes.config.image_size
-        seen = eyes(torch.empty(1, 3, edge, edge, dtype=kind)).image_embeds
-        return seen, vae.encode(torch.empty(1, 3, height, width, dtype=vae.dtype)).latent_dist.mode()
+        edge = image_encoder.config.image_size
+        embedding = image_encoder(torch.empty(1, 3, edge, edge, dtype=dtype)).image_embeds
+        picture = torch.empty(1, 3, request.height, request.width, dtype=vae.dtype)
+        return embedding, vae.encode(picture).latent_dist.mode()
 
     def denoise() -> Any:
-        sample = torch.empty(batch, frames, unet.config["in_channels"], *latents[2:], dtype=kind)
-        seen = torch.empty(batch, 1, unet.config["cross_attention_dim"], dtype=kind)
-        times = torch.empty(batch, 3, dtype=kind)
-        return unet(sample, torch.empty(()), encoder_hidden_states=seen, added_time_ids=times, return_dict=False)
+        sample = torch.empty(batch, frames, unet.config["in_channels"], *latents[2:], dtype=dtype)
+        embedding = torch.empty(batch, 1, unet.config["cross_attention_dim"], dtype=dtype)
+        ids = torch.empty(batch, 3, dtype=dtype)
+        return unet(sample, torch.empty(()), encoder_hidden_states=embedding, added_time_ids=ids, return_dict=False)
 
     def decode() -> Any:
-        return pipeline.decode_latents(torch.empty(1, *latents, dtype=kind), frames, chunk)
+        return pipeline.decode_latents(torch.empty(1, *latents, dtype=dtype), frames, chunk)
 
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    for module in [*unet.modules(), *vae.modules(), *eyes.modules()]:
+    for module in (module for part in modules for module in part.modules()):
         module._apply = partial(_replace_parameters, module)  # on these alone: others may be making a clip meanwhile
-    with architecture.quiet_libraries(), fakes, torch.no_grad():
-        for part in (unet, vae, eyes):
+    with random_weights.quiet_libraries(), fakes, torch.no_grad():
+        for part in modules:
             part.to_empty(device="cpu")
-        for text in names:
-            optimization, value = parse(text)
-            optimization.apply(pipeline, value)
-        weights = {part: _weights(getattr(pipeline, part)) for part in COMPONENTS}
-        modules = [unet, vae, eyes]
-        stages = {"denoise": _metered(denoise, modules), "decode": _metered(decode, modules)}
-        upcast = encode_growth(vae)
+        for optimization, value in setup.parsed:
+            if optimization.traced(value):
+                optimization.apply(pipeline, value)
+                optimization.before_clip(pipeline, value, request)
+        weights = {name: _weight_bytes(getattr(pipeline, name)) for name in COMPONENTS}
+        grown = weights | {"vae": WeightBytes(*(size * encode_growth(vae) for size in weights["vae"]))}
+        denoising = StageTrace(weights, *_meter(denoise, modules))
+        decoding = StageTrace(weights, *_meter(decode, modules, passes=-(-frames // chunk)))
         vae.to(encode_dtype(vae))
-        stages = {"encode": _metered(encode, modules), **stages}
-    for stage, found in stages.items():
-        found["passes"] = -(-frames // chunk) if stage == "decode" else 1
-        found["upcast"] = upcast if stage == "encode" else 1
-    return {"weights": weights, "stages": stages}
+        return {"encode": StageTrace(grown, *_meter(encode, modules)), "denoise": denoising, "decode": decoding}
+
+
+def _batch(request: Request) -> int:
+    """Videos in one call of the UNet: guidance asks it twice."""
+    return 2 if request.max_guidance_scale > 1 else 1
+
+
+def _weights_folder(setup: Setup) -> Path | None:
+    """The folder whose configuration may differ from the variant's own."""
+    return None if setup.weights in ("hub", "bundled", "random") else Path(setup.weights).expanduser()
 
 
 def _replace_parameters(module: nn.Module, change: Callable[[Any], Any], recurse: bool = True) -> nn.Module:
@@ -128,20 +205,18 @@ def _replace_parameters(module: nn.Module, change: Callable[[Any], Any], recurse
     return module
 
 
-def _weights(module: nn.Module) -> Weights:
-    def size(tensors: Iterable[Any]) -> int:
+def _weight_bytes(module: nn.Module) -> WeightBytes:
+    def size(module: nn.Module, recurse: bool) -> int:
+        tensors = (*module.parameters(recurse), *module.buffers(recurse))
         return sum(_allocated(t.numel() * t.element_size()) for t in tensors)
 
-    def held(module: nn.Module, recurse: bool) -> int:
-        return size(module.parameters(recurse)) + size(module.buffers(recurse))
-
     lists: list[Any] = [child for child in module.children() if type(child).__name__ in ("ModuleList", "Sequential")]
-    blocks = [held(block, True) for child in lists for block in child]
-    return Weights(
-        whole=held(module, True),
-        largest_leaf=max(held(leaf, False) for leaf in module.modules()),
+    blocks = [size(block, True) for child in lists for block in child]
+    return WeightBytes(
+        total=size(module, True),
+        largest_layer=max(size(layer, False) for layer in module.modules()),
         largest_block=max(blocks, default=0),
-        beside_blocks=held(module, True) - sum(blocks),
+        outside_blocks=size(module, True) - sum(blocks),
     )
 
 
@@ -150,25 +225,22 @@ def _allocated(size: int) -> int:
     return -(-size // 512) * 512
 
 
-def _metered(run: Callable[[], Any], modules: Iterable[nn.Module]) -> dict[str, Any]:
-    """What running it allocates beside the weights, computes and moves."""
-    meter = _meter()()
+def _meter(run: Callable[[], Any], modules: Iterable[nn.Module], passes: int = 1) -> tuple[int, int, list[Any]]:
+    """Activation bytes, passes and operations of one run."""
+    meter = _meter_class()()
     for module in modules:
-        for tensor in [*module.parameters(), *module.buffers()]:
-            meter.hold(tensor)
+        for tensor in (*module.parameters(), *module.buffers()):
+            meter.count_storage(tensor)
     weights = meter.live
     with meter:
         run()
-    return {
-        "activation_bytes": meter.peak - weights,
-        "flops": sum(flops * n for (flops, _), n in meter.operations.items()),
-        "least_bytes": sum(size * n for (flops, size), n in meter.operations.items() if flops),
-        "operations": [(flops, size, n) for (flops, size), n in meter.operations.items()],
-    }
+    operations = [(flops, size, times) for (flops, size), times in meter.operations.items()]
+    return meter.peak - weights, passes, operations
 
 
 @lru_cache(maxsize=1)
-def _meter() -> Any:
+def _meter_class() -> Any:
+    """`Meter`, defined at its first use, since its base class loads torch."""
     from torch import Tensor
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -177,7 +249,7 @@ def _meter() -> Any:
     def tensors(values: Any) -> list[Tensor]:
         return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
-    def read(tensor: Tensor) -> int:  # one that is expanded has more elements than bytes
+    def traffic(tensor: Tensor) -> int:  # one that is expanded has more elements than bytes
         return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
     class Meter(TorchDispatchMode):
@@ -192,7 +264,7 @@ def _meter() -> Any:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             out = func(*args, **kwargs)
-            new = sum([self.hold(tensor) for tensor in tensors(out)])
+            new = sum([self.count_storage(tensor) for tensor in tensors(out)])
             packet = func.overloadpacket
             if packet in flop_registry:
                 flops = flop_registry[packet](*args, **kwargs, out_val=out)
@@ -201,23 +273,22 @@ def _meter() -> Any:
             else:
                 flops = 0
             if (new or func._schema.is_mutable) and packet.__name__ not in _NO_TRAFFIC:  # a view moves nothing
-                size = sum(read(tensor) for tensor in tensors((args, kwargs, out)))
-                self.operations[int(flops), size] += 1
+                self.operations[int(flops), sum(map(traffic, tensors((args, kwargs, out))))] += 1
             return out
 
-        def hold(self, tensor: Tensor) -> bool:
-            """Count the tensor's storage until it is gone; False where it is counted already."""
+        def count_storage(self, tensor: Tensor) -> bool:
+            """Count the tensor's storage for as long as it lives; False where it is counted already."""
             storage = tensor.untyped_storage()
             key = storage._cdata
             if key in self.storages:
                 return False
             size = _allocated(storage.nbytes())
 
-            def gone(_: Any) -> None:
+            def release(_: Any) -> None:
                 self.live -= size
                 self.storages.pop(key, None)
 
-            self.storages[key] = weakref.ref(storage, gone)
+            self.storages[key] = weakref.ref(storage, release)
             self.live += size
             self.peak = max(self.peak, self.live)
             return True
@@ -225,20 +296,17 @@ def _meter() -> Any:
     return Meter
 
 
-def _configuration(folder: str | None) -> str:
-    files = [Path(folder or "") / part / "config.json" for part in COMPONENTS] if folder else []
+def _configuration(setup: Setup) -> str:
+    folder = _weights_folder(setup)
+    files = [folder / name / "config.json" for name in COMPONENTS] if folder else []
     return " ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
 
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """What a trace remembered on disk was made with: our own files that matter, and the libraries."""
+    """What a trace on disk was made with: our own files that matter, and the libraries."""
     package = Path(__file__).parents[1]
-    files = [
-        Path(__file__),
-        package / "pipelines" / "random_weights.py",
-        package / "variants.py",
-        *sorted((package / "optimizations").iterdir()),
-    ]
-    text = hashlib.sha256(b"".join(file.read_bytes() for file in files if file.suffix == ".py")).hexdigest()
+    files = [Path(__file__), package / "variants.py", *sorted((package / "optimizations").glob("*.py"))]
+    files += [package / "pipelines" / name for name in ("random_weights.py", "vae_precision.py")]
+    text = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     return " ".join((text, *(version(library) for library in ("torch", "diffusers", "transformers"))))

@@ -1,14 +1,18 @@
-"""Which setups fit a card, and what to do where none does."""
+"""Which setups fit a card, how fast they will be there, and what to do where none fits.
+
+`candidates` compares the sets of optimisations that are worth comparing. They keep the frames as they are, and none of
+them compiles, since what that gains has to be measured. What a setup asks for stays in every candidate.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from svdlab.machine import Machine, best_device
-from svdlab.prediction import cards
-from svdlab.prediction.cards import Card, parse_memory, this_card
+from svdlab.optimizations import OPTIMIZATIONS, in_order, parse
+from svdlab.prediction.cards import CARDS, Card, parse_memory, this_card
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.request import Request
 from svdlab.setup import Setup
@@ -20,110 +24,196 @@ def fitting_setup(
     request: Request | None = None,
     say: Callable[[str], object] = print,
 ) -> Setup:
-    """The fastest exact setup predicted to fit: see `Setup.fitting`."""
+    """The fastest exact setup predicted to fit: what `Setup.fitting` returns.
 
+    Args:
+        variant: left out, "svd-xt" where there is a card, else "tiny".
+        memory: of a card, such as "8GB", or in bytes; left out, this machine's.
+        request: what is asked; left out, the variant's own size and frames.
+        say: gets a sentence with the reason.
+
+    Returns:
+        The setup.
+
+    Raises:
+        MemoryError: none fits.
+    """
     on_card = memory is not None or best_device() == "cuda"
     name = variant or ("svd-xt" if on_card else "tiny")
-    size = Machine.here().memory_bytes or 0 if memory is None else parse_memory(memory)
-    where = f"{size / 2**30:.1f} GiB" + ("" if on_card else " of this machine's memory")
+    memory_bytes = Machine.here().memory_bytes or 0 if memory is None else parse_memory(memory)
+    where = f"{memory_bytes / 2**30:.1f} GiB" + ("" if on_card else " of this machine's memory")
     base = Setup(name, dtype="fp16" if on_card and name != "tiny" else None)
     if name == "tiny":
         say("tiny: the bundled model, small enough for any machine." + (" No card was found." * (not on_card)))
         return base
-    found = candidates(base, request, on_card=on_card)
-    fitting = [estimate for estimate in found if estimate.fits(size)]
-    if not fitting:
-        least = min(found, key=lambda estimate: estimate.needed_bytes)
+    estimates = candidates(base, request, on_card=on_card)
+    best = next((each for each in estimates if each.fits(memory_bytes)), None)
+    if best is None:
+        least = min(estimates, key=lambda each: each.needed_bytes)
         raise MemoryError(
             f"No setup of {name} fits in {where}: {least} Ask for a smaller decode_chunk_size (now "
             f"{least.request.decode_chunk_size}), fewer frames or a smaller size, or use svd, or tiny."
         )
-    say(f"The fastest of {len(found)} exact setups predicted to fit in {where}: {fitting[0]}")
-    return fitting[0].setup
+    say(f"The fastest of {len(estimates)} exact setups predicted to fit in {where}: {best}")
+    return best.setup
 
 
 def candidates(
-    setup: Setup, request: Request | None = None, card: Card | None = None, *, on_card: bool | None = None
+    setup: Setup,
+    request: Request | None = None,
+    card: Card | None = None,
+    *,
+    on_card: bool | None = None,
+    approximate: bool = False,
 ) -> list[Estimate]:
-    """`setup` with each set of exact optimisations worth comparing, the fastest predicted on `card` first.
+    """Predictions for a setup with each set of optimisations worth comparing, the fastest first.
 
-    None of them compiles: what that gains has to be measured. `on_card` says whether there is a card to offload from;
-    left out, it is looked for.
+    Args:
+        setup: what it asks for stays in every candidate, and alone is one of them.
+        request: what is asked; left out, the variant's own size and frames.
+        card: whose times count; left out, this machine's, or an RTX 3060.
+        on_card: whether there is a card to offload from; left out, it is looked for.
+        approximate: list those too that change the frames.
+
+    Returns:
+        Estimates, by predicted time.
+
+    Example:
+        >>> from svdlab import Setup, candidates
+        >>> [each.setup.label for each in candidates(Setup("tiny", dtype="fp32"), on_card=False)]
+        ['fp32, single-token', ...]
     """
     if on_card is None:
         on_card = (setup.device or best_device()) != "cpu"
-    return _fastest_first(_candidates(setup, request, on_card), card or this_card() or cards.CARDS["RTX 3060"])
+    return _fastest_first(_candidates(setup, request, on_card, approximate), card or _usual_card())
 
 
-def _candidates(setup: Setup, request: Request | None, on_card: bool) -> list[Estimate]:
-    asked = (Request(image="rocket") if request is None else request).filled(setup.variant)
-    split = ("split-guidance",) if asked.max_guidance_scale > 1 else ()
-    chunk = next(f"forward-chunking={n}" for n in (5, 2, 1) if asked.num_frames % n == 0)
-    thrifty = [("single-token", *split), ("single-token", *split, chunk)]
-    graphs = dict.fromkeys([("single-token",), *thrifty, *((*graph, "lean-decode") for graph in thrifty)])
+def _candidates(setup: Setup, request: Request | None, on_card: bool, approximate: bool = False) -> list[Estimate]:
+    request = (Request(image="rocket") if request is None else request).filled(setup.variant)
+    split = ("split-guidance",) if request.max_guidance_scale > 1 else ()
+    chunk = next(f"forward-chunking={n}" for n in (5, 2, 1) if request.num_frames % n == 0)
+    leaner = [("single-token", *split), ("single-token", *split, chunk)]
+    graphs = dict.fromkeys([("single-token",), *leaner, *((*graph, "lean-decode") for graph in leaner)])
     placements = [(), ("model-offload",), ("group-offload",)] if on_card else [()]
-    return [estimate(replace(setup, optimizations=(*p, *graph)), asked) for graph in graphs for p in placements]
+    extras: list[tuple[str, ...]] = [()]
+    if approximate:
+        extras += [(name,) for name, o in OPTIMIZATIONS.items() if not o.exact and (on_card or not o.accelerator)]
+    sets = [(*extra, *placement, *graph) for graph in graphs for extra in extras for placement in placements]
+    setups = [*([setup] if setup.optimizations else []), *_together(setup, sets)]
+    return [estimate(each, request) for each in dict.fromkeys(setups)]
 
 
-def _fastest_first(found: Iterable[Estimate], card: Card) -> list[Estimate]:
-    return sorted(found, key=lambda e: (e.seconds(card).expected, len(e.setup.optimizations)))
+def _together(setup: Setup, sets: Iterable[tuple[str, ...]]) -> Iterator[Setup]:
+    """The setup with each set of names beside its own, where they can be had together."""
+    own = {optimization.name for optimization, _ in setup.parsed}
+    for names in sets:
+        added = [text for text in names if parse(text)[0].name not in own]
+        try:
+            yield replace(setup, optimizations=in_order((*setup.optimizations, *added)))
+        except ValueError:  # a conflict
+            continue
 
 
-def estimates_table(found: Iterable[Estimate], memory_bytes: int, card: Card | None = None) -> list[dict[str, Any]]:
-    """One line for each estimate, ready for a DataFrame: what it needs by stage (GiB), whether that fits, and seconds
-    on `card`, where one is named: the floor, and the expectation at `UTILISATION` of what operations take at best."""
+def _usual_card() -> Card:
+    return this_card() or CARDS["RTX 3060"]
+
+
+def _fastest_first(estimates: Iterable[Estimate], card: Card) -> list[Estimate]:
+    return sorted(estimates, key=lambda each: (each.seconds(card).expected, len(each.setup.optimizations)))
+
+
+def estimates_table(estimates: Iterable[Estimate], memory_bytes: int, card: Card | None = None) -> list[dict[str, Any]]:
+    """One line for each estimate, ready for a DataFrame.
+
+    Args:
+        estimates: of one variant or several.
+        memory_bytes: of the device.
+        card: whose times count; left out, they are None.
+
+    Returns:
+        For each its "setup" (the variant) and "optimizations", peaks by stage and what is needed in GiB, "fits", and
+        "floor_seconds" and "expected_seconds".
+    """
     lines = []
-    for one in found:
-        line: dict[str, Any] = {
-            "setup": one.setup.variant,
-            "optimizations": ", ".join(one.setup.optimizations) or "none",
-        }
-        line |= {f"{name}_gib": round(stage.peak_bytes / 2**30, 2) for name, stage in one.stages.items()}
-        line |= {"needed_gib": round(one.needed_bytes / 2**30, 2), "fits": one.fits(memory_bytes)}
-        seconds = card and one.seconds(card)
-        line |= {f"{name}_seconds": seconds and round(getattr(seconds, name), 1) for name in ("floor", "expected")}
-        lines.append(line)
+    for each in estimates:
+        seconds = each.seconds(card) if card else None
+        lines.append(
+            {"setup": each.setup.variant, "optimizations": ", ".join(each.setup.optimizations) or "none"}
+            | {f"{name}_gib": round(stage.peak_bytes / 2**30, 2) for name, stage in each.stages.items()}
+            | {"needed_gib": round(each.needed_bytes / 2**30, 2), "fits": each.fits(memory_bytes)}
+            | {f"{name}_seconds": seconds and round(getattr(seconds, name), 1) for name in ("floor", "expected")}
+        )
     return lines
 
 
 def cards_table(setup: Setup, request: Request | None = None) -> list[dict[str, Any]]:
-    """One line for each known card, ready for a DataFrame: the fastest of the `choices` that fits it, or None."""
-    lines, names = [], ("optimizations", "needed_gib", "floor_seconds", "expected_seconds")
-    found = _candidates(setup, request, on_card=True)
-    for card in cards.CARDS.values():
-        fitting = [one for one in found if one.fits(card.memory_bytes)]
-        best = estimates_table(_fastest_first(fitting, card)[:1], card.memory_bytes, card)
-        line: dict[str, Any] = {"card": card.name, "memory_gib": round(card.memory_bytes / 2**30, 1)}
-        line |= {name: best[0][name] if best else None for name in names}
-        lines.append(line | {"source": card.source})
+    """One line for each known card, ready for a DataFrame: the fastest candidate that fits it.
+
+    Args:
+        setup: what it asks for stays.
+        request: what is asked; left out, the variant's own size and frames.
+
+    Returns:
+        For each "card" and "memory_gib"; "optimizations", "needed_gib", "floor_seconds" and "expected_seconds" of the
+        candidate, None where none fits; and the "source" of the card's figures.
+    """
+    names = ("optimizations", "needed_gib", "floor_seconds", "expected_seconds")
+    lines, estimates = [], _candidates(setup, request, on_card=True)
+    for card in CARDS.values():
+        fitting = _fastest_first((each for each in estimates if each.fits(card.memory_bytes)), card)
+        best = next(iter(estimates_table(fitting[:1], card.memory_bytes, card)), {})
+        line = {"card": card.name, "memory_gib": round(card.memory_bytes / 2**30, 1)}
+        lines.append(line | {name: best.get(name) for name in names} | {"source": card.source})
     return lines
 
 
 def smaller_chunk(setup: Setup, request: Request, memory_bytes: int) -> Estimate | None:
-    """Where nothing fits: the fastest choice at the largest decode chunk at which one does. It changes the picture."""
+    """The fastest candidate at the largest decode chunk at which one fits. A smaller chunk changes the picture.
+
+    Args:
+        setup: what it asks for stays.
+        request: what is asked, complete.
+        memory_bytes: of the device.
+
+    Returns:
+        The estimate; None where nothing fits.
+    """
     for chunk in range(request.decode_chunk_size - 1, 0, -1):
         if request.num_frames % chunk == 0 or chunk <= 4:  # few to try: each is another trace
-            for found in candidates(setup, replace(request, decode_chunk_size=chunk), on_card=True):
-                if found.fits(memory_bytes):
-                    return found
+            for each in candidates(setup, replace(request, decode_chunk_size=chunk), on_card=True):
+                if each.fits(memory_bytes):
+                    return each
     return None
 
 
 def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> str:
-    """A sentence: which setups need less than `setup` does and fit in `memory_bytes`, and what they cost in time."""
-    card = this_card() or cards.CARDS["RTX 3060"]
-    now = estimate(setup, request)
+    """Which setups need less than this one, and what they cost in time.
+
+    Args:
+        setup: what it asks for stays where that helps; else only what changes the frames stays.
+        request: what is asked, complete.
+        memory_bytes: that they must fit in; left out, it is enough that they need less.
+
+    Returns:
+        A sentence.
+    """
+    card, now = _usual_card(), estimate(setup, request)
     limit = min(now.needed_bytes - 1, memory_bytes or now.needed_bytes)
-    fitting = [other for other in candidates(setup, request, card) if other.fits(limit)]
-    thrifty = [e for i, e in enumerate(fitting) if all(e.needed_bytes < faster.needed_bytes for faster in fitting[:i])]
-    said = []
-    for other in thrifty[:3]:
-        more = other.seconds(card).expected / now.seconds(card).expected - 1
-        cost = "no slower" if more < 0.005 else f"{100 * more:.0f} % slower"
-        said.append(f"optimizations={other.setup.optimizations} ({other.needed_bytes / 2**30:.1f} GiB, {cost})")
-    if said:
-        return f"{now.needed_bytes / 2**30:.1f} GiB were predicted; by prediction these fit: {'; '.join(said)}."
+    changing = tuple(t for t, (o, _) in zip(setup.optimizations, setup.parsed, strict=True) if not o.exact)
+    fitting: list[Estimate] = []
+    for base in (setup, replace(setup, optimizations=changing)):
+        fitting = fitting or [each for each in candidates(base, request, card) if each.fits(limit)]
+    texts, least = [], limit + 1
+    for each in fitting:  # the fastest first, then each that needs less than all before it
+        if each.needed_bytes < least:
+            least = each.needed_bytes
+            more = each.seconds(card).expected / now.seconds(card).expected - 1
+            cost = "no slower" if more < 0.005 else f"{100 * more:.0f} % slower"
+            texts.append(f"optimizations={each.setup.optimizations} ({least / 2**30:.1f} GiB, {cost})")
+    predicted = f"{now.needed_bytes / 2**30:.1f} GiB were predicted"
+    if texts:
+        return f"{predicted}; by prediction these fit: {'; '.join(texts[:3])}."
     return (
-        f"{now.needed_bytes / 2**30:.1f} GiB were predicted, and no exact setup needs less: lower decode_chunk_size "
-        f"(now {request.decode_chunk_size}), num_frames or the size."
+        f"{predicted}, and no exact setup needs less: lower decode_chunk_size (now {request.decode_chunk_size}), "
+        "num_frames or the size."
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svdlab.optimizations import PHASES, parse
+from svdlab.optimizations import in_order
 from svdlab.prediction.cards import match_card
 from svdlab.prediction.estimate import estimate
 from svdlab.request import Request
@@ -75,8 +75,7 @@ def ladder(
             if name in DTYPES:
                 rung = dataclasses.replace(below, dtype=name)
             else:
-                order = sorted((*below.optimizations, name), key=lambda text: PHASES.index(parse(text)[0].phase))
-                rung = dataclasses.replace(below, optimizations=tuple(order))
+                rung = dataclasses.replace(below, optimizations=in_order((*below.optimizations, name)))
             trials.append(Trial(rung, request, ("setup",)))
         except ValueError as error:
             raise ValueError(f"Rung {number} ({name}): {error}") from None

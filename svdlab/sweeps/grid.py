@@ -34,7 +34,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "request", self.request.filled(self.setup.variant))
-        check_request(self.setup.optimizations, self.request)
+        check_request(self.setup.parsed, self.request)
 
     def __str__(self) -> str:
         if self.axes == ("setup",):
