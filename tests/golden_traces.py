@@ -2,7 +2,7 @@
 
     python tests/golden_traces.py          # writes golden_traces.json anew, in some minutes
 
-`conftest` hands them to every test. `test_estimates` runs three of them again and compares exactly.
+`conftest` hands them to every test. `test_prediction` runs three of them again and compares exactly.
 """
 
 from __future__ import annotations

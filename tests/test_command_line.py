@@ -141,7 +141,7 @@ def test_plan_for_a_card_and_for_an_amount_of_memory(capsys):
     assert "single-token" in table
     assert main(["plan", "--memory", "8GB", "--variant", "tiny", "--optimization", "single-token"]) == 0
     few = capsys.readouterr().out
-    assert few.count("\n") == 1 + 2 + 2
+    assert all("single-token" in line for line in few.splitlines()[2:-2])
     assert "–" in few  # no times for a card that has no name
     assert main(["plan", "--gpu", "RTX 3061"]) == 2
     assert "RTX 3060" in capsys.readouterr().err

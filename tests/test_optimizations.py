@@ -88,8 +88,8 @@ def test_the_frames_change_as_it_says_and_no_more(setup_of, plain_clips, ask, ca
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.text)
-def test_it_does_not_hold_on_a_plain_pipeline(plain_pipeline, case: Case):
-    assert not parse(case.text)[0].holds(plain_pipeline)
+def test_it_does_not_hold_on_a_plain_pipeline(micro, case: Case):
+    assert not parse(case.text)[0].holds(micro)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.text)
@@ -208,12 +208,11 @@ def test_attention_refuses_a_kernel_that_cannot_be_had(setup_of):
         load(setup_of("attention=cudnn"))
 
 
-def test_a_compiled_module_gives_the_same(setup_of, plain_pipeline):
+def test_a_compiled_module_gives_the_same(setup_of, micro):
     """One small block, compiled in earnest; all of them on whole clips are for the slow tests."""
     pipeline = load(setup_of("compile-blocks"))
     block, plain = (
-        next(m for m in p.unet.modules() if type(m).__name__ == "BasicTransformerBlock")
-        for p in (pipeline, plain_pipeline)
+        next(m for m in p.unet.modules() if type(m).__name__ == "BasicTransformerBlock") for p in (pipeline, micro)
     )
     hidden, context = torch.randn(2, 12, 32), torch.randn(2, 1, 16)
     with torch.no_grad():
