@@ -52,6 +52,6 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, 64 hex digits.
 
     Args:
-        path: the file.
+        path: the file, which is read into memory.
     """
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -16,13 +16,6 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
-# The properties that make a line of a table, in its order.
-_FIGURES = (
-    *("load_seconds", "first_seconds", "encode_seconds", "step_seconds", "sample_seconds", "decode_seconds"),
-    *("clip_seconds", "peak_allocated_bytes", "peak_reserved_bytes", "peak_device_bytes", "peak_process_bytes"),
-    *("encode_peak_bytes", "denoise_peak_bytes", "decode_peak_bytes"),
-)
-
 
 @dataclass(frozen=True)
 class MeasuredStage:
@@ -97,11 +90,6 @@ class Measurement:
     fidelity: Fidelity = Fidelity()
 
     @cached_property
-    def figures(self) -> dict[str, float | None]:
-        """All medians, peaks and the fidelity by name: a line of a table."""
-        return {name: getattr(self, name) for name in _FIGURES} | dataclasses.asdict(self.fidelity)
-
-    @cached_property
     def load_seconds(self) -> float | None:
         """Seconds of loading the pipeline."""
         return next((stage.seconds for stage in self.stages if stage.stage == "load"), None)
@@ -147,11 +135,6 @@ class Measurement:
         return self._peak("reserved_bytes")
 
     @cached_property
-    def peak_device_bytes(self) -> int | None:
-        """The most that was in use on the card, by everybody."""
-        return self._peak("device_bytes")
-
-    @cached_property
     def peak_process_bytes(self) -> int | None:
         """The most that the process had in memory: as the kernel counts it, else the highest sample."""
         return self.process_peak_bytes or self._peak("process_bytes")
@@ -169,19 +152,28 @@ class Measurement:
         return None if self.peak_process_bytes is None else self.peak_process_bytes - self.bytes_before_loading
 
     @cached_property
-    def encode_peak_bytes(self) -> int | None:
-        """The most in encoding: allocated on a card, else of the process."""
-        return self._stage_peak("encode")
+    def figures(self) -> dict[str, float | None]:
+        """A line of a table: the other properties, more peaks, and the fidelity, by name.
 
-    @cached_property
-    def denoise_peak_bytes(self) -> int | None:
-        """The most in denoising: allocated on a card, else of the process."""
-        return self._stage_peak("denoise")
-
-    @cached_property
-    def decode_peak_bytes(self) -> int | None:
-        """The most in decoding: allocated on a card, else of the process."""
-        return self._stage_peak("decode")
+        `peak_device_bytes` is the most that everybody had in use on the card.
+        The peaks of encode, denoise and decode are allocated bytes on a card, and those of the process elsewhere.
+        """
+        kind = "process_bytes" if self.peak_allocated_bytes is None else "allocated_bytes"
+        return {
+            "load_seconds": self.load_seconds,
+            "first_seconds": self.first_seconds,
+            "encode_seconds": self.encode_seconds,
+            "step_seconds": self.step_seconds,
+            "sample_seconds": self.sample_seconds,
+            "decode_seconds": self.decode_seconds,
+            "clip_seconds": self.clip_seconds,
+            "peak_allocated_bytes": self.peak_allocated_bytes,
+            "peak_reserved_bytes": self.peak_reserved_bytes,
+            "peak_device_bytes": self._peak("device_bytes"),
+            "peak_process_bytes": self.peak_process_bytes,
+            **{f"{stage}_peak_bytes": self._peak(kind, stage) for stage in ("encode", "denoise", "decode")},
+            **dataclasses.asdict(self.fidelity),
+        }
 
     @cached_property
     def _calls(self) -> dict[int, list[MeasuredStage]]:
@@ -199,9 +191,6 @@ class Measurement:
     def _peak(self, kind: str, *names: str) -> int | None:
         stages = [stage for stage in self.stages if not names or stage.stage in names]
         return max((stage.peaks[kind] for stage in stages if kind in stage.peaks), default=None)
-
-    def _stage_peak(self, name: str) -> int | None:
-        return self._peak("process_bytes" if self.peak_allocated_bytes is None else "allocated_bytes", name)
 
 
 def _seconds(call: list[MeasuredStage], *names: str) -> float:

@@ -97,13 +97,13 @@ def _is_value_of(kind: Any, value: Any) -> bool:
 def _any_of(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
     if value is None and NoneType in kinds:
         return None
-    first_error = ValueError(f"{name} is not null")
-    for kind in reversed([each for each in kinds if each is not NoneType]):
+    *others, last = [kind for kind in kinds if kind is not NoneType]
+    for kind in others:
         try:
             return from_plain(kind, value, name)
-        except ValueError as error:
-            first_error = error
-    raise first_error
+        except ValueError:
+            continue
+    return from_plain(last, value, name)
 
 
 def _dataclass(kind: Any, value: dict[str, Any], name: str, refuse_unknown: bool) -> Any:
@@ -111,11 +111,9 @@ def _dataclass(kind: Any, value: dict[str, Any], name: str, refuse_unknown: bool
     if refuse_unknown and (unknown := value.keys() - hints.keys()):
         raise ValueError(f"{name} has the unknown field {min(unknown)[:80]!r}, of a newer svdlab: update this one")
     for field in dataclasses.fields(kind):
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if value.get(field.name) is not None:
-            given[field.name] = from_plain(hints[field.name], value[field.name], f"{name}.{field.name}")
-        elif required:
-            given[field.name] = from_plain(hints[field.name], None, f"{name}.{field.name}")
+        has_default = not (field.default is field.default_factory is dataclasses.MISSING)
+        if value.get(field.name) is not None or not has_default:
+            given[field.name] = from_plain(hints[field.name], value.get(field.name), f"{name}.{field.name}")
     return kind(**given)
 
 
