@@ -1,6 +1,7 @@
-"""How the model runs: which weights, in which precision, with which optimisations. And the pipeline that comes of it.
+"""How the model runs: which weights, in which precision, on which device, with which optimisations.
 
->>> pipeline = load(Setup("svd-xt", optimizations=("model-offload", "forward-chunking")))
+A `Setup` is a value: it is checked when it is made, can be compared and saved, and `load` makes a pipeline of it. What
+it leaves open (device, dtype, commit) depends on the machine; `resolved` is the one place that decides it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from svdlab.machine import best_device
-from svdlab.optimizations import check, parse
+from svdlab.messages import did_you_mean, shorten
+from svdlab.optimizations import OPTIMIZATIONS, check, parse
 from svdlab.optimizations.registry import Optimization
 from svdlab.request import Request
 from svdlab.variants import variant
@@ -24,20 +26,40 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name 
 
 @dataclass(frozen=True)
 class Setup:
-    """How clips are made, whatever is asked of them. Refuses, with the reason, what cannot be had together.
+    """How clips are made, whatever is asked of them; `load(setup)` makes the pipeline.
 
-    `weights` is "hub" (published ones, downloaded once), "bundled" (of the tiny model), "random" (full size, any
-    values: memory and speed do not depend on them) or a folder in the hub's layout.
-    `dtype` None becomes fp16 on a CUDA card and fp32 elsewhere when it is loaded.
-    `optimizations` are applied in the order given: weights, then placement, then graph.
+    `Setup.fitting()` chooses one for this machine or for a card. `setup.request(image=...)` makes a complete request
+    for its variant. `setup.resolved()` fills in device, dtype and commit; `setup.parsed` has the optimisations.
+    `to_json()` and `from_json(text)` save a setup and read it back; `dataclasses.replace` changes fields.
+
+    Args:
+        variant: "svd" (14 frames), "svd-xt" (25 frames), "svd-xt-1.1" (25 frames, tuned at fps 7 and bucket 127) or
+            "tiny" (bundled, 14 small frames in seconds); `VARIANTS` tells more.
+        weights: "hub" (published, downloaded once), "bundled" (tiny's own), "random" (full size, any values: memory and
+            speed do not depend on them) or a folder in the hub's layout; default: "bundled" for tiny, else "hub".
+        dtype: "fp32", "fp16" or "bf16"; default None: fp16 on a CUDA card, fp32 on a processor and on Apple's GPUs,
+            where fp16 gave black frames.
+        optimizations: names in the order of their phases: weights, then placement, then graph; some take a value, as
+            in "forward-chunking=5". Default: none. The names:
+            {optimizations}
+        revision: a branch, tag or commit of the hub's repository; default None: its main branch.
+        device: "cuda", "cuda:1", "mps" or "cpu"; default None: the best one here.
+
+    Raises:
+        ValueError: what cannot be had together, with the reason.
+
+    Example:
+        >>> setup = Setup("svd-xt", optimizations=("model-offload", "forward-chunking"))
+        >>> setup.weights, setup.label
+        ('hub', 'model-offload, forward-chunking')
     """
 
     variant: str
-    weights: str = ""  # "" becomes "bundled" where there are such, else "hub"
-    dtype: str | None = None  # "fp32", "fp16", "bf16"
+    weights: str = ""
+    dtype: str | None = None
     optimizations: tuple[str, ...] = ()
-    revision: str | None = None  # of the hub's repository; a loaded setup names the commit
-    device: str | None = None  # "cuda", "cuda:1", "mps", "cpu"; None: the best one here
+    revision: str | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         v = variant(self.variant)
@@ -46,20 +68,22 @@ class Setup:
         object.__setattr__(self, "weights", str(self.weights) or ("hub" if v.repository else "bundled"))
         if self.dtype is not None and self.dtype not in DTYPES:
             expected = f"one of {', '.join(DTYPES)}, or None to let the device decide"
-            raise ValueError(f"Unknown dtype {self.dtype!r}: expected {expected}.")
+            raise ValueError(f"Unknown dtype {shorten(self.dtype)}: expected {expected}.")
         if self.weights == "hub" and v.repository is None:
             raise ValueError(f"{v.name!r} is not on the hub: leave weights out, its own are bundled.")
         if self.weights == "bundled" and v.repository is not None:
             raise ValueError(f"{v.name!r} is not bundled: use weights='hub', 'random' or a folder.")
         if self.revision is not None and self.weights != "hub":
-            raise ValueError(f"revision={self.revision!r} goes with weights='hub' only, not with {self.weights!r}.")
-        if self.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device):
-            raise ValueError(f"Unknown device {self.device!r}: expected 'cuda', 'cuda:1', 'mps' or 'cpu'.")
+            raise ValueError(
+                f"revision={shorten(self.revision)} goes with weights='hub' only, not with {shorten(self.weights)}."
+            )
+        if self.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", self.device):
+            raise ValueError(f"Unknown device {shorten(self.device)}: expected 'cuda', 'cuda:1', 'mps' or 'cpu'.")
         check(self.parsed)
 
     @property
     def precision(self) -> str:
-        """The dtype; where it is left open, fp16 on a CUDA card and fp32 elsewhere.
+        """The dtype; where it is left open, the device's: fp16 on a CUDA card, fp32 elsewhere.
 
         Apple's GPUs get fp32, since fp16 gave black frames there (diffusers issue 6220).
         """
@@ -67,7 +91,7 @@ class Setup:
 
     @property
     def parsed(self) -> tuple[tuple[Optimization, str | None], ...]:
-        """Each optimisation with the value after its "=" (None where there is none), in the order given."""
+        """Each optimisation with the value after its "=", None where there is none, in the order given."""
         return tuple(parse(text) for text in self.optimizations)
 
     @property
@@ -76,30 +100,64 @@ class Setup:
         return ", ".join(filter(None, (self.dtype, *self.optimizations))) or "plain"
 
     def resolved(self) -> Setup:
-        """This setup with what it leaves open filled in as `load` would: device, dtype, and the commit in the cache."""
+        """This setup with what it leaves open filled in for this machine, as `load` does.
+
+        Returns:
+            A setup with a device, a dtype and, where the weights are in the hub's cache, their commit.
+
+        Example:
+            >>> Setup("tiny", device="mps").resolved().dtype
+            'fp32'
+        """
         revision, repository = self.revision, variant(self.variant).repository
         if self.weights == "hub" and repository:
             from huggingface_hub import try_to_load_from_cache
 
             cached = try_to_load_from_cache(repository, "model_index.json", revision=revision)
-            revision = (
-                Path(cached).parent.name if isinstance(cached, str) else revision
-            )  # snapshots are named by commit
+            revision = Path(cached).parent.name if isinstance(cached, str) else revision  # a snapshot's is its commit
         return dataclasses.replace(self, device=self.device or best_device(), dtype=self.precision, revision=revision)
 
     def request(self, **fields: Any) -> Request:
-        """`Request.for_variant` with this setup's variant."""
+        """A complete request for this setup's variant.
+
+        Args:
+            **fields: fields of `Request`, and `preset`; `image` is required.
+
+        Returns:
+            `Request.for_variant(setup.variant, **fields)`.
+
+        Example:
+            >>> Setup("tiny").request(image="rocket", seed=11).num_frames
+            14
+        """
         return Request.for_variant(self.variant, **fields)
 
     def to_json(self) -> str:
+        """One line of JSON that `from_json` reads back."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str | dict[str, Any]) -> Setup:
+        """The setup that `to_json` wrote.
+
+        Args:
+            text: the JSON, or the object in it.
+
+        Returns:
+            The setup.
+
+        Raises:
+            ValueError: a field is unknown here, or its value cannot be had.
+
+        Example:
+            >>> Setup.from_json('{"variant": "tiny"}').weights
+            'bundled'
+        """
         fields = json.loads(text) if isinstance(text, str) else dict(text)
-        unknown = set(fields) - {f.name for f in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"Unknown setup field {min(unknown)!r}, written by a newer svdlab: update this one.")
+        known = [f.name for f in dataclasses.fields(cls)]
+        if unknown := sorted(set(fields) - set(known)):
+            hint = did_you_mean(unknown[0], known) or ", written by a newer svdlab: update this one."
+            raise ValueError(f"Unknown setup field {shorten(unknown[0])}{hint}")
         return cls(**fields)
 
     @classmethod
@@ -110,11 +168,28 @@ class Setup:
         request: Request | None = None,
         say: Callable[[str], object] = print,
     ) -> Setup:
-        """The fastest exact setup predicted to fit, for this machine or for a card with `memory` ("8GB", or bytes).
+        """The fastest setup that is predicted to fit and leaves the frames as they are.
 
-        `variant` left out is "svd-xt" where there is a card, else "tiny". `say` gets a sentence with the reason.
-        A `MemoryError` where nothing fits.
+        Args:
+            variant: default None: "svd-xt" where there is a card, else "tiny".
+            memory: of a card, such as "8GB", or bytes; default None: this machine's.
+            request: what clips will ask for; default None: the variant's own size and frames.
+            say: called with a sentence that gives the reason; default: `print`.
+
+        Returns:
+            The setup.
+
+        Raises:
+            MemoryError: nothing fits.
+
+        Example:
+            >>> Setup.fitting("tiny", say=lambda sentence: None).variant
+            'tiny'
         """
         import svdlab  # by the public name: predictions are made of setups
 
         return svdlab.fitting_setup(variant, memory, request, say)
+
+
+_NAMES = "\n            ".join(f"{o.name}: {o.what}." for o in OPTIMIZATIONS.values())
+Setup.__doc__ = (Setup.__doc__ or "").replace("{optimizations}", _NAMES)

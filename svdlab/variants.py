@@ -1,8 +1,8 @@
-"""The checkpoints of Stable Video Diffusion that this laboratory knows, and only what differs between them.
+"""The checkpoints of Stable Video Diffusion that svdlab knows.
 
->>> from svdlab import VARIANTS
->>> VARIANTS["svd-xt"].frames
-25
+One pipeline serves them all. A `Variant` holds only what differs: where the weights are, how many frames of which size
+the model was trained on, and which values of the knobs it knows. `tiny` is svdlab's own small model, bundled with the
+package, so that everything can be tried on any machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from svdlab.messages import did_you_mean, shorten
 
 @dataclass(frozen=True)
 class Sampling:
-    """A published choice of steps and guidance. Guidance rises linearly from the first frame to the last."""
+    """A published choice of steps and guidance.
+
+    Args:
+        num_inference_steps: denoising steps.
+        min_guidance_scale: guidance of the first frame, rising linearly to
+        max_guidance_scale: that of the last frame.
+    """
 
     num_inference_steps: int
     min_guidance_scale: float
@@ -23,29 +29,49 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Variant:
-    """One checkpoint: where it is, what it was trained for, what it needs, and what may be done with it.
+    """One checkpoint: where it is, what it was trained for, and what may be done with it.
 
-    Sizes are pixels, `*_bytes` are bytes. A field that is `None` is not known; it is never a zero.
+    Args:
+        name: as `Setup` and `Request.for_variant` take it.
+        repository: on the Hugging Face hub; None where the weights are bundled.
+        frames: frames of a clip.
+        height: trained height, pixels.
+        width: trained width, pixels.
+        decode_chunk_size: a divisor of `frames`: a last chunk of one frame would flicker, and compile again.
+        presets: published choices of steps and guidance, by name; the first is the default.
+        fps: the default; diffusers conditions on fps - 1.
+        motion_bucket_id: the default.
+        noise_aug_strength: the default.
+        fps_range: lowest and highest; Stability's sampling script warns outside.
+        steps_range: under the first the picture degrades, over the second nothing is gained, by the guides.
+        only: fields of a request with the one value that the checkpoint was tuned at.
+        download_bytes: fp16 safetensors of all components.
+        licence: of the weights.
+        gated: whether the licence must be accepted on the hub, and a token given.
+        good_for: what to choose it for.
+
+    Example:
+        >>> from svdlab import VARIANTS
+        >>> VARIANTS["svd-xt"].frames
+        25
     """
 
     name: str
-    repository: str | None  # on the Hugging Face hub; None: the weights travel inside this package
+    repository: str | None
     frames: int
     height: int
     width: int
-    decode_chunk_size: int  # a divisor of `frames`, so that no chunk is left with one frame (a flicker, a recompile)
-    presets: dict[str, Sampling]  # the first is the default
-    fps: int = 7  # diffusers conditions on fps - 1
+    decode_chunk_size: int
+    presets: dict[str, Sampling]
+    fps: int = 7
     motion_bucket_id: int = 127
     noise_aug_strength: float = 0.02
-    fps_range: tuple[int, int] = (5, 30)  # Stability's sampling script warns outside
-    steps_range: tuple[int, int] = (20, 30)  # under 20 the guides see it degrade; over 30 they see no gain
-    only: dict[str, int] = field(default_factory=dict)  # values the checkpoint was tuned at, and at no others
-    download_bytes: int = 0  # fp16 safetensors of all components
-    decode_peak_bytes: int | None = None  # computed, fp16, one 576x1024 chunk of `decode_chunk_size` frames
-    denoise_peak_bytes: int | None = None  # computed, fp16 with SDPA, UNet weights and a guided step
+    fps_range: tuple[int, int] = (5, 30)
+    steps_range: tuple[int, int] = (20, 30)
+    only: dict[str, int] = field(default_factory=dict)
+    download_bytes: int = 0
     licence: str = ""
-    gated: bool = False  # the licence must be accepted on the hub, and a token given
+    gated: bool = False
     good_for: str = ""
 
     @property
@@ -54,11 +80,16 @@ class Variant:
         return next(iter(self.presets.values()))
 
 
-GiB = 2**30
-
-# Parameters x 2 bytes: UNet 1,524,623,082 + image encoder 632,076,800 + VAE 97,742,847; counted on the real modules.
-_FP16_BYTES = 4_508_885_458
 _DIFFUSERS = Sampling(25, 1.0, 3.0)  # StableVideoDiffusionPipeline.__call__'s defaults
+# Stability's presets: generative-models/scripts/sampling/simple_video_sample.py.
+_XT_PRESETS = {"diffusers": _DIFFUSERS, "stability": Sampling(30, 1.5, 3.0)}
+_PUBLISHED = {
+    "height": 576,
+    "width": 1024,
+    # Parameters x 2 bytes, counted on the real modules: UNet 1,524,623,082, image encoder 632,076,800, VAE 97,742,847.
+    "download_bytes": 4_508_885_458,
+    "licence": "Stability AI Community License",
+}
 
 VARIANTS: dict[str, Variant] = {
     v.name: v
@@ -67,45 +98,30 @@ VARIANTS: dict[str, Variant] = {
             "svd",
             repository="stabilityai/stable-video-diffusion-img2vid",
             frames=14,
-            height=576,
-            width=1024,
             decode_chunk_size=7,
-            # Stability: generative-models/scripts/sampling/simple_video_sample.py
             presets={"diffusers": _DIFFUSERS, "stability": Sampling(25, 1.0, 2.5)},
-            download_bytes=_FP16_BYTES,
-            denoise_peak_bytes=int(7.18 * GiB),
-            licence="Stability AI Community License",
             good_for="faster tries: about half the time of svd-xt, 14 frames",
+            **_PUBLISHED,
         ),
         Variant(
             "svd-xt",
             repository="stabilityai/stable-video-diffusion-img2vid-xt",
             frames=25,
-            height=576,
-            width=1024,
             decode_chunk_size=5,
-            presets={"diffusers": _DIFFUSERS, "stability": Sampling(30, 1.5, 3.0)},
-            download_bytes=_FP16_BYTES,
-            decode_peak_bytes=int(5.81 * GiB),
-            denoise_peak_bytes=int(10.57 * GiB),
-            licence="Stability AI Community License",
+            presets=_XT_PRESETS,
             good_for="almost everything: longer, smoother clips that answer to every knob",
+            **_PUBLISHED,
         ),
         Variant(
             "svd-xt-1.1",
             repository="stabilityai/stable-video-diffusion-img2vid-xt-1-1",
             frames=25,
-            height=576,
-            width=1024,
             decode_chunk_size=5,
-            presets={"diffusers": _DIFFUSERS, "stability": Sampling(30, 1.5, 3.0)},
+            presets=_XT_PRESETS,
             only={"fps": 7, "motion_bucket_id": 127},
-            download_bytes=_FP16_BYTES,
-            decode_peak_bytes=int(5.81 * GiB),
-            denoise_peak_bytes=int(10.57 * GiB),
-            licence="Stability AI Community License",
             gated=True,
             good_for="steadier clips at fps 7 and bucket 127, the only values it was tuned at",
+            **_PUBLISHED,
         ),
         Variant(
             "tiny",
@@ -124,8 +140,18 @@ VARIANTS: dict[str, Variant] = {
 
 
 def variant(name: str) -> Variant:
-    """The variant called `name`; a `ValueError` with the nearest name if there is none."""
-    if name in VARIANTS:
+    """The variant of a name.
+
+    Args:
+        name: "svd", "svd-xt", "svd-xt-1.1" or "tiny".
+
+    Returns:
+        The variant.
+
+    Raises:
+        ValueError: there is none; the message has the nearest name.
+    """
+    if isinstance(name, str) and name in VARIANTS:
         return VARIANTS[name]
     hint = did_you_mean(name, VARIANTS) or "."
-    raise ValueError(f"Unknown variant {shorten(str(name))}: expected one of {', '.join(VARIANTS)}{hint}")
+    raise ValueError(f"Unknown variant {shorten(name)}: expected one of {', '.join(VARIANTS)}{hint}")
