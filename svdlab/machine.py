@@ -1,7 +1,7 @@
-"""The machine a clip is made on: what it is called, how much memory it has, which libraries run there.
+"""The machine a clip is made on: its device, that device's memory, and the libraries that run there.
 
->>> print(Machine.here())
-AMD EPYC, 2 cores, 23.5 GiB · Python 3.11.7 · torch 2.13.0 · diffusers 0.42.1
+Everything that depends on hardware asks here: which device is the best one, how much memory is free, what the peak
+was, and whether an error means that memory ran out.
 """
 
 from __future__ import annotations
@@ -16,49 +16,65 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
+_OUT_OF_MEMORY = re.compile(  # as torch, CUDA's libraries, other accelerators, C++ and the system say it
+    r"out of memory|(can't|cannot) allocate memory|enough memory|bad_alloc|STATUS_ALLOC_FAILED|PT_DEVMEM Alloc", re.I
+)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One computer as a row remembers it. Memory is that of the device, in bytes; `None` is not known."""
+    """One computer as a row remembers it; `Machine.here()` is this one. `print` it for a line.
 
-    device: str  # "cuda", "mps" or "cpu": where a clip is made unless a setup says otherwise
-    name: str  # of the card, or of the processor
+    Args:
+        device: "cuda", "mps" or "cpu": where a clip is made unless a setup says otherwise.
+        name: of the card, or of the processor.
+        memory_bytes: the device's memory; None: not known.
+        cores: processor cores that this process may use.
+        python: its version.
+        libraries: versions by name; None: not installed.
+        commit: of svdlab's checkout; None where it is installed from a wheel.
+
+    Example:
+        >>> print(Machine.here())
+        ..., ... GiB · Python ... · torch ... · diffusers ...
+    """
+
+    device: str
+    name: str
     memory_bytes: int | None
     cores: int
     python: str
-    libraries: dict[str, str | None]  # name -> version; None: not installed
-    commit: str | None = None  # of this package's checkout, where it is one
+    libraries: dict[str, str | None]
+    commit: str | None = None
 
     @classmethod
     def here(cls) -> Machine:
-        """This machine. Asks torch for its device, so the first call loads torch."""
+        """This machine. The first call loads torch, which knows the device."""
         return _here()
 
     def __str__(self) -> str:
         memory = "unknown memory" if self.memory_bytes is None else f"{self.memory_bytes / 2**30:.1f} GiB"
-        what = f"{self.name}, {self.cores} cores" if self.device == "cpu" else f"{self.name} ({self.device})"
-        libraries = " · ".join(f"{name} {found or 'missing'}" for name, found in self.libraries.items())
-        return f"{what}, {memory} · Python {self.python} · {libraries}"
+        device = f"{self.name}, {self.cores} cores" if self.device == "cpu" else f"{self.name} ({self.device})"
+        libraries = " · ".join(f"{name} {number or 'missing'}" for name, number in self.libraries.items())
+        return f"{device}, {memory} · Python {self.python} · {libraries}"
 
 
 @lru_cache(maxsize=1)
 def _here() -> Machine:
-    device = best_device()
-    name, memory = _device_facts(device)
-    return Machine(
-        device=device,
-        name=name,
-        memory_bytes=memory,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        python=platform.python_version(),
-        libraries={library: installed(library) for library in LIBRARIES},
-        commit=_commit(),
-    )
+    import psutil
+    import torch
+
+    device, name, memory_bytes = best_device(), _processor(), psutil.virtual_memory().total
+    if device == "cuda":  # (Apple's GPU shares the memory of the processor)
+        card = torch.cuda.get_device_properties(0)
+        name, memory_bytes = card.name, card.total_memory
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    libraries = {library: installed(library) for library in LIBRARIES}
+    return Machine(device, name, memory_bytes, cores, platform.python_version(), libraries, _commit())
 
 
 def best_device() -> str:
-    """ "cuda" where torch sees a card, else "mps" where Apple's is present, else "cpu"."""
+    """ "cuda" where torch finds a card, else "mps" where Apple's GPU is present, else "cpu"."""
     import torch
 
     if torch.cuda.is_available():
@@ -67,36 +83,20 @@ def best_device() -> str:
 
 
 def free_bytes(device: str) -> int:
-    """Memory in bytes that `device` could still give away now."""
+    """The memory that a device could still give away now.
+
+    Args:
+        device: "cuda", "cuda:1", "mps" or "cpu".
+
+    Returns:
+        Bytes.
+    """
     import psutil
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(torch.device(device))[0]
     return psutil.virtual_memory().available
-
-
-_OUT_OF_MEMORY = re.compile(  # as torch, CUDA's libraries, other accelerators, C++ and the system say it
-    r"out of memory|(can't|cannot) allocate memory|enough memory|bad_alloc|STATUS_ALLOC_FAILED|PT_DEVMEM Alloc", re.I
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whatever device.
-
-    Args:
-        error: what was raised.
-
-    Returns:
-        True for a `MemoryError`, and for errors of torch and the system in their own words.
-
-    Example:
-        >>> is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB)"))
-        True
-    """
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, (RuntimeError, OSError)) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def reset_peak(device: str) -> None:
@@ -125,32 +125,41 @@ def peak_bytes(device: str) -> int | None:
     return torch.cuda.max_memory_allocated(torch.device(device)) if device.startswith("cuda") else None
 
 
-def _device_facts(device: str) -> tuple[str, int | None]:
-    import psutil
-    import torch
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device.
 
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        return properties.name, properties.total_memory
-    return _processor(), psutil.virtual_memory().total  # Apple's GPU shares the memory of the processor
+    Args:
+        error: what was raised.
 
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
+    Returns:
+        True for a `MemoryError`, and for errors of torch and the system in their own words.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def installed(library: str) -> str | None:
-    """The version of a library; None where it is not there."""
+    """The version of a library.
+
+    Args:
+        library: its name on PyPI.
+
+    Returns:
+        The version; None where it is not installed.
+    """
     try:
         return version(library)
     except PackageNotFoundError:
         return None
+
+
+def _processor() -> str:
+    try:
+        models = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:  # not Linux
+        models = None
+    return models[1] if models else platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
@@ -159,7 +168,7 @@ def _commit() -> str | None:
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return answer.stdout.strip() or None

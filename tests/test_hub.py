@@ -581,9 +581,7 @@ def test_a_model_index_of_endless_depth_is_one_sentence(checkpoint, tmp_path, te
 
 
 @pytest.mark.parametrize("file", ["unet/config.json", "image_encoder/config.json", "scheduler/scheduler_config.json"])
-@pytest.mark.parametrize(
-    "text", ["[1, 2]", "[" * 100_000, '{"block_out_channels": 5, "hidden_size": {}, "beta_end": []}']
-)
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"block_out_channels": 5, "hidden_size": {}, "beta_end": []}'])
 def test_a_configuration_that_holds_anything_is_one_sentence(checkpoint, tmp_path, file, text):
     folder = tmp_path / "folder"
     shutil.copytree(checkpoint, folder)

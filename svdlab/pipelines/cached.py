@@ -1,4 +1,8 @@
-"""Cached `load`: the last pipeline is reused while the setup and its weights are unchanged."""
+"""Cached `load`: the last pipeline is reused while the setup and the weights are unchanged.
+
+Loading SVD-XT takes a minute, and most cards hold one pipeline only. So the last one is kept, until another setup is
+asked for, its weights change on disk, `unload_cached` is called, or the process ends.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,23 @@ if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
 
-_kept: dict[Any, StableVideoDiffusionPipeline] = {}  # at most one: two would not fit on most cards
+_kept: dict[Any, StableVideoDiffusionPipeline] = {}  # at most one
 
 
 def load_cached(setup: Setup) -> StableVideoDiffusionPipeline:
-    """`svdlab.load(setup)`, or the pipeline of the last call where that asked for the same and its weights are as then.
+    """`load`, or the pipeline of the last call where setup and weights are the same.
 
-    It lives as long as this process, or until another setup is asked for, or `unload_cached()`.
+    Args:
+        setup: how the model runs.
+
+    Returns:
+        A pipeline that is kept, and shared by all callers.
     """
-    if _asked(setup) not in _kept:
+    if _key(setup) not in _kept:
         unload_cached()
         pipeline = load(setup)
-        _kept[_asked(setup)] = pipeline  # asked again, now that the weights have been fetched
-    return _kept[_asked(setup)]
+        _kept[_key(setup)] = pipeline  # the key again, now that the weights have been fetched
+    return _kept[_key(setup)]
 
 
 def unload_cached() -> None:
@@ -35,7 +43,7 @@ def unload_cached() -> None:
 
 
 def free_memory() -> None:
-    """Give back what clips took; a pipeline that is kept stays."""
+    """Give back the memory that clips took; a pipeline that is kept stays."""
     import torch
 
     gc.collect()
@@ -43,6 +51,6 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _asked(setup: Setup) -> tuple[Setup, str]:
+def _key(setup: Setup) -> tuple[Setup, str]:
     setup = setup.resolved()
     return setup, weights_fingerprint(setup)

@@ -1,4 +1,8 @@
-"""A fingerprint of weights, whatever their folder is called."""
+"""A fingerprint of weights: the same for equal weights, whatever their folder is called.
+
+A row's key needs it, and the cached pipeline. To read every value would take as long as loading them. Training changes
+a tensor nearly everywhere or not at all, so 8 KiB of each tensor tell a fine-tuned checkpoint from its parent.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,24 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from svdlab.pipelines import hub
 from svdlab.setup import Setup
 from svdlab.tiny import WEIGHTS
 
-if TYPE_CHECKING:
-    pass
-
 
 def weights_fingerprint(setup: Setup) -> str:
-    """What is in the weights, whatever their folder is called; where they cannot be read, what was asked for."""
+    """What tells a setup's weights from others.
+
+    Args:
+        setup: how the model runs; of the hub's weights its revision tells the rest.
+
+    Returns:
+        "hub", "random" or a sha256; "unread ..." for a folder that holds no weights.
+    """
     if setup.weights in ("hub", "random"):
-        return setup.weights  # those of the hub are told apart by the setup's revision
+        return setup.weights
     folder = WEIGHTS if setup.weights == "bundled" else Path(setup.weights).expanduser()
     try:
         files = sorted(file for kind in ("*.json", "*/*.json", "*/*.safetensors") for file in folder.glob(kind))
@@ -31,11 +39,7 @@ def weights_fingerprint(setup: Setup) -> str:
 
 @lru_cache(maxsize=16)
 def _fingerprint(folder: Path, half: bool, _state: tuple[Any, ...]) -> str:
-    """A hash of the configurations, and of every tensor's name, type, shape and 8 KiB of its values.
-
-    A fine-tuned checkpoint has its parent's headers, so values must count; to read them all would take as long as to
-    load them. Training changes a tensor nearly everywhere or not at all, so its beginning and its middle tell.
-    """
+    """A hash of the configurations, and of every tensor's name, type, shape, beginning and middle."""
     half, parts = hub.check_folder(folder, half=half), []
     for path in [*folder.glob("*.json"), *folder.glob("*/*.json")]:
         if ".index." not in path.name:  # how tensors are spread over files makes no difference
@@ -48,11 +52,11 @@ def _fingerprint(folder: Path, half: bool, _state: tuple[Any, ...]) -> str:
                 values = 8 + int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(values - 8))
                 header.pop("__metadata__", None)
-                for name, about in header.items():
-                    begin, end = about.pop("data_offsets")
+                for name, entry in header.items():
+                    begin, end = entry.pop("data_offsets")
                     sample = hashlib.sha256()
                     for place in (begin, (begin + end) // 2):
                         file.seek(values + place)
                         sample.update(file.read(min(4096, end - place)))
-                    parts.append(f"{component} {name} {json.dumps(about, sort_keys=True)} {sample.hexdigest()}")
+                    parts.append(f"{component} {name} {json.dumps(entry, sort_keys=True)} {sample.hexdigest()}")
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""From a setup to a diffusers pipeline, on its device, with every optimisation applied and checked.
+"""From a setup to a diffusers pipeline: fetch, check, build, place, optimise, look whether it took hold.
 
->>> pipeline = load(Setup("svd-xt", optimizations=("model-offload", "forward-chunking")))
+The order is that of `load`, from top to bottom. Everything that can be refused is refused before weights are read.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svdlab.machine import best_device, free_bytes, is_out_of_memory
+from svdlab.machine import free_bytes, is_out_of_memory
 from svdlab.messages import first_line, shorten
+from svdlab.optimizations.registry import Optimization
 from svdlab.pipelines import hub
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.random_weights import quiet_libraries, with_random_weights
@@ -24,40 +25,45 @@ if TYPE_CHECKING:
 
 
 def load(setup: Setup) -> StableVideoDiffusionPipeline:
-    """A diffusers pipeline, on its device, with every optimisation applied and checked; ready for `generate`.
+    """The diffusers pipeline of a setup, ready for `generate`.
 
-    It remembers the setup with dtype and commit filled in (`setup_of`). Raises `WeightsError` where weights cannot
-    be had or read, `MemoryError` where they cannot fit, `RuntimeError` where an optimisation did not take hold.
+    Args:
+        setup: how the model runs. Published weights are downloaded the first time, with a progress bar.
+
+    Returns:
+        The pipeline, on its device, with every optimisation applied; it remembers the setup, resolved.
+
+    Raises:
+        WeightsError: the weights cannot be had or read.
+        MemoryError: they cannot fit.
+        RuntimeError: the device is not there, or an optimisation cannot run on it or did not take hold.
+
+    Example:
+        >>> from svdlab import Setup
+        >>> load(Setup("tiny")).unet.config["num_frames"]
+        14
     """
     _check_torch()
     import torch
 
-    device = setup.device or best_device()
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError(f"device={device!r} is asked for, but torch sees no CUDA card: leave it out, or use 'cpu'.")
-    chosen = dict(zip(setup.optimizations, setup.parsed, strict=True))
-    for text, (optimization, _) in chosen.items():
-        if optimization.accelerator and device == "cpu":
-            raise RuntimeError(f"{text!r} needs a GPU to offload from, and this runs on the processor: leave it out.")
-        if optimization.phase == "placement" and device not in ("cuda", "cuda:0", "mps"):
-            raise RuntimeError(f"{text!r} works on the first card only: choose one with CUDA_VISIBLE_DEVICES instead.")
-    setup = dataclasses.replace(setup, dtype=setup.precision)
-    dtype: torch.dtype = getattr(torch, DTYPES[setup.precision])
-
-    placed = any(optimization.phase == "placement" for optimization, _ in chosen.values())
+    setup = setup.resolved()
+    device, parsed = str(setup.device), dict(zip(setup.optimizations, setup.parsed, strict=True))
+    _check_device(device, parsed)
+    dtype: torch.dtype = getattr(torch, DTYPES[str(setup.dtype)])
+    placed = any(optimization.phase == "placement" for optimization, _ in parsed.values())
+    first_device = "cpu" if placed else device  # an offload brings the weights to the device itself
     if setup.weights == "random":
-        v, where = variant(setup.variant), "cpu" if placed else device
-        _check_memory(v.download_bytes * dtype.itemsize // 2, where, f"Random weights of {v.name}")
-        pipeline = with_random_weights(v, dtype, where)
+        v = variant(setup.variant)
+        _check_memory(v.download_bytes * dtype.itemsize // 2, first_device, f"Random weights of {v.name}")
+        pipeline = with_random_weights(v, dtype, first_device)
     else:
         folder, setup = _folder(setup)
-        pipeline = _read(folder, dtype, "cpu" if placed else device)
-    if not placed:
-        pipeline.to(device)
+        pipeline = _read(folder, dtype, first_device)
+    pipeline.to(first_device)
     pipeline.set_progress_bar_config(disable=True)  # `generate` shows its own
-    for optimization, value in chosen.values():
+    for optimization, value in parsed.values():
         optimization.apply(pipeline, value)
-    for text, (optimization, _) in chosen.items():  # all of them after all of them: a later one may undo an earlier one
+    for text, (optimization, _) in parsed.items():  # after all of them: a later one may undo an earlier one
         if not optimization.holds(pipeline):
             raise RuntimeError(f"{text!r} was applied and did not take hold on this pipeline: leave it out, report it.")
     setattr(pipeline, "_svdlab_setup", setup)  # noqa: B010  (diffusers types its attributes)
@@ -65,7 +71,14 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
 
 
 def setup_of(pipeline: StableVideoDiffusionPipeline) -> Setup | None:
-    """The setup that `load` made this pipeline from; None for one that somebody made with diffusers alone."""
+    """The setup that a pipeline was loaded from.
+
+    Args:
+        pipeline: any SVD pipeline.
+
+    Returns:
+        The setup, resolved; None for a pipeline that somebody made with diffusers alone.
+    """
     return getattr(pipeline, "_svdlab_setup", None)
 
 
@@ -92,7 +105,7 @@ def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusion
 
     half = hub.check_folder(folder, half=dtype != torch.float32)
     files = {component: hub.weight_files(folder / component, half=half) for component in hub.COMPONENTS}
-    stored = sum(file.stat().st_size for found in files.values() for file in found)
+    stored = sum(file.stat().st_size for paths in files.values() for file in paths)
     _check_memory(stored * dtype.itemsize // (2 if half else 4), device, f"The weights in {folder}")
     try:
         with quiet_libraries():
@@ -107,8 +120,8 @@ def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusion
             f"The weights in {folder} cannot be read ({reason}): a file is missing, damaged or of another model; "
             "fetch or save them again."
         ) from error
-    for component, found in files.items():  # diffusers and transformers warn, and go on with made-up values
-        names = set().union(*(hub.tensor_names(file) for file in found))
+    for component, paths in files.items():  # diffusers and transformers warn, and go on with made-up values
+        names = set().union(*(hub.tensor_names(file) for file in paths))
         missing = sorted(set(getattr(pipeline, component).state_dict()) - names)
         if missing:
             raise WeightsError(
@@ -116,6 +129,18 @@ def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusion
                 "of another model; fetch or save it again."
             )
     return pipeline
+
+
+def _check_device(device: str, parsed: dict[str, tuple[Optimization, str | None]]) -> None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(f"device={device!r} is asked for, but torch sees no CUDA card: leave it out, or use 'cpu'.")
+    for text, (optimization, _) in parsed.items():
+        if optimization.accelerator and device == "cpu":
+            raise RuntimeError(f"{text!r} needs a GPU to offload from, and this runs on the processor: leave it out.")
+        if optimization.phase == "placement" and device not in ("cuda", "cuda:0", "mps"):
+            raise RuntimeError(f"{text!r} works on the first card only: choose one with CUDA_VISIBLE_DEVICES instead.")
 
 
 def _check_memory(needed: int, device: str, what: str) -> None:

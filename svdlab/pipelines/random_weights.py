@@ -1,6 +1,7 @@
 """The real modules of a variant without their weights: for random weights at full size, and for predictions.
 
-The published checkpoints' configurations are written out here, so that nothing has to be downloaded to build one.
+The published checkpoints' configurations are written out here, so nothing is downloaded to build one. `blank` makes
+the modules with shapes and no values; `with_random_weights` fills them, for the memory and the speed of the real ones.
 """
 
 from __future__ import annotations
@@ -57,33 +58,41 @@ SCHEDULER: dict[str, Any] = {
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Import and read models without what does not concern a reader of ours: progress bars within seconds, and
-    transformers' warning that torchvision is missing (the pipeline has resized the picture, Pillow normalises it)."""
+    """Silence the libraries while models are built: bars of seconds, and warnings that do not concern our readers.
+
+    transformers warns that torchvision is missing, and here Pillow prepares the pictures. Afterwards the libraries'
+    bars and verbosity are as they were found.
+    """
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers
 
-    verbosity, bars = transformers.get_verbosity(), transformers.is_progress_bar_enabled()
-    spoken, shown = diffusers.get_verbosity(), diffusers.is_progress_bar_enabled()
-    transformers.set_verbosity_error()
-    diffusers.set_verbosity_error()
-    transformers.disable_progress_bar()
-    diffusers.disable_progress_bar()
+    libraries: list[Any] = [diffusers, transformers]
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.set_verbosity(verbosity)
-        diffusers.set_verbosity(spoken)
-        if bars:
-            transformers.enable_progress_bar()
-        if shown:
-            diffusers.enable_progress_bar()
+        for library, verbosity, bars in before:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
 
 
 def blank(
     variant: Variant, folder: Path | None = None, dtype: torch.dtype | None = None
 ) -> StableVideoDiffusionPipeline:
-    """A pipeline of `variant`'s real modules on torch's meta device: shapes and types, no memory, no values. `folder`:
-    weights in the hub's layout whose own configuration holds instead."""
+    """A pipeline of real modules on torch's meta device: shapes and types, no memory, no values.
+
+    Args:
+        variant: whose modules.
+        folder: weights in the hub's layout whose configuration holds instead; default: the variant's own.
+        dtype: of the modules; default: fp32.
+
+    Returns:
+        The pipeline.
+    """
     import torch
 
     with quiet_libraries():
@@ -127,8 +136,17 @@ def blank(
 def with_random_weights(
     variant: Variant, dtype: torch.dtype, device: str, seed: int = 0
 ) -> StableVideoDiffusionPipeline:
-    """`variant` at its true size with random values, on `device`: the memory and the speed of the real one, not its
-    pictures. The values are small and finite, so that no step overflows in half precision."""
+    """A pipeline of a variant's true size with random values: the memory and speed of the real one, not its pictures.
+
+    Args:
+        variant: whose modules.
+        dtype: of the weights.
+        device: where the weights lie.
+        seed: of the values, which are small, so that no step overflows in half precision.
+
+    Returns:
+        The pipeline.
+    """
     import torch
 
     pipeline = blank(variant, dtype=dtype)

@@ -1,4 +1,8 @@
-"""Encodings shared between clips: within a sweep no picture is encoded twice."""
+"""Encodings shared between clips: within a sweep no picture is encoded twice.
+
+Trials of a sweep differ in a knob or two and mostly share the picture. CLIP sees the picture itself; the VAE sees it
+under noise, so trials share its answer where they share the seed and the noise strength.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def shared(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
-    """Within, the pipeline encodes no picture twice: what CLIP and the VAE said of the same pixels is said again.
+    """Encode no picture twice on a pipeline; the frames stay the same bit for bit.
 
-    The frames stay as they were bit for bit. The VAE is shown the picture under noise, so that trials share its answer
-    where they share the seed and the noise strength.
+    Args:
+        pipeline: a loaded pipeline; its two encoding methods are put back afterwards.
     """
     names = ("_encode_image", "_encode_vae_image")
     before = {name: vars(pipeline)[name] for name in names if name in vars(pipeline)}
@@ -43,16 +47,21 @@ def _remembering(encode: Callable[..., torch.Tensor]) -> Callable[..., torch.Ten
             content: Any = image_sha256(image)
         else:  # float32 pixels and noise
             content = tuple(image.shape), hashlib.sha256(image.cpu().contiguous().numpy()).digest()
-        asked = (content, repr(options), repr(sorted(named.items())))
-        if asked not in known:
-            _room(known)
-            known[asked] = encode(image, *options, **named)
-        return known[asked]
+        key = (content, repr(options), repr(sorted(named.items())))
+        if key not in known:
+            make_room(known)
+            known[key] = encode(image, *options, **named)
+        return known[key]
 
     return encoded
 
 
-def _room(known: dict[Any, Any], most: int = 64) -> None:
-    """At full size, 64 pictures are 110 MB, and 64 encoded ones 10 MB."""
+def make_room(known: dict[Any, Any], most: int = 64) -> None:
+    """Drop the oldest entry of a full cache.
+
+    Args:
+        known: a dictionary used as a cache.
+        most: how many entries it may hold; at full size 64 pictures are 110 MB, 64 encodings 10 MB.
+    """
     if len(known) >= most:
         del known[next(iter(known))]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from svdlab.generation.clip import OnStep
 from svdlab.messages import describe_error
-from svdlab.pipelines.shared_encodings import _room
+from svdlab.pipelines.shared_encodings import make_room
 from svdlab.sweeps.locks import claim
 
 
@@ -81,7 +81,7 @@ class Pictures:
         asked = (source, request.height, request.width, request.fit, request.focus)
         if asked not in self._known:
             picture = conditioning(request)
-            _room(self._known)
+            make_room(self._known)
             self._known[asked] = request.image, picture, image_sha256(picture)  # held, so that its id stays its own
         return self._known[asked][1:]
 
