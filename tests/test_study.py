@@ -99,3 +99,10 @@ def test_clips_that_were_not_measured_give_a_figure_that_says_so(frame):
     assert "quality=True" in axis.texts[0].get_text()
     assert list(study.summary(bare, "motion_bucket_id").columns) == ["clips", "seconds"]
     assert "12 clips" in study.findings(bare, "motion_bucket_id")
+
+
+def test_clips_that_were_not_measured_are_counted_and_said_so(frame):
+    bare = frame.drop(columns=[name for name in study.MEASURES if name in frame])
+    assert study.complete_measures(study.rows_with_clips(bare), "motion_bucket_id") == []
+    assert list(study.summary(bare, "motion_bucket_id").columns) == ["clips", "seconds"]
+    assert "quality=True" in study.findings(bare, "motion_bucket_id")
