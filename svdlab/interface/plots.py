@@ -51,8 +51,8 @@ def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None
         >>> curves(rows_table(rows), "motion_bucket_id").axes[0].get_xlabel()
         'motion_bucket_id'
     """
-    done: Any = rows_with_clips(frame)
-    names = complete_measures(done, knob, measures or tuple(MEASURES))
+    clips: Any = rows_with_clips(frame)
+    names = complete_measures(clips, knob, measures or tuple(MEASURES))
     if not names:
         figure, [axis] = _new_figure(1, 1, 7, 1.2)
         axis.set_axis_off()
@@ -62,8 +62,8 @@ def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None
     columns = 3 if len(names) in (3, 5, 6) else min(4, len(names))
     lines = -(-len(names) // columns)
     figure, axes = _new_figure(lines, columns, 3.6 * columns, 2.7 * lines)
-    groups = [(None, done)] if by is None else list(done.groupby(by))
-    is_number = done[knob].map(lambda value: isinstance(value, (int, float))).all()
+    groups = [(None, clips)] if by is None else list(clips.groupby(by))
+    is_number = clips[knob].map(lambda value: isinstance(value, (int, float))).all()
     for axis, name in zip(axes, names, strict=False):
         for colour, (value, group) in zip(COLOURS * len(groups), groups, strict=False):
             spread = group.groupby(knob)[name].agg(["min", "median", "max"])
@@ -98,10 +98,10 @@ def waterfall(rows: Sequence[Row]) -> Figure:
         >>> [axis.get_xlabel() for axis in waterfall(measured).axes]
         ['GiB at the peak', 'seconds a clip']
     """
-    done = measured_rungs(rows)
-    labels = _added_labels([rung.row for rung in done])
-    figure, axes = _new_figure(1, 2, 9, 1.2 + 0.42 * len(done), sharey=True)
-    series = {"GiB at the peak": [rung.peak_gib for rung in done], "seconds a clip": [rung.seconds for rung in done]}
+    rungs = measured_rungs(rows)
+    labels = _added_labels([rung.row for rung in rungs])
+    figure, axes = _new_figure(1, 2, 9, 1.2 + 0.42 * len(rungs), sharey=True)
+    series = {"GiB at the peak": [rung.peak_gib for rung in rungs], "seconds a clip": [rung.seconds for rung in rungs]}
     for axis, (unit, values) in zip(axes, series.items(), strict=True):
         for i, (before, value) in enumerate(zip([values[0], *values], values, strict=False)):
             axis.barh(i, min(value, before), color="0.8")
@@ -131,19 +131,19 @@ def pareto(rows: Sequence[Row]) -> Figure:
         >>> pareto(measured).axes[0].get_ylabel()
         'seconds a clip'
     """
-    done = sorted(measured_rungs(rows), key=lambda rung: (rung.peak_gib, rung.seconds))
-    front = [rung for i, rung in enumerate(done) if all(rung.seconds < other.seconds for other in done[:i])]
+    rungs = sorted(measured_rungs(rows), key=lambda rung: (rung.peak_gib, rung.seconds))
+    front = [rung for i, rung in enumerate(rungs) if all(rung.seconds < other.seconds for other in rungs[:i])]
     figure, [axis] = _new_figure(1, 1, 7.5, 4.2)
     axis.step([r.peak_gib for r in front], [r.seconds for r in front], where="post", color=BLUE, alpha=0.5)
-    for number, rung in enumerate(done, 1):
+    for number, rung in enumerate(rungs, 1):
         place, fill = (rung.peak_gib, rung.seconds), BLUE if is_exact(rung.row, rows[0]) else "none"
         axis.plot(*place, "o", color=BLUE, markersize=7, markerfacecolor=fill)
         axis.annotate(str(number), place, xytext=(5, 5), textcoords="offset points", fontsize=8)
     axis.set_xlabel("GiB at the peak", fontsize=9)
     axis.set_ylabel("seconds a clip", fontsize=9)
-    axis.set_ylim(bottom=0, top=1.15 * max(rung.seconds for rung in done))
+    axis.set_ylim(bottom=0, top=1.15 * max(rung.seconds for rung in rungs))
     axis.margins(x=0.1)
-    labels = [f"{number}  {rung.row.setup.label}" for number, rung in enumerate(done, 1)]
+    labels = [f"{number}  {rung.row.setup.label}" for number, rung in enumerate(rungs, 1)]
     figure.legend([axis.plot([], [], " ")[0]] * len(labels), labels, loc="outside lower center", fontsize=8, ncols=2)
     return figure
 
@@ -181,7 +181,7 @@ def stages(things: Sequence[Row | Estimate]) -> Figure:
 def timeline(row: Row) -> Figure:
     """Memory (GiB, upwards) over time (seconds, across): while loading, in the first call, and in the next.
 
-    The filled areas are the weights of each component, where the work is done. The shades are the stages.
+    The filled areas are the weights of each component, on the device that works. The shades are the stages.
 
     Args:
         row: A row of `measure` or `profile`.

@@ -261,9 +261,9 @@ def _read_events(file: Path) -> tuple[Measurement, dict[str, Any]]:
             facts |= given
     points = [
         point
-        for stage, taken in zip(stages, samples, strict=True)
+        for stage, stage_samples in zip(stages, samples, strict=True)
         if stage["stage"] != "prepare" and stage["call"] in (None, 0, 1)
-        for point in _thin_out(taken)
+        for point in _thin_out(stage_samples)
     ]
     names = points[0] if points else ()
     measurement = Measurement(
