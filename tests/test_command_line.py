@@ -31,8 +31,8 @@ def test_a_clip_from_the_shell_and_its_twin(tmp_path):
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path):
-    """`asked(*options)`: the setup that `svdlab clip` would load, and the request that it would make of it."""
+def ask_clip(monkeypatch, tmp_path):
+    """`ask_clip(*options)`: the setup that `svdlab clip` would load, and the request that it would make of it."""
     monkeypatch.chdir(tmp_path)
     loaded = []
     monkeypatch.setattr(loading, "load", lambda setup: loaded.append(setup))
@@ -41,13 +41,13 @@ def asked(monkeypatch, tmp_path):
     clip = Clip([], Request.for_variant("tiny", image="rocket"), None)
     monkeypatch.setattr(Clip, "save", lambda self, path, **_: path)
 
-    def ask(*options: str) -> tuple[Setup, Request]:
+    def ask_clip(*options: str) -> tuple[Setup, Request]:
         loaded.clear()
         assert main(["clip", *options]) == 0
         setup, request = loaded
         return setup, request
 
-    return ask
+    return ask_clip
 
 
 @pytest.fixture
@@ -59,14 +59,14 @@ def again(monkeypatch):
     return clip
 
 
-def test_again_asks_for_the_same_with_the_options_on_top(asked, again):
-    setup, request = asked("--again", "x.mp4")
+def test_again_asks_for_the_same_with_the_options_on_top(ask_clip, again):
+    setup, request = ask_clip("--again", "x.mp4")
     assert setup == dataclasses.replace(again.setup, device=None)
     assert request == again.request
-    setup, request = asked("--again", "x.mp4", "--dtype", "fp32", "--optimization", "split-guidance", "--fps", "9")
+    setup, request = ask_clip("--again", "x.mp4", "--dtype", "fp32", "--optimization", "split-guidance", "--fps", "9")
     assert setup == Setup("tiny", dtype="fp32", optimizations=("channels-last", "single-token", "split-guidance"))
     assert request == dataclasses.replace(again.request, fps=9)
-    setup, _ = asked("--again", "x.mp4", "--weights", "elsewhere", "--variant", "tiny")
+    setup, _ = ask_clip("--again", "x.mp4", "--weights", "elsewhere", "--variant", "tiny")
     assert setup.weights == "elsewhere"
 
 
@@ -76,12 +76,12 @@ def test_again_refuses_what_it_cannot_honour(options, again, capsys, tmp_path):
     assert options[0] in capsys.readouterr().err
 
 
-def test_optimizations_are_added_to_those_that_fit_this_machine(asked, monkeypatch):
+def test_optimizations_are_added_to_those_that_fit_this_machine(ask_clip, monkeypatch):
     fitting = Setup("svd", optimizations=("model-offload", "single-token", "forward-chunking=2"))
     monkeypatch.setattr(Setup, "fitting", lambda say: fitting)
-    setup, _ = asked("rocket", "--optimization", "channels-last", "--optimization", "forward-chunking=1")
+    setup, _ = ask_clip("rocket", "--optimization", "channels-last", "--optimization", "forward-chunking=1")
     assert setup.optimizations == ("channels-last", "model-offload", "single-token", "forward-chunking=1")
-    assert asked("rocket", "--dtype", "bf16")[0] == dataclasses.replace(fitting, dtype="bf16")
+    assert ask_clip("rocket", "--dtype", "bf16")[0] == dataclasses.replace(fitting, dtype="bf16")
 
 
 def test_variants_are_listed(capsys):

@@ -47,6 +47,11 @@ def read_parameters(path: str | Path, known: Iterable[str] | None = None) -> dic
 
     Raises:
         ValueError: the file cannot be read, is not plain YAML, or sets an unknown name or one name twice.
+
+    Example:
+        >>> size = Path("seeds.yaml").write_text("seed: 11")
+        >>> read_parameters("seeds.yaml")
+        {'seed': 11}
     """
     import yaml
 
