@@ -5,7 +5,7 @@ Ask for a clip (`Request`), say how the model should run (`Setup`), get frames (
 >>> from svdlab import Setup, generate, load, show
 >>> setup = Setup("tiny")
 >>> clip = generate(load(setup), setup.request(image="rocket", seed=11))
->>> clip.save("rocket.mp4")
+>>> path = clip.save("rocket.mp4")
 
 Importing this package loads no torch: the public names, listed in `__init__.pyi`, are imported when first used.
 """

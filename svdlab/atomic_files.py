@@ -23,6 +23,8 @@ _ABANDONED_SECONDS = 86_400  # where nothing can be locked (Windows, some networ
 def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file or a folder so that it appears whole or not at all.
 
+    What killed writers left beside it is cleared first.
+
     Args:
         path: the target; its folder is created where it is missing. What is there is replaced at the end.
 
@@ -36,8 +38,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         'whole'
     """
     replaced = _replaced(path)
-    if restore_replaced(path).exists() and replaced.is_dir():
-        shutil.rmtree(replaced, ignore_errors=True)  # its writer was killed when all but this was done
+    clear_leftovers(path.parent)
     with scratch_folder(path.parent) as folder:
         written = folder / path.name
         try:

@@ -35,8 +35,8 @@ class Machine:
         commit: of svdlab's checkout; None where it is installed from a wheel.
 
     Example:
-        >>> print(Machine.here())
-        ..., ... GiB · Python ... · torch ... · diffusers ...
+        >>> Machine.here().device in ("cuda", "mps", "cpu")
+        True
     """
 
     device: str

@@ -79,6 +79,13 @@ def test_leftovers_where_nothing_can_be_locked_are_told_by_their_age(tmp_path, m
         assert names(tmp_path) == [living.name]
 
 
+def test_the_next_writer_clears_what_a_killed_one_left(tmp_path):
+    (tmp_path / ".svdlab-0123456789ab").mkdir()
+    with atomic_write(tmp_path / "report.html") as scratch:
+        scratch.write_text("whole")
+    assert names(tmp_path) == ["report.html"]
+
+
 def test_a_folder_whose_writer_was_killed_half_way_is_put_back(tmp_path):
     (tmp_path / ".svdlab-frames.old").mkdir()
     clear_leftovers(tmp_path)

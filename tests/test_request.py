@@ -216,3 +216,30 @@ def test_a_value_of_any_length_leaves_the_sentence_short(field):
     with pytest.raises(ValueError, match=field if field != "variant" else "Unknown variant") as caught:
         Request(image="rocket", **{field: [["long"] * 900]})
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"fps": 10**300},
+        {"seed": 10**5000},
+        {"sigmas": tuple(range(100_000))},
+        {"focus": (0.5,) * 10_000},
+        {"variant": "x" * 100_000},
+        {"fit": "x" * 100_000},
+        {"height": "9" * 100_000},
+    ],
+    ids=list("abcdefg"),
+)
+def test_long_values_do_not_fill_the_page(fields):
+    with pytest.raises(ValueError, match=r"\.") as caught:
+        Request(image="rocket", **fields)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_long_name_or_preset_is_cut_too():
+    for wrong in (lambda: Request.for_variant("svd", preset="x" * 100_000, image="rocket"),
+                  lambda: Request.from_json({"image": "rocket", "x" * 100_000: 1})):  # fmt: skip
+        with pytest.raises(ValueError, match="Unknown") as caught:
+            wrong()
+        assert len(str(caught.value)) < 400

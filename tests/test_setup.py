@@ -343,3 +343,22 @@ def test_a_bundled_model_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setattr("svdlab.pipelines.load.WEIGHTS", tmp_path / "weights")
     with pytest.raises(WeightsError, match=r"holds no model_index\.json"):
         load(Setup("tiny", device="cpu"))
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cuda", "fp16"), ("cuda:1", "fp16"), ("mps", "fp32"), ("cpu", "fp32")])
+def test_a_resolved_setup_has_a_device_and_a_dtype(device, dtype):
+    resolved = Setup("svd", weights="random", device=device).resolved()
+    assert (resolved.device, resolved.dtype) == (device, dtype)  # fp16 on Apple's GPUs gave black frames
+    assert Setup("svd", dtype="fp16", device="mps").resolved().dtype == "fp16"
+    assert Setup("tiny").resolved().device in ("cuda", "mps", "cpu")
+
+
+@pytest.mark.parametrize("field", ["variant", "dtype", "device", "revision", "optimizations"])
+def test_long_values_of_a_setup_are_cut(field):
+    with pytest.raises(ValueError, match=r"\.") as caught:
+        Setup(**{"variant": "tiny", field: "x" * 100_000})
+    assert len(str(caught.value)) < 900
+
+
+def test_the_docstring_names_every_optimisation():
+    assert all(f"{name}: " in str(Setup.__doc__) for name in OPTIMIZATIONS)
