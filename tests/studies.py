@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from svdlab import Request, Row, Setup, assess
+from svdlab import Request, Row, Setup, assess, conditioning
 from svdlab.generation.clip import Clip
 from svdlab.machine import Machine
 
@@ -32,7 +32,12 @@ def clip(seed: int = 0, bucket: int = 127, **fields: Any) -> Clip:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         request = Request.for_variant("tiny", **asked)
-    return Clip(frames, request, Setup("tiny", dtype="fp32"), picture=frames[0])
+    return Clip(frames, request, Setup("tiny", dtype="fp32"), picture=_rocket())
+
+
+@cache
+def _rocket() -> Image.Image:
+    return conditioning(Request.for_variant("tiny", image="rocket"))
 
 
 def row(folder: Path, place: int, made: Clip, **fields: Any) -> Row:

@@ -80,11 +80,11 @@ def test_setups_are_an_axis(rows):
         replace(rows[0], setup=t.setup, request=t.request, axes=t.axes, clip=c)
         for t, c in zip(trials, clips, strict=True)
     ]
-    labels = ["plain, bundled", "single-token", "plain, random"]
+    labels = ["plain, bundled", "single-token, bundled", "plain, random"]
     assert list(dict.fromkeys(setup_labels(by_setup))) == labels
     assert wall(by_setup, "setup", "seed").labels == [f"setup {label}, seed {s}" for s in (1, 2) for label in labels]
     assert list(knobs(by_setup)) == ["setup", "seed"]
-    assert row_labels(by_setup)[:2] == ["plain, bundled, seed 1", "plain, bundled, seed 2"]
+    assert row_labels(by_setup)[:2] == ["setup plain, bundled, seed 1", "setup plain, bundled, seed 2"]
 
 
 def test_one_knob_alone(rows):

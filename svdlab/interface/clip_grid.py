@@ -6,6 +6,7 @@ frame: of each clip one frame at a time is in memory, so that a wall may hold a 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,18 +33,14 @@ _GAP, _MARGIN = 4, 8  # pixels between clips, and beside the labels
 
 @dataclass(frozen=True)
 class _Wall:
-    """Which row hangs at which place. The places of a knob that is "" are one."""
+    """Which row hangs where: a place is the label of a column and the label of a line. Of no knob the label is ""."""
 
     across: str
     down: str
-    columns: dict[Any, str]  # value -> label, in order
-    lines: dict[Any, str]
-    rows: dict[tuple[Any, Any], Row]
-
-    @property
-    def fps(self) -> float | None:
-        """The slowest of the clips: they share one clock."""
-        return min((row.request.fps for row in self.rows.values()), default=None)
+    columns: list[str]
+    lines: list[str]
+    rows: dict[tuple[str, str], Row]
+    fps: float  # the slowest of the clips: they share one clock
 
 
 def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int | None = None) -> Shown:
@@ -71,13 +68,10 @@ def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int |
     """
     hung = _hang(rows, across, down)
     cells: dict[str, Any] = {}
-    for line, line_text in hung.lines.items():
-        for column, column_text in hung.columns.items():
-            row = hung.rows.get((column, line))
-            label = ", ".join(
-                f"{knob} {text}" for knob, text in ((hung.across, column_text), (hung.down, line_text)) if knob
-            )
-            cells[label] = (row and row.clip_file()) or _empty_cell(row, (128, 72))
+    for column, line in ((column, line) for line in hung.lines for column in hung.columns):
+        row = hung.rows.get((column, line))
+        label = ", ".join(f"{knob} {text}" for knob, text in ((hung.across, column), (hung.down, line)) if knob)
+        cells[label] = (row and row.clip_file()) or _empty_cell(row, (128, 72))
     return show(cells, columns=len(hung.columns), width=width, fps=hung.fps)
 
 
@@ -108,39 +102,31 @@ def save_wall(
     hung = _hang(rows, across, down)
     if not any(row.clip_file() for row in hung.rows.values()):
         raise ValueError("None of these rows has a clip: there is nothing to put on a wall.")
-    frames: Any = _frames(hung)
-    return write_video(path, frames, fps or hung.fps or 7)
+    return write_video(path, _frames(hung), fps or hung.fps)
 
 
 def _hang(rows: Iterable[Row], across: str, down: str | None) -> _Wall:
     given = list(rows)
     if not given:
         raise ValueError("There are no rows to put on a wall: run a sweep first.")
-    columns, lines = _values(given, across), _values(given, down or "")
-    places: dict[tuple[Any, Any], Row] = {}
-    for place, row in zip(zip(columns, lines, strict=True), given, strict=True):
+    (columns, column_of), (lines, line_of) = _edge(given, across), _edge(given, down or "")
+    places: dict[tuple[str, str], Row] = {}
+    for place, row in zip(zip(column_of, line_of, strict=True), given, strict=True):
         if place not in places or (row.clip_file() and not places[place].clip_file()):
             places[place] = row
-    return _Wall(across, down or "", _edge(columns), _edge(lines), places)
+    return _Wall(across, down or "", columns, lines, places, min(row.request.fps for row in places.values()))
 
 
-def _values(rows: Sequence[Row], knob: str) -> list[Any]:
-    """The place of each row along one edge."""
-    if knob in ("", "setup"):
-        return setup_labels(rows) if knob else [""] * len(rows)
-    columns = settings(rows)
+def _edge(rows: Sequence[Row], knob: str) -> tuple[list[str], list[str]]:
+    """The labels along one edge, numbers sorted and all else in the order of the rows; and the label of each row."""
+    columns = {"": [""] * len(rows), "setup": setup_labels(rows), **settings(rows)}
     if knob not in columns:
         hint = did_you_mean(knob, columns) or ": expected a field of a request or a setup, such as motion_bucket_id"
         raise ValueError(f"Rows have no {knob!r}{hint}.")
-    return columns[knob]
-
-
-def _edge(values: Iterable[Any]) -> dict[Any, str]:
-    """The values along one edge with their labels: numbers sorted, anything else in the order of the rows."""
-    texts = distinct_texts(values)
+    texts = distinct_texts(columns[knob])
     if all(isinstance(value, (int, float)) for value in texts):
-        return dict(sorted(texts.items()))
-    return texts
+        texts = dict(sorted(texts.items()))
+    return list(texts.values()), [texts[value] for value in columns[knob]]
 
 
 def _frames(hung: _Wall) -> Iterator[Image.Image]:
@@ -169,35 +155,31 @@ def _decode(clip: Path) -> Iterator[Image.Image]:
             yield frame.to_image()
 
 
-def _page(hung: _Wall, cell: tuple[int, int]) -> tuple[Image.Image, dict[tuple[Any, Any], tuple[int, int]]]:
+def _page(hung: _Wall, cell: tuple[int, int]) -> tuple[Image.Image, dict[tuple[str, str], tuple[int, int]]]:
     """The wall with its labels and without its clips, and the upper left corner of each place."""
     letters = max(11, cell[0] // 16)  # pixels high
     font, head = ImageFont.load_default(size=letters), round(letters * 1.8)
-    texts = [hung.down, *hung.lines.values()] if hung.down else []
-    left = max((_MARGIN + round(font.getlength(text)) for text in texts), default=0)
+    left = max(_MARGIN + round(font.getlength(text)) for text in (hung.down, *hung.lines)) if hung.down else 0
     width, height = left + len(hung.columns) * (cell[0] + _GAP), 2 * head + len(hung.lines) * (cell[1] + _GAP)
     page = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((left + (width - left) / 2, head / 2), hung.across, _INK, font, anchor="mm")
     draw.text((_GAP, head * 1.5), hung.down, _INK, font, anchor="lm")
-    corners = {}
-    for i, (column, column_text) in enumerate(hung.columns.items()):
-        x = left + i * (cell[0] + _GAP)
-        draw.text((x + cell[0] / 2, head * 1.5), column_text, _INK, font, anchor="mm")
-        for j, (line, line_text) in enumerate(hung.lines.items()):
-            corners[column, line] = x, (y := 2 * head + j * (cell[1] + _GAP))
-            page.paste(_empty_cell(hung.rows.get((column, line)), cell), (x, y))
-            if hung.down and not i:
-                draw.text((_GAP, y + cell[1] / 2), line_text, _INK, font, anchor="lm")
+    xs = {column: left + i * (cell[0] + _GAP) for i, column in enumerate(hung.columns)}
+    ys = {line: 2 * head + i * (cell[1] + _GAP) for i, line in enumerate(hung.lines)}
+    for column, x in xs.items():
+        draw.text((x + cell[0] / 2, head * 1.5), column, _INK, font, anchor="mm")
+    for line, y in ys.items():
+        draw.text((_GAP, y + cell[1] / 2), line, _INK, font, anchor="lm")
+    corners = {(column, line): (x, y) for column, x in xs.items() for line, y in ys.items()}
+    for place, corner in corners.items():
+        page.paste(_empty_cell(hung.rows.get(place), cell), corner)
     return page, corners
 
 
 def _empty_cell(row: Row | None, size: tuple[int, int]) -> Image.Image:
-    """A grey picture with the reason, its words wrapped."""
-    picture, font = Image.new("RGB", size, _EMPTY), ImageFont.load_default(size=10)
-    text = ""
-    for word in ("not made" if row is None else why_no_clip(row)).split():
-        line = text.rsplit("\n", 1)[-1]
-        text += ("\n" if font.getlength(f"{line} {word}") > size[0] - 8 else " ") + word
-    ImageDraw.Draw(picture).multiline_text((4, 4), text.strip(), _INK, font)
+    """A grey picture with the reason why there is no clip."""
+    picture = Image.new("RGB", size, _EMPTY)
+    reason = textwrap.fill("not made" if row is None else why_no_clip(row), size[0] // 6)
+    ImageDraw.Draw(picture).multiline_text((4, 4), reason, _INK, ImageFont.load_default(size=10))
     return picture

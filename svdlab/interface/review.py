@@ -17,8 +17,9 @@ from typing import Any
 
 from svdlab.atomic_files import atomic_write, clear_leftovers
 from svdlab.interface.clip_grid import wall
+from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
-from svdlab.interface.row_page import embedded, make_again, render, rows_page
+from svdlab.interface.row_page import embedded, render, rows_page
 from svdlab.interface.study_folder import Entry, Note, file_names, is_replaceable, read_entries
 from svdlab.media.read_video import read_frames
 from svdlab.media.show import Shown
@@ -54,14 +55,14 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
     Example:
         >>> from svdlab import review
         >>> looked = review("results/motion")
-        >>> [row.request.motion_bucket_id for row in looked.rows]
-        [30, 220]
     """
     return Review(read_entries(folders), inside)
 
 
 class Review:
-    """The rows that `review` found: `star`, `note`, `wall`, `compare`, `again` and `export` act on them.
+    """The rows that `review` read: `star`, `note`, `wall`, `compare`, `again` and `export` act on them.
+
+    A row is named by its key or the beginning of it; a `ValueError` says where that is none or several.
 
     Attributes:
         entries: The rows with their folders and notes, oldest first within a study.
@@ -71,9 +72,19 @@ class Review:
     Example:
         >>> from svdlab import review
         >>> looked = review("results/motion")
-        >>> looked.star(looked.rows[0].key)
-        >>> len(looked.starred)
-        1
+        >>> first, second = [row.key for row in looked.rows]
+        >>> looked.star(first)
+        >>> looked.note(first, "the flame is right")
+        >>> looked.entries[0].note
+        Note(star=True, text='the flame is right')
+        >>> looked.wall().labels
+        ['motion_bucket_id 30', 'motion_bucket_id 220']
+        >>> looked.compare(first, second).labels == [first, second]
+        True
+        >>> "generate(pipeline, request)" in looked.again(first)
+        True
+        >>> sorted(file.suffix for file in looked.export("chosen").iterdir())
+        ['.csv', '.mp4']
     """
 
     def __init__(self, entries: Sequence[Entry], inside: bool | None = None) -> None:
@@ -92,11 +103,8 @@ class Review:
         """Star rows, or take their stars away.
 
         Args:
-            *keys: Keys of rows, or their beginnings.
+            *keys: Of the rows.
             on: False takes the stars away.
-
-        Raises:
-            ValueError: No row, or several, begin with a key.
         """
         for entry in map(self._entry, keys):
             entry.write_note(dataclasses.replace(entry.note, star=on))
@@ -105,18 +113,8 @@ class Review:
         """Write a note to a row, in place of the one that it had.
 
         Args:
-            key: Of the row, or its beginning.
+            key: Of the row.
             text: Any words; "" takes the note away.
-
-        Raises:
-            ValueError: No row, or several, begin with the key.
-
-        Example:
-            >>> from svdlab import review
-            >>> looked = review("results/motion")
-            >>> looked.note(looked.rows[0].key, "the flame is right")
-            >>> looked.entries[0].note.text
-            'the flame is right'
         """
         entry = self._entry(key)
         entry.write_note(dataclasses.replace(entry.note, text=text))
@@ -127,14 +125,6 @@ class Review:
         Args:
             across: The knob that grows to the right. Left out, it is the first that varies.
             down: The knob that grows downwards. Left out, it is the next that varies, if there is one.
-
-        Raises:
-            ValueError: A knob is no field of the rows.
-
-        Example:
-            >>> from svdlab import review
-            >>> review("results/motion").wall().labels
-            ['motion_bucket_id 30', 'motion_bucket_id 220']
         """
         varying = [knob for knob in knobs(self.rows) if knob not in (across, down)]
         across = across or (varying.pop(0) if varying else "")
@@ -142,41 +132,24 @@ class Review:
         return wall(with_clips, across, down or (varying[0] if varying else None))
 
     def compare(self, *keys: str) -> Shown:
-        """Two to six clips in step, with their difference from the first, and measures; all inside the page.
+        """Clips in step, with their difference from the first, and measures; all inside the page.
 
         Args:
-            *keys: Keys of rows, or their beginnings.
-
-        Raises:
-            ValueError: There are fewer or more keys, or one names no row or several.
-
-        Example:
-            >>> from svdlab import review
-            >>> looked = review("results/motion")
-            >>> compared = looked.compare(*[row.key for row in looked.rows])
+            *keys: Of two to six rows.
         """
         if not 2 <= len(keys) <= 6:
             raise ValueError(f"{len(keys)} rows were given: name two to six by their keys.")
-        chosen = [self._entry(key) for key in keys]
-        page = rows_page(chosen, "Compared", embedded, opened="compare", measures=_likeness_to_first(chosen))
+        entries = [self._entry(key) for key in keys]
+        page = rows_page(entries, "Compared", embedded, opened="compare", measures=_likeness_to_first(entries))
         return Shown(page, list(keys))
 
     def again(self, key: str) -> str:
         """The lines of Python, and of the shell, that make a row's clip again: to print.
 
         Args:
-            key: Of the row, or its beginning.
-
-        Raises:
-            ValueError: No row, or several, begin with the key.
-
-        Example:
-            >>> from svdlab import review
-            >>> looked = review("results/motion")
-            >>> "generate(pipeline, request)" in looked.again(looked.rows[0].key)
-            True
+            key: Of the row.
         """
-        return make_again(self._entry(key).row)
+        return python_and_shell_lines(self._entry(key).row)
 
     def export(self, path: str | Path, keys: Iterable[str] | None = None) -> Path:
         """Copy clips under telling names, with their rows as `rows.csv`, into a new folder or a `.zip`.
@@ -185,19 +158,13 @@ class Review:
 
         Args:
             path: A new folder, or a name that ends in `.zip`.
-            keys: Keys of rows, or their beginnings. Left out, those with a star.
+            keys: Of the rows. Left out, those with a star.
 
         Returns:
             The path.
 
         Raises:
             ValueError: None of the rows has a clip, or something else is at the path.
-
-        Example:
-            >>> from svdlab import review
-            >>> looked = review("results/motion")
-            >>> sorted(file.suffix for file in looked.export("chosen", [looked.rows[0].key]).iterdir())
-            ['.csv', '.mp4']
         """
         path, wanted = Path(path), [row.key for row in self.starred] if keys is None else keys
         chosen = [entry for entry in map(self._entry, wanted) if entry.clip]
@@ -206,7 +173,8 @@ class Review:
         clear_leftovers(path.parent)
         if path.suffix not in (".zip", "") or not (path.suffix or is_replaceable(path)):
             raise ValueError(f"Cannot export to {path}: give a new folder, or a name that ends in .zip.")
-        names = file_names(chosen, self.entries)
+        name_of = {id(entry): name for entry, name in zip(self.entries, file_names(self.entries), strict=True)}
+        names = [name_of[id(entry)] for entry in chosen]
         files = {name: entry.clip.read_bytes() for name, entry in zip(names, chosen, strict=True) if entry.clip}
         files["rows.csv"] = _csv(chosen, names)
         with atomic_write(path) as scratch:

@@ -1,13 +1,14 @@
 """The words for rows: which settings vary, and short labels that tell rows apart.
 
-Rows of one sweep share most of their settings. A *knob* is a field of setup or request in which they differ; "setup"
-itself is one too, labelled by `Setup.label`. Everything that shows rows (wall, review, report, panel) takes its words
+Rows of one sweep share most of their settings. A *knob* is a field of a request in which they differ, or "setup" where
+their setups do, labelled by `Setup.label`. Everything that shows rows (wall, review, report, panel) takes its words
 from here, so that two things that differ never carry the same label.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,111 +18,63 @@ from svdlab.request import Request
 from svdlab.rows.row import Row
 from svdlab.setup import Setup
 
-_FIELDS = {kind: [field.name for field in dataclasses.fields(kind)] for kind in (Setup, Request)}
-_PATHS = ("image", "weights")  # fields that name files
 
-
-def text_of(value: Any) -> str:
-    """A value as a table shows it: floats with four digits, missing as nothing.
+def text_of(value: Any, digits: int = 4) -> str:
+    """A value as a table shows it.
 
     Args:
-        value: A field of a row, or a measure.
+        value: A field of a row, or a measure. Missing is "".
+        digits: Of a float.
 
     Example:
         >>> text_of(0.123456), text_of((1, 2.5)), text_of(None)
         ('0.1235', '1, 2.5', '')
     """
     if isinstance(value, tuple):
-        return ", ".join(map(text_of, value))
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        return ", ".join(text_of(each, digits) for each in value)
+    return "" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def distinct_texts(values: Iterable[Any]) -> dict[Any, str]:
-    """A short text for each value, no two the same.
+    """The different values in their order, each with a short text that no other has.
 
     Args:
-        values: Anything hashable. Texts count as paths and are told by their ends, floats by their first digits.
-
-    Returns:
-        The values without repeats, in their order, and their texts.
+        values: Anything hashable. Of a path its end is shown, of a float its first digits: one more until all differ.
 
     Example:
-        >>> list(distinct_texts(["a/cat.png", "b/cat.png", "a/cat.png"]).values())
-        ['a/cat.png', 'b/cat.png']
-        >>> list(distinct_texts([0.02, 0.12345, 0.12346]).values())
-        ['0.02', '0.12345', '0.12346']
+        >>> distinct_texts(["a/cat.png", "b/cat.png", "a/cat.png"])
+        {'a/cat.png': 'a/cat.png', 'b/cat.png': 'b/cat.png'}
     """
-    different = list(dict.fromkeys(values))
-    texts: list[str] = []
-    for depth in range(1, 14):  # as far as it takes: one folder more, one digit more
-        texts = [_short(value, depth) for value in different]
+    different, texts = list(dict.fromkeys(values)), []
+    for more in range(14):
+        texts = [
+            "/".join(Path(value).parts[-more - 1 :])[-80:] if isinstance(value, str) else text_of(value, 4 + more)
+            for value in different
+        ]
         if len(set(texts)) == len(texts):
             break
-    else:
-        texts = [
-            f"{text} ({texts[:i].count(text) + 1})" if texts.count(text) > 1 else text for i, text in enumerate(texts)
-        ]
-    return dict(zip(different, texts, strict=True))
-
-
-def _short(value: Any, depth: int) -> str:
-    if isinstance(value, str):
-        return "/".join(Path(value).parts[-depth:])[-80:]
-    return f"{value:.{depth + 3}g}" if isinstance(value, float) else text_of(value)
+    return dict(zip(different, _numbered(texts), strict=True))
 
 
 def settings(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Every field of the rows' setups and requests.
+    """Every field of the rows' setups and requests: its name, and a value for each row.
 
     Args:
-        rows: Any rows.
-
-    Returns:
-        The field's name, and a value for each row. Images and weights are told by the ends of their paths, as far as it
-        takes to tell them apart.
+        rows: Any rows. Their images and weights are told by the ends of their paths.
 
     Example:
         >>> settings(rows)["motion_bucket_id"]
         [30, 220]
     """
     columns: dict[str, list[Any]] = {}
-    for part, names in (("setup", _FIELDS[Setup]), ("request", _FIELDS[Request])):
-        for name in names:
-            values = [getattr(getattr(row, part), name) for row in rows]
-            if name in _PATHS:
-                paths = [_path_text(value) for value in values]
-                texts = distinct_texts(paths)
-                values = [texts[path] for path in paths]
-            columns[name] = values
+    for part, kind in (("setup", Setup), ("request", Request)):
+        for name in (field.name for field in dataclasses.fields(kind)):
+            columns[name] = [getattr(getattr(row, part), name) for row in rows]
+    for name in ("image", "weights"):
+        paths = [value if isinstance(value, str) else f"picture {image_sha256(value)[:6]}" for value in columns[name]]
+        texts = distinct_texts(paths)
+        columns[name] = [texts[path] for path in paths]
     return columns
-
-
-def _path_text(value: Any) -> str:
-    if isinstance(value, str):
-        return "picture" if value.startswith("data:") else value
-    return f"picture {image_sha256(value)[:6]}"
-
-
-def knobs(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """The fields in which rows differ.
-
-    Args:
-        rows: Any rows.
-
-    Returns:
-        The field's name, and a value for each row: the axes of their sweeps first. Where "setup" is such an axis, its
-        labels stand for the fields of the setups. The seed, where nothing differs.
-
-    Example:
-        >>> knobs(rows)
-        {'motion_bucket_id': [30, 220]}
-    """
-    columns = settings(rows)
-    if any("setup" in row.axes for row in rows):
-        columns = {"setup": setup_labels(rows)} | {name: columns[name] for name in _FIELDS[Request]}
-    differing = [name for name, values in columns.items() if any(value != values[0] for value in values)]
-    axes = [axis for row in rows for axis in row.axes if axis in differing]
-    return {name: columns[name] for name in dict.fromkeys([*axes, *differing]) or ("seed",)}
 
 
 def setup_labels(rows: Sequence[Row]) -> list[str]:
@@ -130,32 +83,40 @@ def setup_labels(rows: Sequence[Row]) -> list[str]:
     Args:
         rows: Any rows.
 
-    Returns:
-        A label a row; equal for equal setups, different for different ones.
-
     Example:
         >>> setup_labels(rows)
         ['fp32', 'fp32']
     """
-    different = list(dict.fromkeys(row.setup for row in rows))
-    texts = dict(zip(different, (setup.label for setup in different), strict=True))
-    for label in set(texts.values()):
-        alike = [setup for setup in different if texts[setup] == label]
-        for name in ("variant", "weights", "revision", "device"):
-            values = distinct_texts(str(getattr(setup, name)) for setup in alike)
-            if len(values) > 1:
-                texts |= {setup: f"{texts[setup]}, {values[str(getattr(setup, name))]}" for setup in alike}
-    return [texts[row.setup] for row in rows]
+    labels, columns = [row.setup.label for row in rows], settings(rows)
+    if len(set(labels)) < len({row.setup for row in rows}):
+        others = [name for name in ("variant", "weights", "revision", "device") if len(set(columns[name])) > 1]
+        return [", ".join([label, *(str(columns[name][i]) for name in others)]) for i, label in enumerate(labels)]
+    return labels
+
+
+def knobs(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """The fields in which rows differ, the axes of their sweeps first: the name, and a value for each row.
+
+    Args:
+        rows: Any rows. Where nothing differs, the knob is the seed.
+
+    Example:
+        >>> knobs(rows)
+        {'motion_bucket_id': [30, 220]}
+    """
+    of_request = [field.name for field in dataclasses.fields(Request) if field.name != "variant"]
+    columns = {name: values for name, values in settings(rows).items() if name in of_request}
+    columns = {"setup": setup_labels(rows), **columns}
+    differing = [name for name, values in columns.items() if len(set(values)) > 1]
+    axes = [axis for row in rows for axis in row.axes if axis in differing]
+    return {name: columns[name] for name in dict.fromkeys([*axes, *differing]) or ("seed",)}
 
 
 def row_labels(rows: Sequence[Row]) -> list[str]:
-    """One label for each row: the fields in which the rows differ; for a single row, bucket and seed.
+    """One label for each row: the knobs in which the rows differ; for a single row, bucket and seed.
 
     Args:
-        rows: Any rows.
-
-    Returns:
-        A label a row, no two the same.
+        rows: Any rows. No two get the same label.
 
     Example:
         >>> row_labels(rows)
@@ -163,16 +124,20 @@ def row_labels(rows: Sequence[Row]) -> list[str]:
         >>> row_labels(rows[:1])
         ['motion_bucket_id 30, seed 0']
     """
-    columns, setups = settings(rows), setup_labels(rows)
-    of_request = [name for name in _FIELDS[Request] if name not in _FIELDS[Setup] and len(set(columns[name])) > 1]
-    several_setups = len(set(setups)) > 1
-    names = of_request or ([] if several_setups else ["motion_bucket_id", "seed"])
-    texts = {name: distinct_texts(columns[name]) for name in names}
-    labels = [
-        ", ".join(
-            [*([setup] if several_setups else []), *(f"{name} {texts[name][columns[name][i]]}" for name in names)]
-        )
-        for i, setup in enumerate(setups)
-    ]
-    repeats = [labels[: i + 1].count(label) for i, label in enumerate(labels)]
-    return [label if n == 1 else f"{label} ({n})" for label, n in zip(labels, repeats, strict=True)]
+    varied = knobs(rows)
+    if list(varied) == ["seed"]:
+        varied = {"motion_bucket_id": settings(rows)["motion_bucket_id"]} | varied
+    texts = {name: distinct_texts(values) for name, values in varied.items()}
+    return _numbered(
+        ", ".join(f"{name} {texts[name][values[i]]}" for name, values in varied.items()) for i in range(len(rows))
+    )
+
+
+def _numbered(texts: Iterable[str]) -> list[str]:
+    """The texts; where one comes again, a number tells it apart."""
+    repeats: Counter[str] = Counter()
+    numbered = []
+    for text in texts:
+        repeats[text] += 1
+        numbered.append(text if repeats[text] == 1 else f"{text} ({repeats[text]})")
+    return numbered
