@@ -19,13 +19,13 @@ import warnings
 from pathlib import Path
 from statistics import median
 
-from svdlab import Request, Setup, generate, grid
+from svdlab import Machine, Request, Setup, generate, grid, run
 from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.shared_encodings import shared
 from svdlab.quality.quality import Quality
 from svdlab.rows.row import Row
 from svdlab.rows.rows_table import rows_table
-from svdlab.sweeps import run as sweep
+from svdlab.sweeps import make_row
 
 
 def bare(pipeline, trials, folder: Path) -> None:
@@ -49,11 +49,11 @@ def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
                 if name == "bare loop":
                     spent = timed(bare, pipeline, trials, Path(folder))
                 else:
-                    sweep.shared = kept if name == "sweep" else contextlib.nullcontext
-                    spent = timed(lambda folder=folder, trials=trials: sweep.run(trials, folder, quality=False))
+                    make_row.shared = kept if name == "sweep" else lambda *_: contextlib.nullcontext()
+                    spent = timed(lambda folder=folder, trials=trials: run(trials, folder, quality=False))
             if number:  # the first round warms up
                 times.append([seconds / clips for seconds in spent])
-    sweep.shared = kept
+    make_row.shared = kept
     loop = median(cpu for cpu, _ in taken["bare loop"])
     for name, times in taken.items():
         cpu, wall = (median(each) for each in zip(*times, strict=True))
@@ -61,7 +61,7 @@ def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
 
 
 def table(setup: Setup, request: Request, count: int = 10_000) -> None:
-    row = Row(key="", setup=setup.resolved(), request=request, machine=sweep.Machine.here())
+    row = Row(key="", setup=setup.resolved(), request=request, machine=Machine.here())
     row = dataclasses.replace(
         row, timings={"sample_seconds": 1.0}, quality=Quality(*(i / 7 for i in range(19)), 0, None)
     )

@@ -39,8 +39,6 @@ from svdlab.media.read_video import read_frames, read_metadata
 from svdlab.media.write_video import write_video
 from svdlab.pipelines.cached import unload_cached
 from svdlab.pipelines.load import load
-from svdlab.rows.row_files import read_rows
-from svdlab.rows.rows_table import rows_table
 from svdlab.sweeps.grid import grid
 from svdlab.sweeps.make_row import make_row
 
@@ -86,23 +84,6 @@ def disk(tmp_path) -> Iterator[Path]:
 # --- disks -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_fills_up_keeps_the_finished_rows_and_the_next_run_goes_on(setup, ask, disk, tmp_path):
-    trials = trials_of(setup, ask, range(12))
-    ballast = disk / "ballast"
-    ballast.write_bytes(bytes(48 * 1024))
-    with pytest.raises(OSError, match="No space left on device"):
-        quick(trials, disk)
-    kept = read_rows(disk)
-    assert 0 < len(kept) < 12
-    assert all(len(row.open().frames) == 2 for row in kept)
-    assert not [p for p in disk.iterdir() if p.name.startswith(".")]  # nothing half-written
-    ballast.unlink()
-    moved = shutil.copytree(disk, tmp_path / "larger")
-    before = {row.key: (moved / f"{row.key}.json").stat().st_mtime_ns for row in kept}
-    assert len(quick(trials, moved)) == 12
-    assert {key: (moved / f"{key}.json").stat().st_mtime_ns for key in before} == before
-
-
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip.webp", "frames"])
 def test_a_disk_that_is_full_keeps_the_clip_that_was_there(disk, ask, picture, name):
     path = Clip([picture] * 2, ask(num_frames=2, decode_chunk_size=1), None).save(disk / name)
@@ -110,61 +91,6 @@ def test_a_disk_that_is_full_keeps_the_clip_that_was_there(disk, ask, picture, n
         write_video(path, noisy(12, (256, 144)), 7)
     assert len(read(path).frames) == 2
     assert [p.name for p in disk.iterdir()] == [name]
-
-
-@pytest.fixture
-def sealed(tmp_path, setup, ask) -> Iterator[tuple[Path, list]]:
-    """A results folder with one row that nobody may write to, root neither; and its trials, with one more."""
-    folder, trials = tmp_path / "rows", trials_of(setup, ask, [1, 2])
-    if os.geteuid():
-        quick(trials[:1], folder)
-        folder.chmod(0o555)
-        yield folder, trials
-        folder.chmod(0o755)
-        return
-    folder.mkdir()
-    mounted(folder, "size=1m")
-    quick(trials[:1], folder)
-    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-    yield folder, trials
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_folder_that_is_read_only_is_read_and_says_that_it_cannot_be_written(sealed, tmp_path):
-    folder, trials = sealed
-    reason = r"Read-only file system|Permission denied"
-    [row] = read_rows(folder)
-    assert len(row.open().frames) == 2
-    assert len(rows_table(folder)) == 1
-    assert quick(trials[:1], folder)[0].key == row.key  # nothing is to be written
-    with pytest.raises(OSError, match=reason):
-        quick(trials, folder)
-    with pytest.raises(OSError, match=reason):
-        row.open().save(folder / "again.mp4")
-    assert len(read_rows(folder)) == 1
-    command = [sys.executable, "-m", "svdlab", "clip", "--again", str(row.clip), "-o", str(folder / "twin.mp4")]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"TMPDIR": str(tmp_path)}
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("svdlab: ")
-
-
-def test_a_row_that_no_longer_fits_is_not_half_there(setup, ask, tmp_path):
-    """RLIMIT_FSIZE is a full disk for everybody: write() fails in the middle of a file."""
-    trials = trials_of(setup, ask, [1, 2])
-    quick(trials[:1], tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    try:
-        with pytest.raises(OSError, match="too large"):
-            quick(trials, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-    assert len(quick(trials, tmp_path)) == 2
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------

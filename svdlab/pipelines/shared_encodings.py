@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def shared(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
+def shared(pipeline: StableVideoDiffusionPipeline, encodings: dict[Any, torch.Tensor] | None = None) -> Iterator[None]:
     """Encode no picture twice on a pipeline; the frames stay the same bit for bit.
 
     Args:
-        pipeline: a loaded pipeline; its two encoding methods are put back afterwards.
+        pipeline: a loaded pipeline, held (`exclusive`); its two encoding methods are put back afterwards.
+        encodings: where the answers are kept for the next block on this pipeline; None for this block alone.
     """
+    known = {} if encodings is None else encodings
     names = ("_encode_image", "_encode_vae_image")
     before = {name: vars(pipeline)[name] for name in names if name in vars(pipeline)}
     for name in names:
-        setattr(pipeline, name, _remembering(getattr(pipeline, name)))
+        setattr(pipeline, name, _remembering(name, getattr(pipeline, name), known))
     try:
         yield
     finally:
@@ -39,17 +41,17 @@ def shared(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
         vars(pipeline).update(before)
 
 
-def _remembering(encode: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    known: dict[Any, torch.Tensor] = {}
-
+def _remembering(
+    name: str, encode: Callable[..., torch.Tensor], known: dict[Any, torch.Tensor]
+) -> Callable[..., torch.Tensor]:
     def encoded(image: Any, *options: Any, **named: Any) -> torch.Tensor:
         if isinstance(image, Image.Image):
             content: Any = image_sha256(image)
         else:  # float32 pixels and noise
             content = tuple(image.shape), hashlib.sha256(image.cpu().contiguous().numpy()).digest()
-        key = (content, repr(options), repr(sorted(named.items())))
+        key = (name, content, repr(options), repr(sorted(named.items())))
         if key not in known:
-            make_room(known)
+            make_room(known, 128)
             known[key] = encode(image, *options, **named)
         return known[key]
 

@@ -41,9 +41,7 @@ from svdlab.rows.row_files import find_row, write_row
 from svdlab.rows.row_key import row_key
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
-from svdlab.sweeps.locks import _taken as is_contested
-from svdlab.sweeps.locks import claim
-from svdlab.sweeps.locks import clear as clear_claims
+from svdlab.sweeps.locks import claim, clear_claims, is_contested
 
 _TIMELINE_POINTS = 24  # of each stage
 _LOG_FILE = "log.txt"  # what the measured process and its libraries print

@@ -1,7 +1,7 @@
-"""Trials: what a sweep asks, one clip each, as every combination of the values of its axes.
+"""A sweep is a list of trials: one setup and one complete request for each clip. `grid` builds that list.
 
->>> len(grid(Setup("tiny"), Request(image="rocket"), motion_bucket_id=[30, 127, 220], seed=range(5)))
-15
+Axes are fields of a request with several values. A grid holds every combination of them, each once. It is counted
+before it is built, so that a slip of a few zeros costs no minutes and no memory.
 """
 
 from __future__ import annotations
@@ -21,12 +21,26 @@ from svdlab.optimizations import check_request
 from svdlab.request import Request, quiet_requests
 from svdlab.setup import Setup
 
-_TYPES = {f.name: f.type for f in dataclasses.fields(Request) if f.name != "variant"}  # of all that can vary
+_FIELD_TYPES = {f.name: f.type for f in dataclasses.fields(Request) if f.name != "variant"}  # of all that can vary
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One clip to make: its request is complete. `axes` are the fields that its sweep varies, slowest first."""
+    """One clip to make: a setup and a complete request.
+
+    Args:
+        setup: How the model runs.
+        request: What is asked of the clip. Open fields are filled in from the setup's variant.
+        axes: The fields that vary in the sweep of this trial, slowest first; "setup" where setups vary.
+
+    Example:
+        >>> from svdlab import Request, Setup, Trial
+        >>> trial = Trial(Setup("tiny"), Request(image="rocket", seed=3))
+        >>> trial.request.num_frames
+        14
+        >>> print(trial)
+        seed=3
+    """
 
     setup: Setup
     request: Request
@@ -39,55 +53,97 @@ class Trial:
     def __str__(self) -> str:
         if self.axes == ("setup",):
             return self.setup.label
-        return _named({name: getattr(self.request, name) for name in self.axes or ("seed",) if name in _TYPES})
+        return _named({name: getattr(self.request, name) for name in self.axes or ("seed",) if name in _FIELD_TYPES})
 
 
 def grid(
-    setup: Setup | Iterable[Setup], request: Request, *, paired: Mapping[str, Any] | None = None, **axes: Any
+    setup: Setup | Iterable[Setup],
+    request: Request,
+    *,
+    paired: Mapping[str, Any] | None = None,
+    max_trials: int = 100_000,
+    **axes: Any,
 ) -> list[Trial]:
-    """Every combination of the axes' values, each once: the first axis changes slowest, several setups slower yet.
+    """One trial for every combination of the axes' values, the first axis changing slowest.
 
-    An axis is a field of `Request` with a list of values, or a range as parameter files write it, both ends included:
-    `{"start": 0, "stop": 240, "step": 60}` or `{"start": 0.02, "stop": 0.32, "num": 5, "log": True}`; a single value
-    holds for all. `paired` axes move together, `{"fps": [6, 12], "motion_bucket_id": [60, 180]}`, slower than others.
-    What comes twice counts once. A `ValueError` names the first trial that cannot be, and its field.
+    Args:
+        setup: One setup, or several, which then change slowest of all. The axis of several is called "setup".
+        request: What is asked of every clip, apart from the axes.
+        paired: Axes that move together, `{"fps": [6, 12], "motion_bucket_id": [60, 180]}`, slower than the others.
+        max_trials: The most trials that are built.
+        **axes: Fields of `Request`. Each has a list of values, a single value, or a range with both its ends:
+            `{"start": 0, "stop": 240, "step": 60}` or `{"start": 0.02, "stop": 0.32, "num": 5, "log": True}`.
+            A value that comes twice counts once.
+
+    Returns:
+        The trials, in order.
+
+    Raises:
+        ValueError: If an axis is no field of a request, if a trial cannot be made (the first such is named with its
+            field), or if there are more than `max_trials`.
+
+    Example:
+        >>> from svdlab import Request, Setup, grid
+        >>> trials = grid(Setup("tiny"), Request(image="rocket"), motion_bucket_id=[30, 127, 220], seed=range(5))
+        >>> len(trials), str(trials[0])
+        (15, 'motion_bucket_id=30, seed=0')
     """
     setups = [setup] if isinstance(setup, Setup) else _distinct(list(setup))
-    together = {name: _values(name, value) for name, value in (paired or {}).items()}
-    crossed = {name: _distinct(_values(name, value)) for name, value in axes.items()}
+    together = {name: _values(name, value, max_trials) for name, value in (paired or {}).items()}
+    crossed = {name: _distinct(_values(name, value, max_trials)) for name, value in axes.items()}
     if twice := sorted(set(together) & set(crossed)):
         raise ValueError(f"{twice[0]} is both paired and an axis of its own: name it once.")
     if len({len(values) for values in together.values()}) > 1:
         lengths = ", ".join(f"{name} has {len(values)}" for name, values in together.items())
         raise ValueError(f"Paired axes need equally many values, and {lengths}.")
     pairs = _distinct(list(zip(*together.values(), strict=True))) or [()]
+    count = len(setups) * len(pairs) * math.prod(map(len, crossed.values()))
+    if count > max_trials:
+        raise ValueError(
+            f"This grid has {count:,} trials and at most {max_trials:,} are built: give fewer values, or max_trials=…"
+        )
     names = ["setup"] * (len(setups) > 1) + list(together) * (len(pairs) > 1)
     names += [name for name, values in crossed.items() if len(values) > 1]
-    trials, oddities = [], {}
-    for one in setups:
+    trials, concerns = [], {}
+    for each in setups:
         for pair, *values in itertools.product(pairs, *crossed.values()):
             fields = dict(zip([*together, *crossed], [*pair, *values], strict=True))
             try:
-                with quiet_requests():  # each oddity is said once, below
-                    trials.append(Trial(one, _filled(request, fields, one.variant), tuple(names)))
+                with quiet_requests():  # each concern is named once, below
+                    trials.append(Trial(each, _request(request, fields, each.variant), tuple(names)))
             except (ValueError, TypeError) as error:
-                raise ValueError(f"Trial {len(trials) + 1} ({_named(fields) or one.variant}): {error}") from None
-            oddities |= dict.fromkeys(trials[-1].request.concerns())
-    for sentence in oddities:
+                raise ValueError(f"Trial {len(trials) + 1} ({_named(fields) or each.variant}): {error}") from None
+            concerns |= dict.fromkeys(trials[-1].request.concerns())
+    for sentence in concerns:
         warnings.warn(sentence, UserWarning, stacklevel=2)
     return trials
 
 
-def _values(name: str, value: Any) -> list[Any]:
-    """What an axis runs through; a single value is an axis of one."""
-    if name not in _TYPES:
-        hint = did_you_mean(name, _TYPES) or f": expected one of {', '.join(_TYPES)}."
-        raise ValueError(f"{shorten(name)} is no field of a request{hint}")
+def with_image(request: Request, image: Any) -> Request:
+    """A request for another picture. The picture is shared: `dataclasses.replace` would copy it, and warn again.
+
+    Args:
+        request: Any request.
+        image: What its `image` becomes; it is not checked.
+    """
+    other = copy.copy(request)
+    object.__setattr__(other, "image", image)
+    return other
+
+
+def _values(name: str, value: Any, most: int) -> list[Any]:
+    """The values of an axis; a single value is an axis of one."""
+    if name not in _FIELD_TYPES:
+        nearest = did_you_mean(name, _FIELD_TYPES) or f": expected one of {', '.join(_FIELD_TYPES)}."
+        raise ValueError(f"{shorten(name)} is no field of a request{nearest}")
     if isinstance(value, Mapping):
-        return _range(name, dict(value))
-    picture = name == "image" and hasattr(value, "shape")  # an array
-    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike)) and not picture
-    values: list[Any] = list(value) if several else [value]
+        return _range(name, dict(value), most)
+    is_array = name == "image" and hasattr(value, "shape")
+    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike)) and not is_array
+    given: Any = value if several else [value]
+    _check_count(name, len(given) if hasattr(given, "__len__") else 1, most)
+    values: list[Any] = list(itertools.islice(given, most + 1))
+    _check_count(name, len(values), most)
     if name in ("sigmas", "focus") and several and all(isinstance(v, (int, float)) for v in values):
         values = [tuple(values)]  # one schedule, one point
     if not values:
@@ -95,33 +151,37 @@ def _values(name: str, value: Any) -> list[Any]:
     return [Request(image=v).image for v in values] if name == "image" else values  # read here, shared by all trials
 
 
-def _range(name: str, given: dict[str, Any]) -> list[float]:
-    ends, ways = {"start", "stop"}, {"step", "num"}
-    if not ends <= set(given) <= ends | ways | {"log"} or len(ways & set(given)) != 1 or _TYPES[name] not in _NUMBERS:
+def _range(name: str, given: dict[str, Any], most: int) -> list[float]:
+    import numpy as np
+
+    ways = ({"start", "stop", "step"}, {"start", "stop", "num"}, {"start", "stop", "num", "log"})
+    if set(given) not in ways or _FIELD_TYPES[name] not in ("int", "float"):
         raise ValueError(
-            f"{name}={given} is no range: a field that is a number takes one, written as "
+            f"{name}={shorten(given)} is no range: a field that is a number takes one, written as "
             '{"start": 0, "stop": 240, "step": 60} or {"start": 0.02, "stop": 0.32, "num": 5, "log": true}.'
         )
     start, stop, step = given["start"], given["stop"], given.get("step")
+    values: list[Any] = []
     try:
         count = given["num"] if step is None else math.floor((stop - start) / step + 1e-9) + 1
-        if step is not None and not given.get("log"):
+        if count <= most and step is not None:
             values = [start + i * step for i in range(count)]
-        elif given.get("log"):
-            values = [start * (stop / start) ** (i / max(count - 1, 1)) for i in range(count if step is None else 0)]
-        else:
-            values = [start + (stop - start) * i / max(count - 1, 1) for i in range(count)]
-        values = [round(v) if _TYPES[name] == "int" else float(f"{v:.12g}") for v in values]  # 0.3, not 0.300…04
+        elif count <= most:
+            values = (np.geomspace if given.get("log") else np.linspace)(start, stop, count).tolist()
+        values = [round(v) if _FIELD_TYPES[name] == "int" else float(f"{v:.12g}") for v in values]  # 0.3, not 0.300…04
     except (TypeError, ValueError, ArithmeticError):
-        values = []
+        count, values = 0, []
+    _check_count(name, count, most)
     if not values:
         raise ValueError(
-            f"{name}={given} holds no number: a step must lead from start to stop, and log needs num and ends over 0."
+            f"{name}={shorten(given)} holds no number: a step must lead from start to stop, log needs ends over 0."
         )
     return values
 
 
-_NUMBERS = ("int", "float")
+def _check_count(name: str, count: int, most: int) -> None:
+    if count > most:
+        raise ValueError(f"{name} has {count:,} values or more: at most {most:,} trials are built, see max_trials.")
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -131,16 +191,10 @@ def _distinct(values: list[Any]) -> list[Any]:
         return [v for i, v in enumerate(values) if not any(v is other or v == other for other in values[:i])]
 
 
-def _filled(request: Request, fields: dict[str, Any], variant: str) -> Request:
+def _request(request: Request, fields: dict[str, Any], variant: str) -> Request:
+    """The complete request of one trial; its picture is neither read nor copied again."""
     named = dataclasses.replace(with_image(request, "-"), **fields | {"image": "-"})
     return with_image(named.filled(variant), fields.get("image", request.image))
-
-
-def with_image(request: Request, image: Any) -> Request:
-    """`request` of another picture, which is shared: `dataclasses.replace` would copy it, and warn again."""
-    other = copy.copy(request)
-    object.__setattr__(other, "image", image)
-    return other
 
 
 def _named(fields: Mapping[str, Any]) -> str:

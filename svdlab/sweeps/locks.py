@@ -1,55 +1,159 @@
-"""Locks of a results folder: who is making which clip, so that two processes do not make the same one."""
+"""Claims: who is making which clip in a results folder, so that two processes do not make the same one.
+
+A claim is a hidden folder beside the rows, named `.<key>~<machine>~<process>~<start>~<number>`. It is the scratch space
+of its owner: a file that is not whole yet lies in there. Its name says who the owner is. A host's name is not enough
+for that, since containers and cloned machines share it: the boot and the PID namespace belong to the machine's name,
+and its start to the process.
+
+The owner touches its claim every few seconds. Whether a process of this machine lives can be looked up. A writer on
+another machine is taken to live while its claim is fresh. A claim whose owner is known to be dead is removed at once,
+any other one after a day of silence.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
+import threading
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+from svdlab.atomic_files import clear_leftovers
 
+BEAT_SECONDS = 15  # how often an owner touches its claim
+SILENT_SECONDS = 120  # nobody waits longer for a claim that is not touched; NFS shows a touch up to a minute late
+ABANDONED_SECONDS = 86_400  # then a claim of another machine is removed
 
-_ABANDONED_SECONDS = 86_400  # when what another machine has not finished is taken for given up
+_own_claims: set[str] = set()  # the names of those that this process holds now
 
 
 @contextmanager
 def claim(folder: Path, key: str) -> Iterator[Path]:
-    """A folder for what is not whole yet; its name tells other writers who makes what since when. Gone afterwards."""
-    scratch = folder / f".{key}~{socket.gethostname()}~{os.getpid()}~{time.time_ns()}"
+    """Claim `key` in a results folder, and give its scratch folder, which is removed afterwards.
+
+    Args:
+        folder: The results folder. It must exist.
+        key: What is claimed, in a results folder the key of a row.
+
+    Yields:
+        A new folder on the same disk, for files that are not whole yet.
+
+    Raises:
+        OSError: If the folder is gone or cannot be written to.
+    """
+    scratch = folder / f".{key}~{process_name()}~{time.time_ns()}"
     scratch.mkdir()
+    _own_claims.add(scratch.name)
+    released = threading.Event()
+    threading.Thread(target=_keep_fresh, args=(scratch, released), name="svdlab-claim", daemon=True).start()
     try:
         yield scratch
     finally:
+        released.set()
+        _own_claims.discard(scratch.name)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _taken(claim: Path) -> bool:
-    """Whether somebody claimed the same before."""
-    key, *_, since = claim.name.split("~")
-    others = [other for other in claim.parent.glob(f"{key}~*") if int(other.name.split("~")[-1]) < int(since)]
-    return any(_alive(other) for other in others)
+def is_contested(scratch: Path) -> bool:
+    """Whether a living writer besides the owner of this claim claims the same key.
+
+    Of two writers that claim a key at once, at least the one that looks last sees the other. Both may see each other,
+    so whoever gives way for that looks again after a random time.
+
+    Args:
+        scratch: A claim that was just made, as `claim` yields it.
+    """
+    return is_claimed(scratch.parent, scratch.name[1:].split("~")[0], besides=scratch)
 
 
-def clear(folder: Path, gone: tuple[str, int] | None = None) -> None:
-    """Remove what killed writers left; of `gone` (host and process) that is known, wherever it ran."""
-    for scratch in folder.glob(".*~*~*~*"):
-        if tuple(scratch.name.split("~")[1:3]) == (gone and (gone[0], str(gone[1]))) or not _alive(scratch):
-            shutil.rmtree(scratch, ignore_errors=True)
+def is_claimed(folder: Path, key: str, besides: Path | None = None) -> bool:
+    """Whether a living writer is making the row of a key.
+
+    Args:
+        folder: The results folder.
+        key: The key of the row.
+        besides: A claim that does not count: one's own.
+    """
+    # The time of the file server, where a claim of one's own tells it: clocks of machines differ.
+    now = besides.stat().st_mtime if besides else time.time()
+    for entry in os.scandir(folder):
+        if entry.name.startswith(f".{key}~") and (besides is None or entry.name != besides.name):
+            with suppress(FileNotFoundError):  # released while we look
+                if _may_live(entry.name) and now - entry.stat().st_mtime < SILENT_SECONDS:
+                    return True
+    return False
 
 
-def _alive(scratch: Path) -> bool:
+def clear_claims(folder: Path, dead_process: str = "") -> None:
+    """Remove what killed writers left in a results folder: their claims, and their files that never became whole.
+
+    Args:
+        folder: The results folder.
+        dead_process: The `process_name` of a process that is known to have ended, on whatever machine it ran.
+    """
+    for entry in list(os.scandir(folder)):
+        if entry.name.startswith(".") and entry.name.count("~") >= 3:
+            with suppress(FileNotFoundError):
+                old = time.time() - entry.stat().st_mtime > ABANDONED_SECONDS
+                known_dead = bool(dead_process) and f"~{dead_process}~" in entry.name
+                if known_dead or not _may_live(entry.name) or (old and not _is_of_this_machine(entry.name)):
+                    shutil.rmtree(entry, ignore_errors=True)
+    clear_leftovers(folder)
+
+
+def process_name() -> str:
+    """What tells this process from all others that ever were: machine, process id and start, joined by "~"."""
+    return f"{_machine_name()}~{os.getpid()}~{_start_of(os.getpid())}"
+
+
+def _may_live(claim_name: str) -> bool:
+    """False where the owner of a claim is known to be dead."""
+    if not _is_of_this_machine(claim_name):
+        return True
+    _, _, process, start, *_ = claim_name.split("~")
+    if int(process) == os.getpid() and start == _start_of(os.getpid()):
+        return claim_name in _own_claims  # others of ours were left in a folder that was renamed meanwhile
+    return start == _start_of(int(process))
+
+
+def _is_of_this_machine(claim_name: str) -> bool:
+    parts = claim_name.split("~")
+    return len(parts) == 5 and parts[1] == _machine_name() and parts[2].isdigit()
+
+
+@cache
+def _machine_name() -> str:
+    """The host's name, and a hash of what tells apart machines and containers of one name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  (a link to no path)
+    except OSError:  # not Linux
+        boot, namespace = str(uuid.getnode()), ""
+    host = socket.gethostname().replace("~", "-")
+    return f"{host}-{hashlib.sha256(f'{host} {boot} {namespace}'.encode()).hexdigest()[:8]}"
+
+
+def _start_of(process: int) -> str:
+    """When a process of this machine began; "" for one that has ended. Process ids are used again, starts are not."""
     import psutil
 
-    _, host, pid, _ = scratch.name.split("~")
     try:
-        if host == socket.gethostname():
-            return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
-        return time.time() - scratch.stat().st_mtime < _ABANDONED_SECONDS
-    except (psutil.NoSuchProcess, FileNotFoundError):
-        return False
+        if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
+            return ""
+        with suppress(OSError):  # ticks since the boot, which a clock that is set does not move
+            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        return str(int(psutil.Process(process).create_time()))
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _keep_fresh(scratch: Path, released: threading.Event) -> None:
+    while not released.wait(BEAT_SECONDS):
+        with suppress(OSError):
+            os.utime(scratch)

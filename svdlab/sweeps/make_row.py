@@ -1,36 +1,42 @@
-"""One trial to one row: generate the clip, measure it, save both."""
+"""One trial to one row: generate the clip, measure it, save both.
+
+Whatever a library raises on the way becomes a row that failed and says why. An error of the disk does not: no row could
+be written then.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 import svdlab
 from svdlab.generation.generate import generate
 from svdlab.machine import Machine
 from svdlab.media.images import image_sha256
+from svdlab.messages import describe_error
+from svdlab.pipelines.cached import load_cached
+from svdlab.pipelines.exclusive import exclusive
 from svdlab.pipelines.load import setup_of
-from svdlab.request import Request, conditioning
+from svdlab.pipelines.shared_encodings import shared
 from svdlab.rows.row import Row
-from svdlab.rows.row_files import write_row
+from svdlab.rows.row_files import find_row, write_row
 from svdlab.rows.row_key import row_key
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
+from svdlab.sweeps.locks import claim, is_contested
+from svdlab.sweeps.pictures import FittedPicture, PictureCache
 
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
+    from PIL import Image
 
     from svdlab.generation.clip import OnStep
-from svdlab.messages import describe_error
-from svdlab.pipelines.shared_encodings import make_room
-from svdlab.sweeps.locks import claim
 
 
 def make_row(
@@ -38,67 +44,153 @@ def make_row(
     trial: Trial,
     folder: Path,
     *,
-    pictures: Pictured | None = None,
+    picture: Image.Image | None = None,
     quality: bool = True,
     on_step: OnStep | None = None,
-    scratch: Path | None = None,
 ) -> Row:
-    """The row of one trial on a loaded pipeline, in `folder` with its clip; where it failed, the row that says why."""
-    pictures = pictures or Pictures()
-    row = _draft(trial, setup_of(pipeline) or trial.setup, pictures)
-    with nullcontext(scratch) if scratch else claim(folder, row.key) as scratch:
-        try:
-            picture, _ = pictures(trial.request)
-            clip = generate(pipeline, trial.request, on_step=on_step, progress=False, picture=picture)
-        except Exception as error:  # of any library below: it becomes the row
-            return write_row(_failed(row, describe_error(error)), folder, scratch)
-        timings, notes, measured = dict(clip.timings), list(clip.notes), None
-        if quality:
-            from svdlab.quality.assess import assess
+    """Make the clip of one trial on a loaded pipeline, and its row.
 
-            with _timed(timings, "quality_seconds"):
-                try:
-                    measured = assess(clip)
-                except Exception as error:  # the clip itself is whole, and took longer to make
-                    notes.append(f"Its quality could not be measured: {describe_error(error)}")
-        with _timed(timings, "save_seconds"):
-            file = clip.save(scratch / f"{row.key}.mp4")
-        row = dataclasses.replace(row, timings=timings, quality=measured, notes=tuple(notes))
-        return write_row(row, folder, scratch, file)
+    Args:
+        pipeline: As `load` gives it.
+        trial: What to make.
+        folder: The results folder, which must exist. The clip and the row are written there.
+        picture: The request's image, read and fitted already. Left out, it is read here.
+        quality: Whether to measure the clip's quality.
+        on_step: Called after every step as `generate` does.
 
+    Returns:
+        The row; where the clip could not be made, one with the status "failed" and the reason.
 
-Pictured = Callable[[Request], tuple[Image.Image, str]]
+    Raises:
+        ValueError: If the picture cannot be read.
+        OSError: If the folder cannot be written to.
+    """
+    fitted = FittedPicture(picture, image_sha256(picture)) if picture else PictureCache().fitted(trial.request)
+    row = _new_row(trial, setup_of(pipeline) or trial.setup, fitted)
+    with claim(folder, row.key) as scratch:
+        return _make(pipeline, row, fitted, folder, scratch, quality, on_step, None)
 
 
-class Pictures:
-    """`pictures(request)`: the picture as the model sees it and its digest, read once for all that ask for the same."""
+@dataclass(frozen=True)
+class Task:
+    """A trial whose row is to be made by a sweep.
+
+    Args:
+        key: The key of the row, as far as it is known before the weights are loaded.
+        trial: What to make.
+        replaces: When the failed row was created that this one replaces; None where there is none.
+    """
+
+    key: str
+    trial: Trial
+    replaces: str | None = None
+
+
+class RowMaker:
+    """Makes rows one after another. It keeps the pipeline of the last setup, and what its trials share."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, tuple[Any, Image.Image, str]] = {}
+        self._setup: Setup | None = None
+        self._pipeline: StableVideoDiffusionPipeline | None = None
+        self._load_error = ""
+        self._encodings: dict[str, Any] = {}
 
-    def __call__(self, request: Request) -> tuple[Image.Image, str]:
-        source = request.image if isinstance(request.image, str) else id(request.image)
-        asked = (source, request.height, request.width, request.fit, request.focus)
-        if asked not in self._known:
-            picture = conditioning(request)
-            make_room(self._known)
-            self._known[asked] = request.image, picture, image_sha256(picture)  # held, so that its id stays its own
-        return self._known[asked][1:]
+    def warm(self, setup: Setup) -> bool:
+        """Load the pipeline of a setup, and tell whether that was to do. If it fails, `make` gives failed rows.
+
+        Args:
+            setup: How the model runs.
+        """
+        if setup == self._setup:
+            return False
+        self._setup, self._pipeline, self._load_error, self._encodings = setup, None, "", {}
+        try:
+            self._pipeline = load_cached(setup)
+        except Exception as error:  # of any library below: the other setups go on
+            self._load_error = describe_error(error)
+        return True
+
+    def make(
+        self, task: Task, picture: FittedPicture, folder: Path, *, quality: bool = True, on_step: OnStep | None = None
+    ) -> Row | None:
+        """Make the row of a task, unless it is there.
+
+        Args:
+            task: What to make.
+            picture: What the model sees.
+            folder, quality, on_step: As for `make_row`.
+
+        Returns:
+            The row, made by this writer or by another one; None while another writer is making it.
+        """
+        self.warm(task.trial.setup)
+        setup = task.trial.setup if self._pipeline is None else setup_of(self._pipeline) or task.trial.setup
+        row = _new_row(task.trial, setup, picture, task.key if setup.revision == task.trial.setup.revision else "")
+        with claim(folder, row.key) as scratch:
+            if is_contested(scratch):
+                return None
+            if (finished := find_row(folder, row.key)) and finished.created != task.replaces:
+                return finished
+            if self._pipeline is None:
+                return write_row(_failed(row, self._load_error), folder, scratch)
+            return _make(self._pipeline, row, picture, folder, scratch, quality, on_step, self._encodings)
 
 
-def _draft(trial: Trial, setup: Setup, pictures: Pictured) -> Row:
+def _make(
+    pipeline: StableVideoDiffusionPipeline,
+    row: Row,
+    picture: FittedPicture,
+    folder: Path,
+    scratch: Path,
+    quality: bool,
+    on_step: OnStep | None,
+    encodings: dict[str, Any] | None,
+) -> Row:
+    try:
+        with exclusive(pipeline), nullcontext() if encodings is None else shared(pipeline, encodings):
+            clip = generate(pipeline, row.request, on_step=on_step, progress=False, picture=picture.image)
+    except Exception as error:  # of any library below: it becomes the row
+        return write_row(_failed(row, describe_error(error)), folder, scratch)
+    timings, notes, measured = dict(clip.timings), list(clip.notes), None
+    if quality:
+        from svdlab.quality.assess import assess
+
+        with _timed(timings, "quality_seconds"):
+            try:
+                measured = assess(clip)
+            except Exception as error:  # the clip itself is whole, and took longer to make
+                notes.append(f"Its quality could not be measured: {describe_error(error)}")
+    if not scratch.is_dir():  # saving would make the folder again
+        raise FileNotFoundError(f"{folder} was deleted or renamed while a clip was made for it.")
+    with _timed(timings, "save_seconds"):
+        file = clip.save(scratch / f"{row.key}.mp4")
+    row = dataclasses.replace(row, timings=timings, quality=measured, notes=tuple(notes))
+    return write_row(row, folder, scratch, file)
+
+
+def _new_row(trial: Trial, setup: Setup, picture: FittedPicture, key: str = "") -> Row:
     """The row of a trial before there is an answer."""
-    _, digest = pictures(trial.request)
     return Row(
-        key=row_key(setup, trial.request, digest),
+        key=key or row_key(setup, trial.request, picture.sha256),
         setup=setup.resolved(),
         request=trial.request,
         axes=trial.axes,
-        picture_sha256=digest,
+        picture_sha256=picture.sha256,
         machine=Machine.here(),
         created=datetime.now(timezone.utc).isoformat(),
         version=svdlab.__version__,
     )
+
+
+def failed_row(task: Task, picture: FittedPicture, reason: str) -> Row:
+    """The row of a task that could not be made.
+
+    Args:
+        task: What was to be made.
+        picture: What the model was to see.
+        reason: One sentence.
+    """
+    return _failed(_new_row(task.trial, task.trial.setup, picture, task.key), reason)
 
 
 def _failed(row: Row, reason: str) -> Row:

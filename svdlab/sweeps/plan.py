@@ -1,4 +1,8 @@
-"""The dry run of a sweep: what `run` would make, how long it takes, how much disk it needs."""
+"""The dry run of a sweep: what `run` would make, how long that takes, and how much disk it needs.
+
+Time and size are scaled from rows that are in the folder. Sampling takes time in proportion to steps and pixels,
+everything else in proportion to pixels.
+"""
 
 from __future__ import annotations
 
@@ -7,68 +11,90 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 from svdlab.machine import Machine
 from svdlab.request import Request
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, read_rows
+from svdlab.rows.row_key import row_key
 from svdlab.sweeps.grid import Trial
-
-if TYPE_CHECKING:
-    pass
-from svdlab.sweeps.make_row import Pictures, _draft
+from svdlab.sweeps.pictures import PictureCache
 
 _BYTES_PER_PIXEL = 0.3  # of the bundled model's MP4s with their cover, where the folder holds none to go by
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `run` would do; `print` it for a sentence. Time and size are scaled from rows of the folder."""
+    """What `run` would do; `print` it for a sentence.
+
+    Args:
+        total: The clips of the sweep.
+        done: Those that are there.
+        failed: Those that failed in earlier runs.
+        to_make: Those that `run` would make.
+        seconds: The time for that on this machine, without loading weights; None where no row tells.
+        disk_bytes: The disk that it needs.
+    """
 
     total: int
     done: int
-    failed: int  # in earlier runs
+    failed: int
     to_make: int
-    seconds: float | None  # on this machine, without loading weights; None where no row of the setup tells
+    seconds: float | None
     disk_bytes: int
 
     def __str__(self) -> str:
-        said = [f"{self.done} there already" if self.done else "none there yet"]
+        parts = [f"{self.done} there already" if self.done else "none there yet"]
         if self.failed:
-            said.append(f"{self.failed} failed before (retry_failed=True tries again)")
-        said.append(f"{self.to_make} to make" if self.to_make else "nothing to make")
+            parts.append(f"{self.failed} failed before (retry_failed=True tries again)")
+        parts.append(f"{self.to_make} to make" if self.to_make else "nothing to make")
         if self.to_make:
-            said.append("time unknown" if self.seconds is None else f"about {_duration(self.seconds)}")
-            said.append(f"about {self.disk_bytes / 1e6:,.1f} MB")
-        return f"{self.total:,} clip{'s' * (self.total != 1)}: {', '.join(said)}."
+            parts.append("time unknown" if self.seconds is None else f"about {_duration(self.seconds)}")
+            parts.append(f"about {self.disk_bytes / 1e6:,.1f} MB")
+        return f"{self.total:,} clip{'s' * (self.total != 1)}: {', '.join(parts)}."
 
 
 def plan(trials: Iterable[Trial], folder: str | Path, *, retry_failed: bool = False) -> Plan:
-    """What `run(trials, folder)` would make and take. Loads no weights, writes nothing."""
-    pictures = Pictures()
-    keys = {_draft(trial, trial.setup, pictures).key: trial for trial in trials}
-    status = {key: row.status for key in keys if (row := find_row(folder, key))}
-    todo = [t for key, t in keys.items() if key not in status or (retry_failed and status[key] == "failed")]
-    known = [row for row in read_rows(folder) if row.clip and row.clip.exists()] if Path(folder).is_dir() else []
-    sizes = [row.clip.stat().st_size / _pixels(row.request) for row in known if row.clip]
+    """What `run(trials, folder)` would make and take. Loads no weights and writes nothing.
+
+    Args:
+        trials: The sweep, as `grid` gives it.
+        folder: The results folder; it need not exist.
+        retry_failed: Whether trials that failed are made again, as for `run`.
+
+    Raises:
+        ValueError: If a picture cannot be read.
+
+    Example:
+        >>> from svdlab import Request, Setup, grid, plan
+        >>> print(plan(grid(Setup("tiny"), Request(image="rocket"), seed=range(15)), "results/new"))
+        15 clips: none there yet, 15 to make, time unknown, about 0.6 MB.
+    """
+    pictures = PictureCache()
+    trials_by_key = {row_key(t.setup, t.request, pictures.fitted(t.request).sha256): t for t in trials}
+    status = {key: row.status for key in trials_by_key if (row := find_row(folder, key))}
+    to_make = [
+        trial for key, trial in trials_by_key.items() if key not in status or (retry_failed and status[key] == "failed")
+    ]
+    rows = [row for row in read_rows(folder) if row.clip and row.clip.exists()] if Path(folder).is_dir() else []
+    sizes = [row.clip.stat().st_size / _pixels(row.request) for row in rows if row.clip]
     return Plan(
-        total=len(keys),
+        total=len(trials_by_key),
         done=list(status.values()).count("done"),
         failed=list(status.values()).count("failed"),
-        to_make=len(todo),
-        seconds=_expected_seconds(todo, known),
-        disk_bytes=round((median(sizes) if sizes else _BYTES_PER_PIXEL) * sum(_pixels(t.request) for t in todo)),
+        to_make=len(to_make),
+        seconds=_expected_seconds(to_make, rows),
+        disk_bytes=round((median(sizes) if sizes else _BYTES_PER_PIXEL) * sum(_pixels(t.request) for t in to_make)),
     )
 
 
 def _expected_seconds(trials: list[Trial], rows: list[Row]) -> float | None:
-    """From rows of the same setup on this machine: sampling goes with steps times pixels, the rest with pixels."""
+    """The time for trials, from rows of the same setups on this machine."""
     total, here = 0.0, Machine.here().name
     rows = [row for row in rows if row.machine and row.machine.name == here and "sample_seconds" in row.timings]
     for setup in dict.fromkeys(trial.setup for trial in trials):
-        same = dataclasses.replace(setup.resolved(), device=None)
-        known = [row for row in rows if dataclasses.replace(row.setup, device=None) == same]
+        resolved = dataclasses.replace(setup.resolved(), device=None)
+        known = [row for row in rows if dataclasses.replace(row.setup, device=None) == resolved]
         if not known:
             return None
         sampling = median(r.timings["sample_seconds"] / _work(r.request) for r in known)
@@ -82,6 +108,7 @@ def _pixels(request: Request) -> int:
 
 
 def _work(request: Request) -> int:
+    """Pixels times passes of the UNet; a guided step has two."""
     return _pixels(request) * request.num_inference_steps * (2 if request.max_guidance_scale > 1 else 1)
 
 

@@ -1,36 +1,30 @@
-"""Sweeps: many clips that differ in a few knobs, made once, in any number of sittings.
+"""Run a sweep: many clips that differ in a few fields, made once, in any number of sittings.
 
->>> trials = grid(Setup("tiny"), Request(image="rocket"), motion_bucket_id=[30, 127, 220], seed=range(5))
->>> print(plan(trials, "results/motion"))
-15 clips: none there yet, 15 to make, time unknown, about 0.6 MB.
->>> rows = run(trials, "results/motion")
+A trial enters `run`, gets its key, and leaves as a row: the one that the folder has already, or a new one, made in this
+process or on a Ray cluster. Several processes and machines may run into one folder. Each claims what it makes, and
+waits at the end for what others are making.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import random
+import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from svdlab.pipelines.load import setup_of
+from svdlab.pipelines.cached import unload_cached
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, write_row
-from svdlab.setup import Setup
-from svdlab.sweeps import ray_cluster as cluster
+from svdlab.rows.row_key import row_key
+from svdlab.sweeps import ray_cluster, ray_worker
 from svdlab.sweeps.grid import Trial
-
-if TYPE_CHECKING:
-    from diffusers import StableVideoDiffusionPipeline
-
-from svdlab.messages import describe_error
-from svdlab.pipelines.cached import _kept, load_cached, unload_cached
-from svdlab.pipelines.shared_encodings import shared
-from svdlab.sweeps.locks import _taken, claim, clear
-from svdlab.sweeps.make_row import Pictured, Pictures, _draft, _failed, make_row
-from svdlab.sweeps.sweep_bar import _Bar
+from svdlab.sweeps.locks import claim, clear_claims, is_claimed
+from svdlab.sweeps.make_row import RowMaker, Task, failed_row
+from svdlab.sweeps.pictures import PictureCache
+from svdlab.sweeps.sweep_bar import SweepBar
 
 
 def run(
@@ -43,150 +37,174 @@ def run(
     progress: bool = True,
     quality: bool = True,
 ) -> list[Row]:
-    """A row for every trial, in their order: those that `folder` has already as they are, the others made now.
+    """Make the rows of a sweep that a folder does not have yet, and return all of them.
 
-    A trial that fails becomes a row that says why, and the rest go on; it is tried again only if asked. Stopped at
-    any moment, even by `kill -9`, the next call makes what is missing; Ctrl-C raises a `KeyboardInterrupt` that says
-    how much is kept. Several processes and machines may run into one folder: each leaves alone what another is at.
+    A trial that fails becomes a row that says why, and the rest go on. Stopped at any moment, even by `kill -9`, the
+    next call makes what is missing. Weights are loaded once for each setup and kept for the next run. What trials share
+    is computed once, which leaves the frames as they are, bit for bit.
 
-    Weights are loaded once for each setup, and kept for the next run (`load_cached`). What trials share is computed
-    once, which leaves the frames as they are, bit for bit; so the first of them takes a little longer than the others.
+    Args:
+        trials: What to make, as `grid` gives it.
+        folder: The results folder. It is made where it is missing.
+        on: Where to make it. "" is this process, "ray" the Ray cluster that this machine belongs to, or else its own
+            cards; an address such as "ray://head:10001" is a cluster elsewhere. A trial whose worker dies goes to
+            another worker, and becomes a failed row the third time.
+        store: An address that fsspec knows, such as "s3://bucket/motion", for a cluster only. Workers put a copy of
+            what they make there, and what is there already is brought into the folder first.
+        retry_failed: Whether trials that failed in an earlier run are made again.
+        progress: Whether a line shows the progress.
+        quality: Whether every new clip is measured (`Row.quality`), which takes a few seconds a clip.
 
-    `on` spreads the work over a Ray cluster: "ray" (this machine's cards, or the cluster that it belongs to) or an
-    address. Clips come into `folder` all the same, through Ray where workers do not see it. A trial whose worker dies
-    is given to another, and fails the third time. `store`, an address that fsspec knows such as "s3://bucket/motion",
-    keeps what workers make as well: what is there already comes into `folder` first, on whatever machine this runs.
+    Returns:
+        One row for each trial, in their order.
 
-    A `ValueError` before anything starts if a picture cannot be read; an `OSError` where rows cannot be written; a
-    `ConnectionError` where there is no Ray.
+    Raises:
+        ValueError: If a picture cannot be read; nothing has started then.
+        OSError: If rows cannot be written, or the folder is deleted or renamed meanwhile.
+        ConnectionError: If there is no Ray to reach.
+        KeyboardInterrupt: At Ctrl-C; its message says how many rows are there.
+
+    Example:
+        >>> from svdlab import Request, Setup, grid, run
+        >>> request = Request(image="rocket", num_frames=2, num_inference_steps=2, decode_chunk_size=2)
+        >>> rows = run(grid(Setup("tiny"), request, seed=[1, 2]), "results/seeds", progress=False, quality=False)
+        >>> [row.status for row in rows]
+        ['done', 'done']
     """
-    trials, folder, pictures = list(trials), Path(folder), Pictures()
+    trials, folder, pictures = list(trials), Path(folder), PictureCache()
     if store and not on:
-        raise ValueError(
-            f"store={store!r} is where the workers of a cluster put their clips: name the cluster (on='ray')."
-        )
-    with cluster.connected(on) if on else nullcontext():
+        raise ValueError(f"store={store!r} is where the workers of a cluster put clips: name the cluster (on='ray').")
+    if on and (rows := _rows_of_finished_sweep(trials, folder, pictures, retry_failed)):
+        return rows  # without starting Ray
+    with ray_cluster.connected(on) if on else nullcontext():
         if on:
-            if _kept:
-                unload_cached()  # the card is the workers' now
-            trials = [dataclasses.replace(trial, setup=cluster.settled(trial.setup)) for trial in trials]
-        keys = [_draft(trial, trial.setup, pictures).key for trial in trials]
+            unload_cached()  # the card is the workers' now
+            has_cards = ray_cluster.has_cards()
+            trials = [dataclasses.replace(t, setup=ray_cluster.cluster_setup(t.setup, has_cards)) for t in trials]
+        keys = _keys(trials, pictures)
         folder.mkdir(parents=True, exist_ok=True)
-        clear(folder)
+        clear_claims(folder)
         if store:
             with claim(folder, "store") as scratch:
-                cluster.fetch(store, folder, scratch)
-        rows = {key: row for key in keys if (row := find_row(folder, key))}
-        again = {key: row.created for key, row in rows.items() if retry_failed and row.status == "failed"}
-        rows = {key: row for key, row in rows.items() if key not in again}
-        todo: dict[str, Trial] = {}
-        for key, trial in zip(keys, trials, strict=True):
-            if key not in rows:
-                todo.setdefault(key, trial)
-        options = {key: {"quality": quality, "replacing": again.get(key)} for key in todo}
-        with _Bar(todo.values(), progress) as bar:
-            made = (
-                _there(todo, folder, pictures, options, bar, store)
-                if on
-                else _here(todo, folder, pictures, options, bar)
-            )
-            try:
-                with closing(made):
-                    for key, row in made:
-                        rows[key] = row
-                        bar.finish(todo[key])
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    f"Stopped: {len(rows)} of {len({*keys})} rows are in {folder}, and the next run makes the others."
-                ) from None
+                ray_worker.fetch(store, folder, scratch)
+        rows = {key: row for key in dict.fromkeys(keys) if (row := find_row(folder, key))}
+        replaced = {key: row.created for key, row in rows.items() if retry_failed and row.status == "failed"}
+        tasks = {
+            key: Task(key, trial, replaced.get(key))
+            for key, trial in zip(keys, trials, strict=True)
+            if key not in rows or key in replaced
+        }
+        if tasks:
+            kept = {key: row for key, row in rows.items() if key not in tasks}
+            rows = _make_rows(tasks, kept, folder, pictures, on, store, progress, quality)
     return [dataclasses.replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
 
 
-class _Maker:
-    """Makes one row after another, each on its setup's pipeline; what the trials of a setup share, it computes once."""
-
-    def __init__(self) -> None:
-        self._setup: Setup | None = None
-        self._pipeline: StableVideoDiffusionPipeline | None = None
-        self._error = ""  # why there is none
-        self._sharing = ExitStack()
-
-    def __enter__(self) -> _Maker:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._sharing.close()
-
-    def warm(self, setup: Setup) -> None:
-        if setup == self._setup:
-            return
-        self._sharing.close()
-        self._setup, self._pipeline, self._error = setup, None, ""
-        try:
-            self._pipeline = load_cached(setup)
-            self._sharing.enter_context(shared(self._pipeline))
-        except Exception as error:  # of any library below: the other setups go on
-            self._error = describe_error(error)
-
-    def __call__(
-        self, trial: Trial, folder: Path, pictures: Pictured, *, patient: bool, replacing: str | None, **options: Any
-    ) -> Row | None:
-        """The row, which somebody else may have made by now; None where one is at it and we are `patient`. A row that
-        was `created` when `replacing` says is made anew; `options` are those of `make`."""
-        self.warm(trial.setup)
-        setup = self._pipeline and setup_of(self._pipeline)  # with the commit that was loaded
-        draft = _draft(trial, setup or trial.setup, pictures)
-        with claim(folder, draft.key) as scratch:
-            if patient and _taken(scratch):
-                return None
-            row = find_row(folder, draft.key)
-            if row is not None and row.created != replacing:
-                return row
-            if self._pipeline is None:
-                return write_row(_failed(draft, self._error), folder, scratch)
-            return make_row(self._pipeline, trial, folder, pictures=pictures, scratch=scratch, **options)
-
-
-def _here(
-    todo: Mapping[str, Trial], folder: Path, pictures: Pictures, options: Mapping[str, dict[str, Any]], bar: _Bar
-) -> Generator[tuple[str, Row], None, None]:
-    """The rows as they come, by their keys, made in this process."""
-    with _Maker() as maker:
-        for setup in dict.fromkeys(trial.setup for trial in todo.values()):
-            maker.warm(setup)
-            bar.unpause()  # the time left is that of clips, not of loading
-            waiting = deque((key, True) for key, trial in todo.items() if trial.setup == setup)
-            while waiting:
-                key, patient = waiting.popleft()
-                bar.begin(todo[key])
-                row = maker(todo[key], folder, pictures, patient=patient, on_step=bar.step, **options[key])
-                if row is None:
-                    waiting.append((key, False))  # it may be there when all others are; if not, it is made here too
-                else:
-                    yield key, row
-
-
-def _there(
-    todo: Mapping[str, Trial],
+def _make_rows(
+    tasks: Mapping[str, Task],
+    rows: Mapping[str, Row],
     folder: Path,
-    pictures: Pictures,
-    options: Mapping[str, dict[str, Any]],
-    bar: _Bar,
+    pictures: PictureCache,
+    on: str,
     store: str,
-) -> Generator[tuple[str, Row], None, None]:
-    """The rows as they come, by their keys, made on a cluster."""
-    with claim(folder, "cluster") as scratch:
-        said = {"said": bar.crew, "gone": lambda place: clear(folder, place)}
-        for key, made in cluster.spread(todo, _Maker, pictures, scratch, options=options, store=store, **said):
-            if made.row is None:
-                row = _failed(_draft(todo[key], todo[key].setup, pictures), made.error)
-                yield key, write_row(row, folder, scratch)
-            elif made.there:
-                clip = made.row.clip and folder / made.row.clip.name
-                yield key, dataclasses.replace(made.row, clip=clip)
+    progress: bool,
+    quality: bool,
+) -> dict[str, Row]:
+    """The rows that are there, and those of the tasks, by their keys."""
+    rows, count = dict(rows), len(rows) + len(tasks)
+    with claim(folder, "sweep") as scratch, SweepBar([task.trial for task in tasks.values()], progress) as bar:
+        if on:
+            new_rows = _run_on_ray(tasks.values(), folder, pictures, scratch, store, quality, bar)
+        else:
+            new_rows = _run_here(tasks.values(), folder, pictures, quality, bar)
+        try:
+            with closing(new_rows):
+                for task, row in new_rows:
+                    rows[task.key] = row
+                    bar.finish(task.trial)
+                    if not scratch.is_dir():
+                        break
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Stopped: {len(rows)} of {count} rows are in {folder}, and the next run makes the others."
+            ) from None
+        except FileNotFoundError:
+            if scratch.is_dir():
+                raise
+        if not scratch.is_dir():  # the sweep's own claim went with the folder
+            raise FileNotFoundError(
+                f"The folder {folder} was deleted or renamed during the run, after {len(rows)} of {count} rows: run "
+                "again into the folder that is meant."
+            )
+    return rows
+
+
+def _run_here(
+    tasks: Collection[Task], folder: Path, pictures: PictureCache, quality: bool, bar: SweepBar
+) -> Generator[tuple[Task, Row], None, None]:
+    """Make rows in this process, setup after setup; those that other writers are making come last."""
+    setups = list(dict.fromkeys(task.trial.setup for task in tasks))
+    queue = deque(sorted(tasks, key=lambda task: setups.index(task.trial.setup)))
+    maker, elsewhere = RowMaker(), set[str]()
+    while queue:
+        task = queue.popleft()
+        if task.key in elsewhere:
+            bar.wait(len(queue) + 1)
+            time.sleep(random.uniform(0.1, 0.4))  # by chance, so that two who give way to each other do not go on so
+            if is_claimed(folder, task.key):
+                queue.append(task)
+                continue
+        if maker.warm(task.trial.setup):
+            bar.unpause()  # the time left is that of clips, not of loading
+        bar.begin(task.trial)
+        picture = pictures.fitted(task.trial.request)
+        row = maker.make(task, picture, folder, quality=quality, on_step=bar.step)
+        if row is None:
+            elsewhere.add(task.key)
+            queue.append(task)
+        else:
+            yield task, row
+
+
+def _run_on_ray(
+    tasks: Iterable[Task],
+    folder: Path,
+    pictures: PictureCache,
+    scratch: Path,
+    store: str,
+    quality: bool,
+    bar: SweepBar,
+) -> Generator[tuple[Task, Row], None, None]:
+    """Make rows on a cluster; they come as they are finished."""
+    sweep = ray_cluster.ClusterSweep(tasks, pictures, scratch, store, quality)
+    with closing(sweep.answers(bar.show_workers, lambda process: clear_claims(folder, process))) as answers:
+        for task, answer in answers:
+            if answer.row is None:
+                row = failed_row(task, pictures.fitted(task.trial.request), answer.error)
+                yield task, write_row(row, folder, scratch)
+            elif answer.in_folder:
+                yield task, dataclasses.replace(answer.row, clip=answer.row.clip and folder / answer.row.clip.name)
             else:
-                row, clip = dataclasses.replace(made.row, request=todo[key].request, clip=None), None
-                if made.clip is not None:
+                row, clip = dataclasses.replace(answer.row, request=task.trial.request, clip=None), None
+                if answer.clip is not None:
                     clip = scratch / f"{row.key}.mp4"
-                    clip.write_bytes(made.clip)
-                yield key, write_row(row, folder, scratch, clip)
+                    clip.write_bytes(answer.clip)
+                yield task, write_row(row, folder, scratch, clip)
+
+
+def _rows_of_finished_sweep(
+    trials: list[Trial], folder: Path, pictures: PictureCache, retry_failed: bool
+) -> list[Row] | None:
+    """The rows of a sweep for a cluster where all are there. The cluster's precision is not known before Ray runs."""
+    finished = []
+    for has_cards in (True, False):
+        settled = [dataclasses.replace(t, setup=ray_cluster.cluster_setup(t.setup, has_cards)) for t in trials]
+        rows = [find_row(folder, key) for key in _keys(settled, pictures)]
+        if all(row is not None and not (retry_failed and row.status == "failed") for row in rows):
+            pairs = zip(rows, settled, strict=True)
+            finished.append([dataclasses.replace(row, request=t.request, axes=t.axes) for row, t in pairs if row])
+    return finished[0] if finished and all(rows == finished[0] for rows in finished) else None
+
+
+def _keys(trials: Iterable[Trial], pictures: PictureCache) -> list[str]:
+    return [row_key(trial.setup, trial.request, pictures.fitted(trial.request).sha256) for trial in trials]

@@ -1,50 +1,54 @@
-"""The progress bar of a sweep."""
+"""The progress bar of a sweep: one line with the time left. It counts steps, since clips of more steps take longer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from svdlab.progress_bar import Progress
 from svdlab.sweeps.grid import Trial
 
-if TYPE_CHECKING:
-    pass
 
+class SweepBar(Progress):
+    """A line for all clips that a sweep makes.
 
-class _Bar(Progress):
-    """One line with the time left. It counts steps, since clips of more steps take longer."""
+    Args:
+        trials: What is to be made.
+        progress: Whether the line is shown.
+    """
 
-    def __init__(self, trials: Iterable[Trial], progress: bool) -> None:
-        self.steps = [trial.request.num_inference_steps for trial in trials]
-        self.finished = 0
-        super().__init__(
-            total=sum(self.steps),
-            unit="step",
-            disable=not (progress and self.steps),
-            smoothing=0,  # the mean of all so far: with a decode every few steps, that of the last would swing
-        )
-        self.reached = self.working = 0
+    def __init__(self, trials: Sequence[Trial], progress: bool) -> None:
+        self.clips, self.finished, self.workers, self.steps_finished = len(trials), 0, 0, 0
+        steps = sum(trial.request.num_inference_steps for trial in trials)
+        # no smoothing, the mean of all so far: with a decode every few steps, that of the last would swing
+        super().__init__(total=steps, unit="step", disable=not (progress and trials), smoothing=0)
 
     def begin(self, trial: Trial) -> None:
-        self.set_description_str(f"clip {self.finished + 1} of {len(self.steps)}", refresh=False)
+        """Show what this process makes now."""
+        self.set_description_str(f"clip {self.finished + 1} of {self.clips}", refresh=False)
         self.set_postfix_str(str(trial))
 
     def step(self, *_: Any) -> None:
+        """Count one step; it takes the arguments of `on_step`."""
         self.update()
 
-    def crew(self, working: int) -> None:
-        """What a cluster is at."""
-        if working and not self.working and not self.finished:
+    def wait(self, clips: int) -> None:
+        """Show that other writers are making what is left."""
+        self.set_postfix_str(f"waiting for {clips} clip{'s' * (clips != 1)} of another writer")
+
+    def show_workers(self, workers: int) -> None:
+        """Show how many workers of a cluster are at it, and how fast."""
+        if workers and not self.workers and not self.finished:
             self.unpause()  # the time left is that of clips, not of starting workers
-        self.working, seconds = working, self.format_dict["elapsed"]
-        said = f"clip {self.finished} of {len(self.steps)}, {working} worker{'s' * (working != 1)}"
-        self.set_description_str(said, refresh=False)
+        self.workers, seconds = workers, self.format_dict["elapsed"]
+        text = f"clip {self.finished} of {self.clips}, {workers} worker{'s' * (workers != 1)}"
+        self.set_description_str(text, refresh=False)
         self.set_postfix_str(f"{60 * self.finished / seconds:.1f} clips a minute" if self.finished and seconds else "")
 
     def finish(self, trial: Trial) -> None:
+        """Count a clip, also one that failed half way or that somebody else made."""
         self.finished += 1
-        self.reached += trial.request.num_inference_steps
-        if self.working:
-            self.crew(self.working)
-        self.update(self.reached - self.n)  # also of a clip that failed half way, or that somebody else made
+        self.steps_finished += trial.request.num_inference_steps
+        if self.workers:
+            self.show_workers(self.workers)
+        self.update(self.steps_finished - self.n)

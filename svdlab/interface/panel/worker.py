@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from svdlab.generation.preview import preview_frames
 from svdlab.headless.run_notebooks import results_folder
 from svdlab.interface.panel.widgets import Alert, Button, figure, w
-from svdlab.media.images import image_sha256
 from svdlab.media.show import strip
 from svdlab.pipelines.cached import free_memory, load_cached
 from svdlab.pipelines.exclusive import exclusive
@@ -126,8 +125,7 @@ class ClipWorker(w.HBox):
                 _after_each(pipeline.vae, "decode", after_chunk),
             ):
                 folder = results_folder(self._results or "", "panel")
-                pictures = lambda _: (picture, image_sha256(picture))  # noqa: E731
-                return make_row(pipeline, trial, folder, pictures=pictures, on_step=self._step_done)
+                return make_row(pipeline, trial, folder, picture=picture, on_step=self._step_done)
 
     def _step_done(self, done: int, total: int, _: torch.Tensor) -> None:
         self._check_cancelled()

@@ -10,19 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sweeps import check_whole, trials_of
 
 from svdlab import Setup
 from svdlab.rows.row_files import read_rows
-from svdlab.rows.row_key import row_key
-from svdlab.sweeps import ray_cluster as cluster
-from svdlab.sweeps.grid import Trial, grid
+from svdlab.sweeps import ray_cluster
+from svdlab.sweeps.make_row import Task
 from svdlab.sweeps.plan import plan
 from svdlab.sweeps.run import run
 
@@ -81,31 +80,14 @@ def setup(checkpoint) -> Setup:
     return Setup("svd", weights=str(checkpoint), dtype="fp32")
 
 
-def trials_of(setup, ask, steps=1, **axes) -> list[Trial]:
-    return grid(setup, ask(num_inference_steps=steps, num_frames=2, decode_chunk_size=2), **axes)
-
-
 def spread(trials, folder, **options):
     return run(trials, folder, on="ray", **{"progress": False, "quality": False} | options)
 
 
-def check_whole(folder: Path, trials: list[Trial], failed: int = 0) -> None:
-    """Every row is there once, those that are done with a clip that decodes, and nothing else is."""
-    rows = read_rows(folder)
-    keys = [row_key(t.setup, t.request) for t in trials]
-    assert sorted(row.key for row in rows) == sorted(keys)
-    assert [row.status for row in rows].count("failed") == failed
-    for row in rows:
-        assert row.status == "failed" or len(row.open().frames) == row.request.num_frames
-    ends = {"done": (".json", ".mp4"), "failed": (".failed.json",)}
-    names = {row.key + end for row in rows for end in ends[row.status]}
-    assert {path.name for path in folder.iterdir() if path.suffix != ".png"} == names
-
-
 def at_work(folder: Path) -> list[tuple[str, int]]:
     """Key and process of what is being made."""
-    claims = [path.name.split("~") for path in folder.glob(".*~*~*~*")]
-    return [(key[1:], int(pid)) for key, _, pid, _ in claims if key not in (".cluster", ".store")]
+    claims = [path.name.split("~") for path in folder.glob(".*~*~*~*~*")]
+    return [(key[1:], int(process)) for key, _, process, *_ in claims if key not in (".sweep", ".store")]
 
 
 @contextmanager
@@ -144,19 +126,18 @@ def meanwhile(strike: Callable[[], bool]) -> Iterator[list[float]]:
     ],
 )
 def test_a_worker_keeps_its_setup_while_it_pays(waiting, loaded, own, chosen):
-    queues = {setup: deque("k" * count) for setup, count in waiting.items()}
-    assert cluster._next(queues, loaded, own) == chosen
+    assert ray_cluster.next_setup(waiting, loaded, own) == chosen
 
 
 def test_a_worker_gets_the_share_that_its_setup_needs(monkeypatch, setup, ask):
     trials, gib = trials_of([setup, dataclasses.replace(setup, device="cpu")], ask, seed=1), 2**30
 
     def share(needed_gib, card_gib, trials, *nodes):
-        monkeypatch.setattr(cluster, "_nodes", lambda: list(nodes))
-        monkeypatch.setattr(cluster, "_needed_bytes", lambda _: needed_gib * gib)
-        monkeypatch.setattr(cluster, "_card_bytes", lambda: card_gib and card_gib * gib)
-        cpus, gpus = cluster._share(trials)
-        return cpus, gpus, cluster._places(cpus, gpus)
+        monkeypatch.setattr(ray_cluster, "_nodes", lambda: list(nodes))
+        monkeypatch.setattr(ray_cluster, "_needed_bytes", lambda _: needed_gib * gib)
+        monkeypatch.setattr(ray_cluster, "_card_bytes", lambda: card_gib and card_gib * gib)
+        cores, cards = ray_cluster.worker_share([Task("", trial) for trial in trials])
+        return cores, cards, ray_cluster.places(cores, cards)
 
     head, cards = {"CPU": 4.0, "memory": 16 * gib}, {"CPU": 16.0, "GPU": 4.0, "memory": 64 * gib}
     assert share(20, 24, trials, head, cards, cards) == (1, 1, 8)
@@ -173,15 +154,33 @@ def test_a_worker_gets_the_share_that_its_setup_needs(monkeypatch, setup, ask):
     assert share(2, None, trials) == (1, 0, 1)  # nobody there yet
 
 
-def test_one_precision_for_all_whatever_this_machine_has(monkeypatch):
-    monkeypatch.setattr(cluster, "_nodes", lambda: [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}])
-    assert cluster.settled(Setup("svd")) == Setup("svd", dtype="fp16")
-    assert cluster.settled(Setup("svd", device="cpu")) == Setup("svd", dtype="fp32", device="cpu")
-    assert cluster.settled(COLD) == COLD
+def test_one_precision_for_all_whatever_this_machine_has():
+    settle = ray_cluster.cluster_setup
+    assert settle(Setup("svd"), True) == Setup("svd", dtype="fp16")
+    assert settle(Setup("svd", device="cpu"), True) == Setup("svd", dtype="fp32", device="cpu")
+    assert settle(COLD, True) == COLD
+    assert settle(Setup("svd"), False) == Setup("svd", dtype="fp32", device="cpu")
     with pytest.raises(ValueError, match="device='cuda:1' is one card, and on a cluster Ray gives them out"):
-        cluster.settled(Setup("svd", device="cuda:1"))
-    monkeypatch.setattr(cluster, "_nodes", lambda: [{"CPU": 4.0}])
-    assert cluster.settled(Setup("svd")) == Setup("svd", dtype="fp32", device="cpu")
+        settle(Setup("svd", device="cuda:1"), True)
+
+
+def test_a_ray_that_does_not_start_in_time_is_one_sentence(monkeypatch, setup, ask, tmp_path):
+    def late(**_):
+        raise Exception("The current node timed out during startup.\nMore")  # as bare as Ray raises it
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(ConnectionError, match=r"no Ray to reach .*The current node timed out"):
+        spread(trials_of(setup, ask, seed=1), tmp_path)
+
+
+def test_a_finished_sweep_does_not_start_ray(monkeypatch, setup, ask, tmp_path):
+    trials = trials_of([setup, dataclasses.replace(setup, dtype=None)], ask, seed=[1, 2])
+    rows = run(trials, tmp_path, progress=False, quality=False)
+    monkeypatch.setattr(ray_cluster, "connected", lambda on: 1 / 0)
+    assert [row.key for row in spread(trials, tmp_path)] == [row.key for row in rows]
+    with pytest.raises(ZeroDivisionError):
+        spread(trials_of(setup, ask, seed=[1, 3]), tmp_path)
 
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch, setup, ask, tmp_path):

@@ -1,0 +1,48 @@
+"""The conditioning pictures of a sweep: each is read and fitted once, however many trials share it.
+
+A trial names its picture by a path, a URL or the name of an example, or holds it. What the model sees is that picture
+at the clip's size. Its hash is part of the row's key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from svdlab.media.images import image_sha256
+from svdlab.pipelines.shared_encodings import make_room
+from svdlab.request import Request, conditioning
+
+
+@dataclass(frozen=True)
+class FittedPicture:
+    """A picture as the model sees it: RGB, of the clip's size, with the sha256 of its pixels in hex."""
+
+    image: Image.Image
+    sha256: str
+
+
+class PictureCache:
+    """The fitted pictures of the last requests."""
+
+    def __init__(self) -> None:
+        self._pictures: dict[Any, tuple[Any, FittedPicture]] = {}
+
+    def fitted(self, request: Request) -> FittedPicture:
+        """The picture of a request as the model sees it, read where no request before asked for the same.
+
+        Args:
+            request: A complete request.
+
+        Raises:
+            ValueError: If the picture cannot be read.
+        """
+        source = request.image if isinstance(request.image, str) else id(request.image)
+        wanted = (source, request.height, request.width, request.fit, request.focus)
+        if wanted not in self._pictures:
+            make_room(self._pictures)
+            image = conditioning(request)
+            self._pictures[wanted] = request.image, FittedPicture(image, image_sha256(image))  # held: its id stays its
+        return self._pictures[wanted][1]

@@ -1,0 +1,53 @@
+"""Sweeps for tests: trials of two frames and one step, run quietly, and what must be in the folder afterwards."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from pathlib import Path
+
+from tqdm import tqdm
+
+from svdlab.rows.row_files import read_rows
+from svdlab.rows.row_key import row_key
+from svdlab.sweeps.grid import Trial, grid
+from svdlab.sweeps.run import run
+
+
+def trials_of(setup, ask, steps: int = 1, **axes) -> list[Trial]:
+    return grid(setup, ask(num_inference_steps=steps, num_frames=2, decode_chunk_size=2), **axes)
+
+
+def quick(trials, folder, **options):
+    return run(trials, folder, **{"progress": False, "quality": False} | options)
+
+
+def check_whole(folder: Path, trials: list[Trial], failed: int = 0) -> None:
+    """Every row is there once, those that are done with a clip that decodes, and nothing else is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        rows = read_rows(folder)
+    assert sorted(row.key for row in rows) == sorted(row_key(t.setup, t.request) for t in trials)
+    assert [row.status for row in rows].count("failed") == failed
+    for row in rows:
+        assert row.status == "failed" or len(row.open().frames) == row.request.num_frames
+    suffixes = {"done": (".json", ".mp4"), "failed": (".failed.json",)}
+    names = {row.key + suffix for row in rows for suffix in suffixes[row.status]}
+    assert {path.name for path in folder.iterdir() if path.suffix != ".png"} == names
+
+
+def forked(work) -> int:
+    """The process id of a child that does `work` and ends; it has torch and the pipeline already."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            tqdm.set_lock(threading.RLock())  # its own is shared with forks, and would stay locked by a killed one
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return process

@@ -1,0 +1,240 @@
+"""Claims: writers of one folder share the work, wherever they are killed, and nobody loses what a living one holds."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sweeps import check_whole, forked, quick, trials_of
+
+from svdlab import Setup
+from svdlab.pipelines.cached import load_cached, unload_cached
+from svdlab.rows.row_files import read_rows
+from svdlab.rows.row_key import row_key
+from svdlab.sweeps import locks
+from svdlab.sweeps import make_row as make_row_module
+from svdlab.sweeps.locks import claim, clear_claims, is_claimed, is_contested, process_name
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the tests kill forks of themselves"),
+]
+KEY = "0" * 16
+
+
+@pytest.fixture(scope="module")
+def setup(checkpoint):
+    setup = Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
+    load_cached(setup)  # forks have it then
+    yield setup
+    unload_cached()
+
+
+# --- who is who ------------------------------------------------------------------------------------------------------
+
+
+def claim_of(folder: Path, owner: str, key: str = KEY, number: int = 1) -> Path:
+    """What a writer of that name holds, or has left."""
+    scratch = folder / f".{key}~{owner}~{number}"
+    scratch.mkdir()
+    (scratch / "clip.mp4").write_bytes(b"half")
+    return scratch
+
+
+def dead_process() -> str:
+    """The name of a process that was killed."""
+    read, write = os.pipe()
+    process = forked(lambda: os.write(write, process_name().encode()))
+    os.waitpid(process, 0)
+    return os.read(read, 1000).decode()
+
+
+def test_what_dead_writers_left_is_cleared_and_what_may_be_alive_is_not(tmp_path):
+    machine, process, start = process_name().split("~")
+    host = machine.rpartition("-")[0]
+    dead, parent = dead_process(), f"{machine}~{os.getppid()}~{locks._start_of(os.getppid())}"
+    gone = [
+        claim_of(tmp_path, dead),
+        claim_of(tmp_path, f"{machine}~{process}~1{start}"),  # an older process of the same id
+        claim_of(tmp_path, process_name()),  # of this process, which holds none
+        claim_of(tmp_path, dead.replace(machine, f"{host}-00000000"), number=3),  # silent for two days
+        claim_of(tmp_path, "elsewhere~4711", number=3),  # of an older version, silent as well
+    ]
+    for scratch in gone[-2:]:
+        os.utime(scratch, (0, time.time() - 2 * 86_400))
+    (tmp_path / ".svdlab-0123456789ab").mkdir()  # of an export that was killed
+    kept = [
+        claim_of(tmp_path, parent),
+        # a container of the host's name (`docker --network host`), or a machine cloned from the same image: what runs
+        # there under a process id says nothing about what runs under it here
+        claim_of(tmp_path, dead.replace(machine, f"{host}-00000000")),
+        claim_of(tmp_path, "elsewhere~4711"),
+    ]
+    (tmp_path / ".hidden").mkdir()
+    with claim(tmp_path, KEY) as own:
+        clear_claims(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (*kept, own)} | {".hidden"}
+        clear_claims(tmp_path, dead.replace(machine, f"{host}-00000000"))  # now that it is known to be dead
+        assert not kept[1].exists()
+        assert kept[2].exists()
+
+
+def test_the_boot_and_the_pid_namespace_belong_to_a_machines_name(monkeypatch):
+    names = set()
+    boot, namespace = Path.read_text, os.readlink
+    for change in ({}, {"boot_id": "another"}, {"pid": "pid:[1]"}):
+        locks._machine_name.cache_clear()
+        monkeypatch.setattr(Path, "read_text", lambda path, c=change, **o: c.get(path.name) or boot(path, **o))
+        monkeypatch.setattr(os, "readlink", lambda path, c=change: c.get(Path(path).name) or namespace(path))
+        names.add(process_name().split("~")[0])
+    monkeypatch.undo()
+    locks._machine_name.cache_clear()
+    assert len(names) == 3
+
+
+def test_a_claim_is_contested_by_whoever_lives_and_is_heard_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
+    with claim(tmp_path, KEY) as first:
+        assert not is_contested(first)
+        with claim(tmp_path, "1" * 16) as other:
+            assert not is_contested(other)
+        with claim(tmp_path, KEY) as second:
+            assert is_contested(second)
+            assert is_contested(first)
+        os.utime(first, (0, 0))
+        while first.stat().st_mtime == 0:  # its owner touches it
+            time.sleep(0.01)
+    stranger = claim_of(tmp_path, "elsewhere-0badcafe~4711~1")
+    assert is_claimed(tmp_path, KEY)
+    os.utime(stranger, (0, time.time() - 2 * locks.SILENT_SECONDS))
+    assert not is_claimed(tmp_path, KEY)
+    shutil.rmtree(stranger)
+    claim_of(tmp_path, dead_process())
+    assert not is_claimed(tmp_path, KEY)
+
+
+# --- several writers -------------------------------------------------------------------------------------------------
+
+
+def makers(folder: Path, trials, writers: int) -> dict[int, int]:
+    """How often each seed was made, by so many writers at once."""
+    log = folder.parent / "made"
+
+    def work() -> None:
+        real = make_row_module.generate
+
+        def generate(pipeline, request, **options):
+            with log.open("a") as file:
+                file.write(f"{request.seed}\n")
+            return real(pipeline, request, **options)
+
+        make_row_module.generate = generate
+        assert [row.status for row in quick(trials, folder)] == ["done"] * len(trials)
+
+    for process in [forked(work) for _ in range(writers)]:
+        assert os.waitpid(process, 0)[1] == 0
+    seeds = log.read_text().split()
+    return {int(seed): seeds.count(seed) for seed in seeds}
+
+
+@pytest.mark.parametrize("writers", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_of_many_writers_one_makes_each_clip_and_the_others_wait_for_it(setup, ask, tmp_path, writers):
+    trials = trials_of(setup, ask, steps=3, seed=[1, 2])
+    assert makers(tmp_path / "rows", trials, writers) == {1: 1, 2: 1}
+    check_whole(tmp_path / "rows", trials)
+
+
+def test_two_writers_share_the_work(setup, ask, tmp_path):
+    trials = trials_of(setup, ask, seed=range(6))
+    assert makers(tmp_path / "rows", trials, 2) == dict.fromkeys(range(6), 1)
+    check_whole(tmp_path / "rows", trials)
+
+
+def test_a_trial_that_a_living_writer_holds_is_waited_for_and_made_when_it_dies(setup, ask, tmp_path, capsys):
+    trials = trials_of(setup, ask, seed=range(2))
+    read, write = os.pipe()
+
+    def hold() -> None:
+        with claim(tmp_path, row_key(setup, trials[0].request)):
+            os.write(write, b"1")
+            time.sleep(600)
+
+    process = forked(hold)
+    os.read(read, 1)
+    killer = forked(lambda: [time.sleep(2), os.kill(process, signal.SIGKILL)])
+    reaper = threading.Thread(target=os.waitpid, args=(process, 0))  # the child would stay a zombie otherwise
+    reaper.start()
+    rows = quick(trials, tmp_path, progress=True)
+    os.waitpid(killer, 0)
+    reaper.join()
+    assert rows[1].created < rows[0].created
+    assert "waiting for 1 clip of another writer" in capsys.readouterr().err
+    assert quick(trials, tmp_path) == rows
+    check_whole(tmp_path, trials)
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_the_next_run_finishes_the_rest(setup, ask, tmp_path, kills):
+    trials, folder = trials_of(setup, ask, seed=range(8)), tmp_path / "rows"
+    started = time.perf_counter()
+    quick(trials[:1], tmp_path / "timing")
+    each, chance, killed = time.perf_counter() - started, random.Random(4), 0
+    while killed < kills:
+        process = forked(lambda: quick(trials, folder))
+        time.sleep(chance.uniform(0, 1.5 * each))
+        killed += os.waitpid(process, os.WNOHANG) == (0, 0)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        for row in read_rows(folder) if folder.exists() else []:
+            assert len(row.open().frames) == 2
+            if chance.random() < 0.5:  # so that there is always something left to make
+                (folder / f"{row.key}.json").unlink()
+    quick(trials, folder)
+    check_whole(folder, trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["replace", "fsync", "unlink", "mkdir"])
+def test_killed_at_every_dangerous_point_of_a_save(setup, ask, tmp_path, call):
+    """Before each of the system calls that put a row and its clip in place, and after it."""
+    trials = trials_of(setup, ask, seed=[1])
+    quick(trials_of(setup, ask, seed=[2]), tmp_path / "warm")
+    points = 0
+    for after, number in itertools.product((False, True), range(1, 9)):
+        folder = tmp_path / f"{after}{number}"
+
+        def work(folder=folder, after=after, number=number):
+            real, count = getattr(os, call), itertools.count(1)
+
+            def deadly(*arguments, **named):
+                die = next(count) == number
+                if die and not after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                value = real(*arguments, **named)
+                if die:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return value
+
+            setattr(os, call, deadly)
+            quick(trials, folder)
+
+        _, status = os.waitpid(forked(work), 0)
+        if not os.WIFSIGNALED(status):
+            break
+        points += 1
+        if folder.exists():
+            for row in read_rows(folder):
+                assert len(row.open().frames) == 2
+        quick(trials, folder)
+        check_whole(folder, trials)
+    assert points >= 1
