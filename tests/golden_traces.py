@@ -57,8 +57,8 @@ def case(name: str, optimizations: tuple[str, ...], fields: dict[str, Any]) -> t
 
 
 def read() -> dict[str, dict[str, fake_run.StageTrace]]:
-    """All of them, by `trace_key`."""
-    return {key: fake_run.from_json(json.dumps(stages)) for key, stages in json.loads(FILE.read_text()).items()}
+    """All of them, by key."""
+    return {key: fake_run._from_json(json.dumps(stages)) for key, stages in json.loads(FILE.read_text()).items()}
 
 
 def main() -> None:
@@ -67,9 +67,9 @@ def main() -> None:
     lines = []
     for name, optimizations, fields in CASES:
         setup, request = case(name, optimizations, fields)
-        stages = fake_run.to_json(fake_run.fake_run(setup, request))
-        lines.append(f"{json.dumps(fake_run.trace_key(setup, request))}: {stages}")
-        print(fake_run.trace_key(setup, request), flush=True)
+        stages = fake_run._to_json(fake_run.fake_run(setup, request))
+        lines.append(f"{json.dumps(fake_run._key(setup, request))}: {stages}")
+        print(fake_run._key(setup, request), flush=True)
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

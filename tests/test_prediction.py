@@ -34,7 +34,7 @@ def full(name: str, *optimizations: str, **fields) -> Estimate:
     """A full-size prediction, of a golden trace."""
     setup = Setup(name, dtype="fp16", optimizations=optimizations)
     request = setup.request(**{"image": "rocket"} | fields)
-    assert fake_run.trace_key(setup, request) in fake_run._known, "add it to golden_traces.py"
+    assert fake_run._key(setup, request) in fake_run._known, "add it to golden_traces.py"
     return estimate(setup, request)
 
 
@@ -50,7 +50,7 @@ def full(name: str, *optimizations: str, **fields) -> Estimate:
 def test_golden_traces_are_what_a_fake_run_gives(case):
     """Three of them; the other tests read the file, which `python tests/golden_traces.py` writes."""
     setup, request = golden_traces.case(*case)
-    assert fake_run.fake_run(setup, request) == golden_traces.read()[fake_run.trace_key(setup, request)]
+    assert fake_run.fake_run(setup, request) == golden_traces.read()[fake_run._key(setup, request)]
 
 
 # The figures of the project's notes: the UNet alone, 576x1024, fp16, so its weights and what lives beside them

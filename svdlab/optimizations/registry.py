@@ -26,31 +26,19 @@ Affects = Literal["nothing", "rounding", "latents", "frames"]
 
 
 class WeightBytes(NamedTuple):
-    """Bytes of one component's weights, for a prediction.
-
-    Attributes:
-        total: of the component.
-        largest_layer: of its modules, without their children.
-        largest_block: of its lists of blocks.
-        outside_blocks: of what is in no such list.
-    """
+    """Bytes of one component's weights, for a prediction."""
 
     total: int
-    largest_layer: int
-    largest_block: int
-    outside_blocks: int
+    largest_layer: int  # of its modules, without their children
+    largest_block: int  # of its lists of blocks
+    outside_blocks: int  # what is in no such list
 
 
 class Residence(NamedTuple):
-    """Where the weights are in one stage of a clip, for a prediction.
+    """Where the weights are in one stage of a clip, for a prediction."""
 
-    Attributes:
-        device_bytes: weights on the device at once.
-        moved_bytes: weights brought to the device in each pass.
-    """
-
-    device_bytes: int
-    moved_bytes: int
+    device_bytes: int  # on the device at once
+    moved_bytes: int  # brought there in each pass
 
 
 # (a clip's stage, weights by component, value) -> where they are

@@ -162,7 +162,7 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
         >>> from svdlab import Setup, estimate, find_card
         >>> prediction = estimate(Setup("tiny", dtype="fp32"))
         >>> print(prediction)
-        tiny, fp32: 0.9 GiB needed, the most while decoding.
+        tiny, fp32: 1.0 GiB needed, the most while decoding.
         >>> prediction.fits(2 * 2**30)
         True
         >>> 0 < prediction.seconds(find_card("RTX 3060")).floor < 1

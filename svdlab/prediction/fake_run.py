@@ -40,22 +40,15 @@ _NO_TRAFFIC = ("empty", "empty_strided", "new_empty", "new_empty_strided", "empt
 
 @dataclass(frozen=True)
 class StageTrace:
-    """One stage of a clip as the meter saw it; of "denoise" a single step.
+    """One stage of a clip as the meter saw it; of "denoise" a single step."""
 
-    Attributes:
-        weights: bytes of "image_encoder", "unet" and "vae" in the types that they have in this stage.
-        activation_bytes: the most that lives at once beside the weights.
-        passes: how often the stage calls its module: once, or once for each decode chunk.
-        operations: (FLOP, bytes read and written, how often) of each kind of operation.
-    """
-
-    weights: dict[str, WeightBytes]
-    activation_bytes: int
-    passes: int
-    operations: list[tuple[int, int, int]]
+    weights: dict[str, WeightBytes]  # of "image_encoder", "unet" and "vae", in the types that they have in this stage
+    activation_bytes: int  # the most that lives at once beside the weights
+    passes: int  # how often the stage calls its module: once, or once for each decode chunk
+    operations: list[tuple[int, int, int]]  # (FLOP, bytes read and written, how often) of each kind
 
 
-_known: dict[str, dict[str, StageTrace]] = {}  # by `trace_key`
+_known: dict[str, dict[str, StageTrace]] = {}  # by `_key`
 
 
 def trace(setup: Setup, request: Request) -> dict[str, StageTrace]:
@@ -68,30 +61,22 @@ def trace(setup: Setup, request: Request) -> dict[str, StageTrace]:
     Returns:
         The stages "encode", "denoise" (one step) and "decode".
     """
-    key = trace_key(setup, request)
+    key = _key(setup, request)
     if key not in _known:
         digest = hashlib.sha256(" ".join((key, _configuration(setup), _code())).encode()).hexdigest()
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         file = home / "svdlab" / "traces" / f"{digest[:32]}.json"
         try:
-            _known[key] = from_json(file.read_text())
+            _known[key] = _from_json(file.read_text())
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             _known[key] = fake_run(setup, request)
             with suppress(OSError), atomic_write(file) as beside:  # in a read-only home the next process traces again
-                beside.write_text(to_json(_known[key]))
+                beside.write_text(_to_json(_known[key]))
     return _known[key]
 
 
-def trace_key(setup: Setup, request: Request) -> str:
-    """All that a trace depends on, in one line.
-
-    Args:
-        setup: how the model runs.
-        request: what is asked, complete.
-
-    Returns:
-        Such as "svd-xt fp16 single-token 25x576x1024 chunk 5 batch 2".
-    """
+def _key(setup: Setup, request: Request) -> str:
+    """All that a trace depends on, such as "svd-xt fp16 single-token 25x576x1024 chunk 5 batch 2"."""
     names = [text for text, (o, value) in zip(setup.optimizations, setup.parsed, strict=True) if o.traced(value)]
     where = [str(folder) for folder in (_weights_folder(setup),) if folder]
     size = f"{request.num_frames}x{request.height}x{request.width}"
@@ -99,27 +84,11 @@ def trace_key(setup: Setup, request: Request) -> str:
     return " ".join((setup.variant, *where, setup.precision, *names, size, chunks))
 
 
-def to_json(stages: dict[str, StageTrace]) -> str:
-    """Stages as text.
-
-    Args:
-        stages: by name.
-
-    Returns:
-        One line of JSON.
-    """
+def _to_json(stages: dict[str, StageTrace]) -> str:
     return json.dumps({name: asdict(stage) for name, stage in stages.items()})
 
 
-def from_json(text: str) -> dict[str, StageTrace]:
-    """The stages that `to_json` wrote.
-
-    Args:
-        text: JSON.
-
-    Returns:
-        Equal stages, by name.
-    """
+def _from_json(text: str) -> dict[str, StageTrace]:
     stages = {name: StageTrace(**fields) for name, fields in json.loads(text).items()}
     for stage in stages.values():
         stage.weights.update({name: WeightBytes(*sizes) for name, sizes in stage.weights.items()})
