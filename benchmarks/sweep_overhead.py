@@ -63,7 +63,7 @@ def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
 def table(setup: Setup, request: Request, count: int = 10_000) -> None:
     row = Row(key="", setup=setup.resolved(), request=request, machine=Machine.here())
     row = dataclasses.replace(
-        row, timings={"sample_seconds": 1.0}, quality=Quality(*(i / 7 for i in range(19)), 0, None)
+        row, timings={"sample_seconds": 1.0}, quality=Quality(*(i / 7 for i in range(len(dataclasses.fields(Quality)))))
     )
     with tempfile.TemporaryDirectory() as folder:
         for i in range(count):
