@@ -1,4 +1,4 @@
-"""Clips longer than the model makes: the last frame of one segment conditions the next.
+"""Clips longer than the model makes: the last frame of one segment is the picture of the next.
 
 Each segment is made from a generated frame, so errors add up: colours drift and detail fades after two or three.
 The clip says so itself: `clip.segments`, and `clip.seams` with how visible each joint is.
@@ -14,7 +14,7 @@ from PIL import Image
 
 from svdlab.generation.clip import Clip, Seam
 from svdlab.generation.generate import generate
-from svdlab.request import Request
+from svdlab.request import Request, quiet_requests
 
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
@@ -28,18 +28,36 @@ def chain(
     progress: bool = True,
     picture: Image.Image | None = None,
 ) -> Clip:
-    """One clip of `segments` times the frames, less one at each joint (a segment opens with the picture that it was
-    given, which is the frame before it). Segment k has the seed `request.seed + k`. `picture`: see `generate`."""
+    """One clip of several segments, each begun from the last frame of the one before.
+
+    Args:
+        pipeline: From `load`.
+        request: What to make. Segment k has the seed `request.seed + k`.
+        segments: How many times the model is called: 1 makes an ordinary clip, 3 one about three times as long.
+        progress: Show a bar for each segment.
+        picture: As for `generate`.
+
+    Returns:
+        A clip of segments x frames, less one frame at each joint, with `seams` for the joints and without latents.
+
+    Raises:
+        ValueError: For fewer than one segment; else as `generate`.
+
+    Example:
+        >>> longer = chain(pipeline, clip.request, 2, progress=False)
+        >>> len(longer.frames), longer.segments
+        (3, 2)
+    """
     if segments < 1:
         raise ValueError(f"segments={segments} is under 1: 1 is an ordinary clip, 3 about three times as long.")
     first = generate(pipeline, request, progress=progress, picture=picture)
-    frames, joints, notes = list(first.frames), [], list(first.notes)
-    timings = dict(first.timings)
+    frames, joints, notes, timings = list(first.frames), [], list(first.notes), dict(first.timings)
     for k in range(1, segments):
-        onward = dataclasses.replace(first.request, image=frames[-1], seed=first.request.seed + k)
+        with quiet_requests():
+            onward = dataclasses.replace(first.request, image=frames[-1], seed=first.request.seed + k)
         segment = generate(pipeline, onward, progress=progress)
         joints.append(len(frames))
-        frames += segment.frames[1:]
+        frames += segment.frames[1:]  # its first is the frame that it was given
         notes += [note for note in segment.notes if note not in notes]
         timings = {name: seconds + segment.timings[name] for name, seconds in timings.items()}
     seams = tuple(Seam(frame, jump(frames, frame)) for frame in joints)
@@ -47,8 +65,22 @@ def chain(
 
 
 def jump(frames: list[Image.Image], frame: int) -> float | None:
-    """Mean absolute change of the pixels into `frame`, over the median of that change between all other neighbours."""
-    pixels = np.stack([np.asarray(f, dtype=np.float32) for f in frames])
+    """How much more changes into one frame than between the others.
+
+    Args:
+        frames: RGB images of one size.
+        frame: The index of the frame, 1 or more.
+
+    Returns:
+        The mean absolute change of the pixels into it, over the median of that change between all other neighbours: 1
+        cannot be seen, 3 is a cut. None where nothing else moves.
+
+    Example:
+        >>> greys = [Image.new("RGB", (8, 8), (level,) * 3) for level in (0, 10, 40, 50)]
+        >>> jump(greys, 2)
+        3.0
+    """
+    pixels = np.stack([np.asarray(each, dtype=np.float32) for each in frames])
     change = np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3))
     usual = float(np.median(np.delete(change, frame - 1)))
     return float(change[frame - 1]) / usual if usual > 0 else None

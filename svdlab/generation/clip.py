@@ -1,9 +1,8 @@
-"""A clip, and how it comes about: `generate` asks a pipeline for one, `read` opens one that was saved.
+"""A clip: frames, the picture that the model saw, and everything that is needed to make them again.
 
->>> clip = generate(pipeline, Request.for_variant("tiny", image="rocket", seed=11))
->>> clip.save("rocket.mp4")
->>> generate(pipeline, read("rocket.mp4").request).frames == clip.frames
-True
+`generate` makes one, `Clip.save` writes it as a video that plays anywhere, `read` opens that again. The request, the
+setup and the picture travel inside the file. The user's image is read once, before a clip is made. What is done with
+the clip afterwards uses the picture that it holds, whatever has become of the image's file by then.
 """
 
 from __future__ import annotations
@@ -37,30 +36,45 @@ BLACK = 2  # of 255: a frame with no value above this shows nothing on any scree
 
 @dataclass(frozen=True)
 class Seam:
-    """Where one segment of a chained clip ends. `jump` is the change across it over the median change between
-    neighbouring frames: 1 cannot be seen, 3 is a visible cut."""
+    """Where one segment of a chained clip ends and the next begins.
 
-    frame: int  # the first frame of the new segment
-    jump: float | None  # None: nothing else moves, so there is nothing to compare with
+    Attributes:
+        frame: The index of the new segment's first frame.
+        jump: The change into it over the median change between neighbouring frames: 1 cannot be seen, 3 is a visible
+            cut. None where nothing else moves.
+    """
+
+    frame: int
+    jump: float | None
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames, and the truth about them: shown inline when last in a cell.
+    """Frames, and what they were made from; plays inline as the last line of a cell.
 
-    `frames` are RGB pictures of the request's size. `request` and `setup` have every open field filled in.
-    `picture` is what the model saw: RGB, of the request's size. Saving and measuring a clip use it, and never read the
-    request's image again, which may be another one by then.
-    `latents` (frames, channels, height, width) are what was decoded; None for a clip read from a file.
-    `timings` are seconds: `sample_seconds` (encoding and denoising), `decode_seconds`.
+    `clip.save("a.mp4")` writes it, `read("a.mp4")` opens it again.
+
+    Attributes:
+        frames: PIL images, RGB, of the request's size.
+        request: What was asked for, every open field filled in.
+        setup: How the model ran; None for a pipeline that svdlab did not load.
+        timings: Seconds by name: `sample_seconds` (encoding and denoising) and `decode_seconds`.
+        notes: What was noticed or mended on the way, a sentence each.
+        seams: The joints of a chained clip.
+        latents: What was decoded, (frames, channels, height, width); None for a clip from a file.
+        picture: What the model saw: RGB, of the request's size. Left out, it is fitted from the request's image.
+
+    Example:
+        >>> clip.request.seed, len(clip.frames), clip.picture.size
+        (0, 2, (128, 72))
     """
 
     frames: list[Image.Image]
     request: Request
     setup: Setup | None
     timings: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # what was noticed or mended on the way, a sentence each
-    seams: tuple[Seam, ...] = ()  # of a chained clip
+    notes: tuple[str, ...] = ()
+    seams: tuple[Seam, ...] = ()
     latents: torch.Tensor | None = field(default=None, repr=False, compare=False)
     picture: Image.Image = OF_REQUEST
 
@@ -79,15 +93,29 @@ class Clip:
         return self.picture.info.get("image_size")
 
     def save(self, path: str | Path, fps: float | None = None, **options: Any) -> Path:
-        """Write `.mp4`, `.gif`, `.webp` or, for a name without a suffix, a folder of PNG frames.
+        """Write the clip as a video that carries its request, setup and picture inside.
 
-        `fps` is the playback speed; left out, the clip plays at the speed that it was conditioned on. The request, the
-        setup and the picture travel inside, so that `read` can make it again. `options`: see `write_video`.
+        Args:
+            path: `.mp4`, `.gif`, `.webp` or, without a suffix, a folder of PNG frames.
+            fps: Playback speed. Left out, the clip plays at the `fps` that it was conditioned on.
+            options: `loop` (how often it plays), `max_bytes` (of a GIF) and `crf` (quality of an MP4): see
+                `svdlab.media.write_video`.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: For another suffix or option, with the way out.
+            OSError: From a full disk, for example; what stood there before is kept.
+
+        Example:
+            >>> clip.save("fast.gif", fps=12, max_bytes=100_000).name
+            'fast.gif'
         """
         image = self.request.image
         settings = {
             "svdlab": svdlab.__version__,
-            "request": _without_image(self.request) | {"image": image if isinstance(image, str) else None},
+            "request": vars(self.request) | {"image": image if isinstance(image, str) else None},
             "setup": None if self.setup is None else dataclasses.asdict(self.setup),
             "image_size": self.image_size,
             "timings": self.timings,
@@ -108,12 +136,25 @@ class Clip:
 
 
 def read(path: str | Path) -> Clip:
-    """The clip saved at `path`, with the request and the setup that made it.
+    """A saved clip, with the request, the setup and the picture that made it.
 
-    The frames are as the file holds them (MP4 and GIF lose a little); the settings are exact. `picture` is the copy
-    inside the file. The request names its image as it did where that file still gives the very same pixels, and else
-    carries the picture itself. Nothing is fetched: of a clip made from a URL the request carries the picture.
-    A `ValueError` for a file without settings of ours, or without the picture.
+    The settings are exact; the frames are as the file holds them (MP4 and GIF lose a little). Nothing is fetched from
+    the web.
+
+    Args:
+        path: What `Clip.save` wrote.
+
+    Returns:
+        The clip. Its request names its image as it did where that file still gives the very pixels that the model saw.
+        Otherwise, and for a URL, the request carries the picture itself. Either way it makes the same clip again.
+
+    Raises:
+        ValueError: The file holds no settings of svdlab's, or not the picture, or is no complete video.
+
+    Example:
+        >>> saved = read(clip.save("clip.mp4"))
+        >>> saved.request == clip.request, saved.picture == clip.picture
+        (True, True)
     """
     from svdlab.media.read_video import read_frames, read_metadata
 
@@ -123,7 +164,7 @@ def read(path: str | Path) -> Clip:
         fields = dict(settings["request"])
         setup = settings["setup"] and Setup.from_json(settings["setup"])
         seams = tuple(Seam(**seam) for seam in settings.get("seams", ()))
-        image_size = tuple(map(int, settings.get("image_size") or ()))
+        image_size = tuple(map(int, settings.get("image_size") or ()))[:2]
         timings, notes = dict(settings.get("timings", {})), tuple(settings.get("notes", ()))
     except (ValueError, TypeError, KeyError) as error:
         reason = str(error) if isinstance(error, ValueError) and text and "svdlab" in text else "none found"
@@ -132,13 +173,9 @@ def read(path: str | Path) -> Clip:
         ) from error
     with quiet_requests():  # said when the clip was made, and in its notes
         request, picture = _with_image(fields, cover, path)
-    if image_size:
+    if len(image_size) == 2:
         picture.info["image_size"] = image_size
     return Clip(read_frames(path)[0], request, setup, timings, notes, seams, picture=picture)
-
-
-def _without_image(request: Request) -> dict[str, Any]:
-    return {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name != "image"}
 
 
 def _with_image(fields: dict[str, Any], cover: Image.Image | None, path: str | Path) -> tuple[Request, Image.Image]:
@@ -148,9 +185,9 @@ def _with_image(fields: dict[str, Any], cover: Image.Image | None, path: str | P
     else cannot make a request point at a picture of the reader's that it does not hold itself.
     """
     name = fields.pop("image", None)
-    named = isinstance(name, str)
+    example = isinstance(name, str) and name in images.EXAMPLES
     if cover is None:
-        if named and name in images.EXAMPLES:
+        if example:
             request = Request.from_json(fields | {"image": name})
             return request, conditioning(request)
         raise ValueError(
@@ -159,17 +196,16 @@ def _with_image(fields: dict[str, Any], cover: Image.Image | None, path: str | P
         )
     carried = dataclasses.replace(Request.from_json(fields | {"image": "rocket"}), image=cover)
     picture = conditioning(carried)  # older files carry a picture in memory unfitted
-    if not named or not (name in images.EXAMPLES or _is_file(name)):  # never a URL
-        return carried, picture
-    with suppress(ValueError):  # the file may be no picture any more
-        request = dataclasses.replace(carried, image=name)
-        if image_sha256(conditioning(request)) == image_sha256(picture):
-            return request, picture
+    if example or _is_file(name):  # never a URL
+        with suppress(ValueError):  # the file may be no image any more
+            request = dataclasses.replace(carried, image=name)
+            if image_sha256(conditioning(request)) == image_sha256(picture):
+                return request, picture
     return carried, picture
 
 
-def _is_file(name: str) -> bool:
+def _is_file(name: object) -> bool:
     try:
-        return Path(name).is_file()
+        return isinstance(name, str) and Path(name).is_file()
     except (OSError, ValueError):  # a name of 100,000 letters, or with a zero in it
         return False

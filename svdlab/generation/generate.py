@@ -1,6 +1,10 @@
-"""`generate` asks a pipeline for a clip: encode the picture, denoise, decode.
+"""One clip, from a request and a loaded pipeline: encode, denoise, decode.
 
->>> clip = generate(pipeline, Request.for_variant("tiny", image="rocket", seed=11))
+Encode: CLIP and the VAE look at the picture, the latter under a little noise. Denoise: the UNet turns noise into
+latents, a small image for each frame, in `num_inference_steps` steps. Decode: the VAE turns latents into pixels, a
+chunk of frames at a time. diffusers does the first two in one call of the pipeline. What is done here is around it: the
+picture is read once, one clip is made at a time, half precision that overflows is decoded again in fp32, and a device
+that runs out of memory gets an error that says what would fit.
 """
 
 from __future__ import annotations
@@ -8,17 +12,18 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast, overload
 
+from svdlab.generation.clip import BLACK, Clip
 from svdlab.machine import is_out_of_memory, peak_bytes, reset_peak
 from svdlab.pipelines.exclusive import exclusive
 from svdlab.pipelines.load import setup_of
 from svdlab.pipelines.vae_precision import float32_decoder, keep_precision
 from svdlab.prediction.fitting import lighter
 from svdlab.progress_bar import Progress
-from svdlab.request import Request, conditioning
+from svdlab.request import Request, conditioning, quiet_requests
 from svdlab.setup import Setup
 
 if TYPE_CHECKING:
@@ -26,16 +31,15 @@ if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
     from PIL import Image
 
-    OnStep = Callable[[int, int, torch.Tensor], None]
-from svdlab.generation.clip import BLACK, Clip
+    from svdlab.generation.clip import OnStep
 
 
 class GenerationError(RuntimeError):
-    """The model gave no picture that could be shown; the message says where it broke and what to try."""
+    """No frames came out that could be shown. The message says at which stage, and what to try."""
 
 
 class OutOfMemory(GenerationError, MemoryError):
-    """The device's memory did not last; the message says at what, and which setups would fit."""
+    """The device's memory was not enough. The message says at which stage, and which setups would fit."""
 
 
 @overload
@@ -71,99 +75,100 @@ def generate(
     progress: bool = True,
     picture: Image.Image | None = None,
 ) -> Clip | list[Clip]:
-    """The clip that `request` asks for, its frames those of plain diffusers on the same weights, bit for bit.
+    """The clip that a request asks for; its frames are those of plain diffusers on the same weights, bit for bit.
 
-    `seeds` makes one clip for each instead of for the request's own, and returns them in that order.
-    `on_step(done, total, latents)` is called after every step; what it raises stops the clip within that step, and
-    leaves the pipeline fit for the next. `picture` is the request's image, read and fitted already (RGB, of the
-    request's size); left out, it is read here, once for all seeds. Raises `GenerationError` where the frames come out
-    as not-a-number.
+    Args:
+        pipeline: From `load`, or any `StableVideoDiffusionPipeline`. Another thread that uses it is waited for.
+        request: What to make. Fields left open are filled in from the pipeline's variant.
+        seeds: Make one clip for each of these instead of for the request's own seed.
+        on_step: Called after every step with the steps done, their number, and the latents (1, frames, channels,
+            height, width). What it raises stops the clip, and leaves the pipeline fit for the next one.
+        progress: Show a bar.
+        picture: The request's image, read and fitted already (`conditioning(request)`). Left out, it is read here, once
+            for all seeds.
+
+    Returns:
+        A clip; with `seeds` a list of clips in their order.
+
+    Raises:
+        GenerationError: The frames came out as not-a-number.
+        OutOfMemory: A GenerationError too.
+        ValueError: The image cannot be read, the picture has another size, or the setup cannot make this request.
+
+    Example:
+        >>> clips = generate(pipeline, clip.request, seeds=[7, 8], progress=False)
+        >>> [each.request.seed for each in clips]
+        [7, 8]
     """
     setup = setup_of(pipeline)
-    request = request.filled(_variant_for(request, setup))
+    request = request.filled(_variant_of(request, setup))
     picture = conditioning(request) if picture is None else picture
     if picture.size != (request.width, request.height) or picture.mode != "RGB":
         raise ValueError(
             f"The picture is {picture.mode} of {picture.width}x{picture.height} and the request asks for RGB of "
             f"{request.width}x{request.height} (width x height): give svdlab.conditioning(request), or leave it out."
         )
-    if seeds is not None:
-        each = [dataclasses.replace(request, seed=seed) for seed in seeds]
-        return [generate(pipeline, one, on_step=on_step, progress=progress, picture=picture) for one in each]
+    if seeds is None:
+        return _generate_one(pipeline, request, setup, picture, on_step, progress)
+    with quiet_requests():  # what there is to warn of was said for the first
+        requests = [dataclasses.replace(request, seed=seed) for seed in seeds]
+    return [_generate_one(pipeline, each, setup, picture, on_step, progress) for each in requests]
 
-    for optimization, value in setup.parsed if setup else ():
-        optimization.before_clip(pipeline, value, request)
 
-    import torch
-
-    notes = list(request.concerns())
-    started = time.perf_counter()
-    label, steps = f"seed {request.seed}", request.num_inference_steps
-    doing, exhausted = "encoding or in the first step", None
-
-    def stepped(done: int, total: int, latents: torch.Tensor) -> None:
-        nonlocal doing
-        doing = f"denoising, step {done + 1} of {total}"
-        if on_step is not None:
-            on_step(done, total, latents)
-
-    device = str(pipeline._execution_device)
-    with ExitStack() as stack:
-        stack.enter_context(exclusive(pipeline))
-        bar = stack.enter_context(Progress(total=steps, desc=label, unit="step", disable=not progress))
-        stack.enter_context(keep_precision(pipeline))
-        stack.enter_context(_freed(pipeline))
-        stack.enter_context(torch.no_grad())
+def _generate_one(
+    pipeline: StableVideoDiffusionPipeline,
+    request: Request,
+    setup: Setup | None,
+    picture: Image.Image,
+    on_step: OnStep | None,
+    progress: bool,
+) -> Clip:
+    notes, device, stage = list(request.concerns()), str(pipeline._execution_device), "encoding or in the first step"
+    with _pipeline_in_use(pipeline), _bar(request, progress) as bar:
+        for optimization, value in setup.parsed if setup else ():
+            optimization.before_clip(pipeline, value, request)
         reset_peak(device)
+
+        def after_step(done: int, total: int, latents: torch.Tensor) -> None:
+            nonlocal stage
+            stage = f"denoising, step {done + 1} of {total}"
+            bar.update()
+            if on_step is not None:
+                on_step(done, total, latents)
+
+        started = time.perf_counter()
         try:
-            latents = _sample(pipeline, request, picture, stepped, bar)
-            sampled = time.perf_counter()
-            doing = "decoding"
-            bar.set_postfix_str(doing)
+            latents = _encode_and_denoise(pipeline, request, picture, after_step)
+            sampled, stage = time.perf_counter(), "decoding"
+            bar.set_postfix_str(stage)
             pixels = _decode(pipeline, latents, request, notes)
             frames: Any = pipeline.video_processor.postprocess_video(video=pixels, output_type="pil")[0]
             bar.set_postfix_str("")
+            exhausted = False
         except (MemoryError, RuntimeError, OSError) as error:
-            if not is_out_of_memory(error):
+            exhausted = is_out_of_memory(error)
+            if not exhausted:
                 raise
-            exhausted = doing
     if exhausted:  # out here, where no traceback holds the tensors of the attempt
-        raise OutOfMemory(_what_would_fit(setup, request, exhausted, device))
+        raise OutOfMemory(_memory_advice(setup, request, stage, device))
     timings = {"sample_seconds": sampled - started, "decode_seconds": time.perf_counter() - sampled}
-    black = [i for i, frame in enumerate(frames) if max(high for _, high in frame.getextrema()) <= BLACK]
-    if black:
-        sentence = (
-            f"{len(black)} of {len(frames)} frames are black (first: frame {black[0]}): the picture may be black, or "
-            "the size too far from what the model was trained at; try dtype='bf16' or 'fp32' and the trained size."
-        )
-        warnings.warn(sentence, UserWarning, stacklevel=2)
-        notes.append(sentence)
+    if note := _black_frames(frames):
+        warnings.warn(note, UserWarning, stacklevel=3)
+        notes.append(note)
     return Clip(frames, request, setup, timings, tuple(notes), latents=latents[0].cpu(), picture=picture)
 
 
-def _variant_for(request: Request, setup: Setup | None) -> str:
-    if setup is not None:
-        return setup.variant
-    if request.variant is None:
-        raise ValueError(
-            "The request leaves fields to the variant and the pipeline does not say which it is: make the request with "
-            "Request.for_variant('svd-xt', …), or the pipeline with svdlab.load."
-        )
-    return request.variant
-
-
-def _sample(
-    pipeline: StableVideoDiffusionPipeline, request: Request, picture: Image.Image, on_step: OnStep, bar: Progress
+def _encode_and_denoise(
+    pipeline: StableVideoDiffusionPipeline, request: Request, picture: Image.Image, after_step: OnStep
 ) -> torch.Tensor:
     """Latents (1, frames, channels, height, width), as the pipeline leaves them before decoding."""
     import torch
 
     def step_end(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        bar.update()
-        on_step(step + 1, request.num_inference_steps, tensors["latents"])
+        after_step(step + 1, request.num_inference_steps, tensors["latents"])
         return tensors
 
-    out: Any = pipeline(
+    output: Any = pipeline(
         picture,
         height=request.height,
         width=request.width,
@@ -179,7 +184,7 @@ def _sample(
         output_type="latent",
         callback_on_step_end=cast(Any, step_end),  # diffusers declares two arguments and passes four
     )
-    return out.frames
+    return output.frames
 
 
 def _decode(
@@ -210,28 +215,57 @@ def _decode(
     )
 
 
-def _what_would_fit(setup: Setup | None, request: Request, doing: str, device: str) -> str:
+@contextmanager
+def _pipeline_in_use(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
+    """One clip at a time, without gradients; precision and memory of the pipeline as before, however the clip ends."""
     import torch
 
-    asked = f"{request.num_frames} frames of {request.height}x{request.width}, decode chunk {request.decode_chunk_size}"
-    used, there = "", None
-    if (peak := peak_bytes(device)) is not None:
-        torch.cuda.empty_cache()
-        there = torch.cuda.get_device_properties(device).total_memory
-        used = f" at {peak / 2**30:.1f} of {there / 2**30:.1f} GiB"
-    try:
-        advice = "" if setup is None else lighter(setup, request, there)
-    except Exception:  # a prediction must not stand in the way of the reason
-        advice = ""
+    with exclusive(pipeline), keep_precision(pipeline), torch.no_grad():
+        try:
+            yield
+        finally:
+            pipeline.maybe_free_model_hooks()  # what offloading holds on the device
+
+
+def _bar(request: Request, progress: bool) -> Progress:
+    return Progress(total=request.num_inference_steps, desc=f"seed {request.seed}", unit="step", disable=not progress)
+
+
+def _variant_of(request: Request, setup: Setup | None) -> str:
+    if setup is not None:
+        return setup.variant
+    if request.variant is None:
+        raise ValueError(
+            "The request leaves fields to the variant and the pipeline does not say which it is: make the request with "
+            "Request.for_variant('svd-xt', …), or the pipeline with svdlab.load."
+        )
+    return request.variant
+
+
+def _black_frames(frames: list[Image.Image]) -> str | None:
+    """A sentence about frames in which nothing can be seen; None where there are none."""
+    black = [i for i, frame in enumerate(frames) if max(high for _, high in cast(Any, frame.getextrema())) <= BLACK]
+    if not black:
+        return None
     return (
-        f"Out of memory{used} while {doing} ({asked}). {advice or 'Lower decode_chunk_size, or load with offloading.'}"
+        f"{len(black)} of {len(frames)} frames are black (first: frame {black[0]}): the picture may be black, or "
+        "the size too far from what the model was trained at; try dtype='bf16' or 'fp32' and the trained size."
     )
 
 
-@contextmanager
-def _freed(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
-    """Give back what offloading holds on the device, however the clip ends."""
+def _memory_advice(setup: Setup | None, request: Request, stage: str, device: str) -> str:
+    """What was being done when memory ran out, and the setups that would fit by prediction."""
+    import torch
+
+    size = f"{request.num_frames} frames of {request.height}x{request.width}, decode chunk {request.decode_chunk_size}"
+    used, total_bytes = "", None
+    if (peak := peak_bytes(device)) is not None:
+        torch.cuda.empty_cache()
+        total_bytes = torch.cuda.get_device_properties(device).total_memory
+        used = f" at {peak / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB"
     try:
-        yield
-    finally:
-        pipeline.maybe_free_model_hooks()
+        advice = lighter(setup, request, total_bytes) if setup else ""
+    except Exception:  # a prediction must not stand in the way of the reason
+        advice = ""
+    advice = advice or "Lower decode_chunk_size, or load with offloading."
+    return f"Out of memory{used} while {stage} ({size}). {advice}"

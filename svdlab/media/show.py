@@ -1,6 +1,8 @@
-"""Clips and pictures in a notebook: a captioned grid that plays in step under one set of controls.
+"""Clips and images in a notebook: a captioned grid that plays in step under one set of controls.
 
-The page asks nothing of the network, and plays in notebooks that JupyterLab does not trust too.
+A notebook's output is a page of its own: the videos are embedded in it, so that it plays wherever the notebook is
+opened, and asks nothing of the network. JupyterLab strips scripts and styles from notebooks that it does not trust.
+There each video has the browser's own controls, which is why size and layout stand on the elements themselves.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ _TEMPLATE = Path(__file__).with_name("show.html")
 
 
 class Shown:
-    """What `show` returns: displays itself as the last expression of a cell; `str()` or `.html` is the same as text."""
+    """What `show` returns: displays itself as the last line of a cell.
+
+    Attributes:
+        html: The page, which `str()` gives too.
+        labels: The captions.
+    """
 
     def __init__(self, html: str, labels: list[str]) -> None:
         self.html = html
@@ -52,21 +59,34 @@ def show(
     fps: float | None = None,
     title: str | None = None,
 ) -> Shown:
-    """A grid of clips and pictures; the clips play in step, over and over, with one bar to pause, step and scrub.
+    """A grid of clips and images; the clips play in step, over and over, with one bar to pause, step and scrub.
 
-    `things` is one clip (anything with `.frames`), a path (video, GIF, WebP, folder of PNG frames, picture), a PIL
-    picture, a list of these, or `{label: thing}`, the labels becoming captions. Small clips are enlarged smoothly.
-    Clips of different lengths share one clock: the shorter ones wait on their last frame.
+    Small clips are enlarged smoothly. Clips of different lengths share one clock: the shorter ones wait on their last
+    frame. Keys: space plays and pauses, ← → step a frame, Home and End.
 
-    `columns` a row (up to 4), `width` of each in pixels, `fps` at which clips play (that of the first clip's request;
-    files keep their own), `title` above. Keys: space plays and pauses, ← → step a frame, Home and End. `ValueError`
-    for what cannot be shown.
+    Args:
+        things: A clip (anything with `.frames`), a path (video, GIF, WebP, folder of PNG frames, image), a PIL image, a
+            list of these, or `{label: thing}`, the labels becoming captions.
+        columns: Cells in a row; up to 4 where it is left out.
+        width: Of a cell in pixels; left out, what fits the page.
+        fps: Playback speed of clips; that of the first clip's request where it is left out. Files keep their own.
+        title: A line above the grid.
+
+    Returns:
+        The page, which displays itself.
+
+    Raises:
+        ValueError: For what cannot be shown.
+
+    Example:
+        >>> show({"calm": clip, "what the model saw": clip.picture})
+        Shown(calm, what the model saw)
     """
     pairs = _labelled(things)
     fps = fps or next((thing.request.fps for _, thing in pairs if hasattr(thing, "request")), None)
-    labelled = [(label, _opened(thing, fps)) for label, thing in pairs]
+    labelled = [(label, _cell(thing, fps)) for label, thing in pairs]
     if not labelled:
-        raise ValueError("There is nothing to show: give a clip, a path, a picture, a list, or {label: thing}.")
+        raise ValueError("There is nothing to show: give a clip, a path, an image, a list, or {label: thing}.")
     columns = columns or min(len(labelled), 4)
     cell = width or round(min([_WIDEST, _ROW / columns - _GAP, *(_TALLEST * item.aspect for _, item in labelled)]))
     # styles that a notebook needs even when it is not trusted stand on the elements: <style> and <script> are stripped
@@ -87,8 +107,21 @@ def show(
 
 
 def strip(clip: Any, n: int = 7, *, height: int = 120) -> Image.Image:
-    """`n` frames of a clip from first to last side by side, each `height` pixels high: a look without playing."""
-    frames = _opened(clip, None).frames
+    """Frames of a clip side by side, from the first to the last: a look without playing.
+
+    Args:
+        clip: Anything with `.frames`, or a path.
+        n: The most frames to show.
+        height: Of a frame in pixels.
+
+    Returns:
+        An RGBA image with clear gaps.
+
+    Example:
+        >>> strip(clip, n=2, height=36).size
+        (132, 36)
+    """
+    frames = _cell(clip, None).frames
     picked = [frames[round(i * (len(frames) - 1) / max(n - 1, 1))] for i in range(min(n, len(frames)))]
     size = (round(height * frames[0].width / frames[0].height), height)
     film = Image.new("RGBA", (len(picked) * (size[0] + 4) - 4, height))  # the gaps are clear: any theme shows through
@@ -97,7 +130,7 @@ def strip(clip: Any, n: int = 7, *, height: int = 120) -> Image.Image:
     return film
 
 
-class _Item:
+class _Cell:
     """One thing of the grid: frames at a speed (one frame is a still), or an MP4 to embed as it is."""
 
     def __init__(self, frames: list[Image.Image], fps: float, mp4: bytes | None = None, info: Any = None) -> None:
@@ -110,15 +143,15 @@ class _Item:
         """A `<video>` or `<img>`, `cell` pixels wide where the page is wide enough; `label`, escaped, is read aloud."""
         style = 'style="display: block; width: 100%; height: auto; border-radius: 8px"'
         if self.count == 1 and not self.mp4:
-            return f'<img {style} src="{data_url("image/png", png_bytes(self._fitted(cell)[0]))}" alt="{label}">'
-        data = self.mp4 or _mp4(self._fitted(cell), self.fps)
+            return f'<img {style} src="{data_url("image/png", png_bytes(self._resized(cell)[0]))}" alt="{label}">'
+        data = self.mp4 or _mp4(self._resized(cell), self.fps)
         # `src` on <video>: JupyterLab strips it from <source> where a notebook is not trusted
         return (
             f'<video {style} src="{data_url("video/mp4", data)}" width="{cell}" autoplay loop muted playsinline '
             f'controls aria-label="{label}" data-fps="{self.fps:g}" data-frames="{self.count}"></video>'
         )
 
-    def _fitted(self, cell: int) -> list[Image.Image]:
+    def _resized(self, cell: int) -> list[Image.Image]:
         """The frames at a size worth sending: up to twice the cell for sharp screens, at least the cell, even sides.
 
         Small clips are enlarged here by a whole factor: Lanczos is crisper than a browser's own, and H.264 halves the
@@ -138,23 +171,23 @@ def _labelled(things: Any) -> list[tuple[str, Any]]:
     return [(Path(thing).name if isinstance(thing, (str, Path)) else "", thing) for thing in things]
 
 
-def _opened(thing: Any, fps: float | None) -> _Item:
+def _cell(thing: Any, fps: float | None) -> _Cell:
     if isinstance(thing, Image.Image):
-        return _Item([thing], _FPS)
+        return _Cell([thing], _FPS)
     frames = getattr(thing, "frames", None)
     if frames is not None:
-        return _Item(list(frames), fps or _FPS)
+        return _Cell(list(frames), fps or _FPS)
     if not isinstance(thing, (str, Path)):
-        raise ValueError(f"Cannot show a {type(thing).__name__}: give a clip, a path, or a PIL picture.")
+        raise ValueError(f"Cannot show a {type(thing).__name__}: give a clip, a path, or a PIL image.")
     path = Path(thing)
     if path.suffix.lower() == ".mp4":
         info = probe(path)
         if info.codec == "h264":  # every browser plays it; anything else is encoded anew
-            return _Item([], info.fps, path.read_bytes(), info)
+            return _Cell([], info.fps, path.read_bytes(), info)
     elif path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
         with Image.open(path) as image:
-            return _Item([image.convert("RGB")], _FPS)
-    return _Item(*read_frames(path))
+            return _Cell([image.convert("RGB")], _FPS)
+    return _Cell(*read_frames(path))
 
 
 def _mp4(frames: list[Image.Image], fps: float) -> bytes:
