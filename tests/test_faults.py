@@ -4,9 +4,9 @@ What is shown elsewhere, and not again here:
 - pictures of 1 pixel, of 1x10000, over 80 megapixels, truncated, damaged, of other kinds: `test_images.py`;
 - a full disk and an interrupt while a video is written, files cut short, hostile sizes inside: `test_video.py`;
 - a row cut short, foreign, of a newer version; folders merged: `test_rows.py`;
-- a sweep killed at random and at each dangerous system call, two on one folder at once, Ctrl-C: `test_sweep.py`;
+- a sweep killed at random and at each dangerous system call, two on one folder at once, Ctrl-C: `test_locks.py`;
 - a parameter file with a name twice, YAML tags, unknown names, no YAML; a kernel that dies: `test_notebooks.py`; values
-  of wrong types and ranges: `test_request.py` and `test_sweep.py`;
+  of wrong types and ranges: `test_request.py` and `test_grid.py`;
 - hostile labels and titles in HTML: `test_display.py`, and that nothing executes in a real browser: `tests/browser`;
   pages of reviews and reports: `test_reviews.py`, `test_reports.py`.
 """

@@ -204,15 +204,13 @@ def test_a_cluster_makes_the_rows_that_this_machine_makes(two_cores, setup, ask,
     picture.rotate(180).save(tmp_path / "cat.png")
     images = [picture, str(tmp_path / "cat.png")]
     bf16, broken = dataclasses.replace(setup, dtype="bf16"), dataclasses.replace(setup, weights=str(tmp_path / "none"))
-    asked = [
-        t for image in images for t in trials_of([setup, bf16], lambda i=image, **f: ask(image=i, **f), seed=[1, 2])
-    ]
+    asked = [t for image in images for t in trials_of([setup, bf16], lambda i=image, **f: ask(image=i, **f), seed=1)]
     asked += trials_of(broken, ask, seed=[1, 2])
     rows = spread([*asked, asked[0]], tmp_path / "there", progress=True, quality=True)
     here = run(asked, tmp_path / "here", progress=False, quality=True)
     assert [row.key for row in rows] == [row.key for row in (*here, here[0])]
-    assert [row.status for row in rows] == ["done"] * 8 + ["failed"] * 2 + ["done"]
-    assert "nor a folder that exists" in (rows[8].error or "")
+    assert [row.status for row in rows] == ["done"] * 4 + ["failed"] * 2 + ["done"]
+    assert "nor a folder that exists" in (rows[4].error or "")
     for row, same in zip(rows, here, strict=False):
         assert (row.request, row.quality, row.axes) == (same.request, same.quality, same.axes)
         if row.clip:
@@ -224,8 +222,8 @@ def test_a_cluster_makes_the_rows_that_this_machine_makes(two_cores, setup, ask,
     assert plan(asked, tmp_path / "there").to_make == 0
     assert spread(asked, tmp_path / "there") == rows[:-1]
     again = spread(asked, tmp_path / "there", retry_failed=True)
-    assert again[:8] == rows[:8]
-    assert all(new.created > old.created for new, old in zip(again[8:], rows[8:10], strict=True))
+    assert again[:4] == rows[:4]
+    assert all(new.created > old.created for new, old in zip(again[4:], rows[4:6], strict=True))
 
 
 def test_a_worker_killed_in_the_middle_of_a_clip_costs_nothing(two_cores, setup, ask, tmp_path):

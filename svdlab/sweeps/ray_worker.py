@@ -115,7 +115,11 @@ def fetch(store: str, folder: Path, scratch: Path) -> None:
 
 
 def is_row_file(path: Path) -> bool:
-    """Whether a file is a row; rows are copied last."""
+    """Whether a file is a row; rows are copied last.
+
+    Args:
+        path: The file.
+    """
     return path.suffix == ".json"
 
 

@@ -24,20 +24,36 @@ class SweepBar(Progress):
         super().__init__(total=steps, unit="step", disable=not (progress and trials), smoothing=0)
 
     def begin(self, trial: Trial) -> None:
-        """Show what this process makes now."""
+        """Show what this process makes now.
+
+        Args:
+            trial: What it makes.
+        """
         self.set_description_str(f"clip {self.finished + 1} of {self.clips}", refresh=False)
         self.set_postfix_str(str(trial))
 
     def step(self, *_: Any) -> None:
-        """Count one step; it takes the arguments of `on_step`."""
+        """Count one step.
+
+        Args:
+            *_: What `on_step` is called with.
+        """
         self.update()
 
     def wait(self, clips: int) -> None:
-        """Show that other writers are making what is left."""
+        """Show that other writers are making what is left.
+
+        Args:
+            clips: How many.
+        """
         self.set_postfix_str(f"waiting for {clips} clip{'s' * (clips != 1)} of another writer")
 
     def show_workers(self, workers: int) -> None:
-        """Show how many workers of a cluster are at it, and how fast."""
+        """Show how many workers of a cluster are up, and how fast clips come.
+
+        Args:
+            workers: How many.
+        """
         if workers and not self.workers and not self.finished:
             self.unpause()  # the time left is that of clips, not of starting workers
         self.workers, seconds = workers, self.format_dict["elapsed"]
@@ -46,7 +62,11 @@ class SweepBar(Progress):
         self.set_postfix_str(f"{60 * self.finished / seconds:.1f} clips a minute" if self.finished and seconds else "")
 
     def finish(self, trial: Trial) -> None:
-        """Count a clip, also one that failed half way or that somebody else made."""
+        """Count a clip, also one that failed half way or that somebody else made.
+
+        Args:
+            trial: Its trial.
+        """
         self.finished += 1
         self.steps_finished += trial.request.num_inference_steps
         if self.workers:
