@@ -20,10 +20,6 @@ def python_lines(row: Row, setup: Setup | None = None, fps: float | None = None)
         row: What to make again.
         setup: The setup to write down. Left out, it is the row's, which has everything filled in.
         fps: Playback speed, frames a second. Left out, it is that of the request.
-
-    Example:
-        >>> print(python_lines(rows[0]).splitlines()[-1])
-        show(clip)
     """
     setup = setup or row.setup
     variant, playback = repr(setup.variant), "" if fps is None else f", fps={fps}"

@@ -25,10 +25,6 @@ def text_of(value: Any, digits: int = 4) -> str:
     Args:
         value: A field of a row, or a measure. Missing is "".
         digits: Of a float.
-
-    Example:
-        >>> text_of(0.123456), text_of((1, 2.5)), text_of(None)
-        ('0.1235', '1, 2.5', '')
     """
     if isinstance(value, tuple):
         return ", ".join(text_of(each, digits) for each in value)
@@ -61,10 +57,6 @@ def settings(rows: Sequence[Row]) -> dict[str, list[Any]]:
 
     Args:
         rows: Any rows. Their images and weights are told by the ends of their paths.
-
-    Example:
-        >>> settings(rows)["motion_bucket_id"]
-        [30, 220]
     """
     columns: dict[str, list[Any]] = {}
     for part, kind in (("setup", Setup), ("request", Request)):
@@ -82,10 +74,6 @@ def setup_labels(rows: Sequence[Row]) -> list[str]:
 
     Args:
         rows: Any rows.
-
-    Example:
-        >>> setup_labels(rows)
-        ['fp32', 'fp32']
     """
     labels, columns = [row.setup.label for row in rows], settings(rows)
     if len(set(labels)) < len({row.setup for row in rows}):

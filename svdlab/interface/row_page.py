@@ -21,7 +21,7 @@ from PIL import Image
 
 from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
-from svdlab.interface.study_folder import Entry, Note
+from svdlab.interface.study_folder import Entry, Note, why_no_clip
 from svdlab.media.encode import data_url
 from svdlab.media.read_video import read_metadata
 from svdlab.rows.row import Row
@@ -88,6 +88,7 @@ def rows_page(
         noted=live or any(entry.note != Note() for entry in entries),
         several_studies=len({entry.folder for entry in entries}) > 1,
         clip_url=clip_url,
+        why_no_clip=why_no_clip,
         make_again=python_and_shell_lines,
         posters=list(posters.values()),
         poster_places=[list(posters).index(_picture(row)) if _picture(row) in posters else "" for row in rows],
@@ -102,7 +103,7 @@ def embedded(entry: Entry) -> str | None:
     Args:
         entry: A row with its folder.
     """
-    return data_url("video/mp4", entry.clip.read_bytes()) if entry.clip else None
+    return data_url("video/mp4", clip.read_bytes()) if (clip := entry.clip) else None
 
 
 def _columns(rows: Sequence[Row], measures: Mapping[str, Sequence[Any]]) -> list[tuple[str, str, Sequence[Any]]]:

@@ -67,11 +67,6 @@ class Entry:
         """The video, where it is the file that the row was written with."""
         return self.row.clip_file()
 
-    @property
-    def problem(self) -> str:
-        """Why there is no video; "" where there is one."""
-        return why_no_clip(self.row)
-
 
 def why_no_clip(row: Row) -> str:
     """Why a row has no video to show; "" where it has one.
@@ -94,10 +89,6 @@ def read_entries(folders: str | Path | Iterable[str | Path]) -> list[Entry]:
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: There is no row in any of them.
-
-    Example:
-        >>> len(read_entries("results/motion"))
-        2
     """
     given = [folders] if isinstance(folders, (str, Path)) else list(folders)
     entries = [Entry(row, study) for folder in given for study in _studies(Path(folder)) for row in read_rows(study)]
