@@ -48,7 +48,7 @@ def row(folder: Path, place: int, made: Clip, **fields: Any) -> Row:
     given: dict[str, Any] = {
         "clip": made.save(folder / f"{key}.mp4"),
         "timings": {"sample_seconds": 1.0, "decode_seconds": 0.5},
-        "quality": assess(made.frames, fps=made.request.fps),
+        "quality": assess(made.frames),
         "axes": ("motion_bucket_id", "seed"),
         "picture_sha256": "5f6f5d397ac9d9dd",
         "machine": machine,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from functools import cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -13,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svdlab.generation.chain import jump
 from svdlab.generation.clip import Clip
 from svdlab.quality.assess import assess, difference
 from svdlab.quality.likeness import PSNR_CAP_DB
@@ -65,6 +65,11 @@ def noise(deviation: float):
     return lambda _, shape: dice.normal(0, deviation, shape)
 
 
+def is_static(quality: Quality) -> bool:
+    """Lights that go on and off move 0.002 of the picture, the flame of the tiny rocket 0.011."""
+    return quality.moving_share < 0.003
+
+
 # --- motion ------------------------------------------------------------------------------------------------------
 
 
@@ -87,7 +92,7 @@ def test_at_bucket_zero_only_the_flame_moves():
         quality = assess(drawn(seed, 0))
         assert quality.motion_fast_px < 0.05  # of 2.3 at bucket 255; the flame covers about a hundredth of the picture
         assert 0.005 < quality.moving_share < 0.05
-        assert not quality.static
+        assert not is_static(quality)
 
 
 def test_motion_rises_with_the_bucket():
@@ -95,8 +100,8 @@ def test_motion_rises_with_the_bucket():
 
     buckets = [0, 64, 127, 190, 255]
     for seed in (100, 101):
-        each = [assess(drawn(seed, bucket), fps=FPS) for bucket in buckets]
-        for name in ("motion_fast_px", "motion_mean_px", "dynamic_degree"):
+        each = [assess(drawn(seed, bucket)) for bucket in buckets]
+        for name in ("motion_fast_px", "motion_mean_px"):
             rank: float = spearmanr(buckets, [getattr(quality, name) for quality in each])[0]  # pyright: ignore
             assert rank >= 0.99, (seed, name)
 
@@ -111,7 +116,6 @@ def test_mirrors_and_backwards_move_as_much(seed, bucket):
     backwards = assess(frames[::-1])
     for other in (mirrored, backwards):
         assert other.motion_fast_px == pytest.approx(straight.motion_fast_px, rel=0.1, abs=0.02)
-        assert other.temporal_flickering == pytest.approx(straight.temporal_flickering, abs=1e-9)
 
 
 @few
@@ -171,38 +175,26 @@ def test_where_nothing_agrees_no_camera_is_named():
     assert (quality.camera_motion_px, quality.object_motion_px) == (None, None)
 
 
-def test_dynamic_degree_is_vbenchs_threshold():
-    """A pan of d pixels a frame at 8 fps on 72 lines: VBench asks for 6 * 72 / 256 = 1.69."""
-    for d in (1.25, 3.0):
-        degree = assess(panned(71, d, 0, "rocket"), fps=8).dynamic_degree
-        assert degree == pytest.approx(d / (6 * 72 / 256), rel=0.1)
-    slow, fast = (assess(panned(71, 3, 0, "rocket"), fps=fps).dynamic_degree or 0 for fps in (4, 8))
-    assert fast == pytest.approx(2 * slow)
-    assert assess(drawn(100, 64)).dynamic_degree is None
-
-
 # --- light, likeness, flags --------------------------------------------------------------------------------------
 
 
 def test_a_still_clip_is_still():
-    quality = assess([drawn(100, 0)[0]] * 4, drawn(100, 0)[0], fps=FPS)
-    assert quality.static
+    quality = assess([drawn(100, 0)[0]] * 4, drawn(100, 0)[0])
+    assert is_static(quality)
     assert (quality.motion_fast_px, quality.moving_share, quality.camera_motion_px) == (0, 0, 0)
-    assert (quality.temporal_flickering, quality.flicker_percent, quality.motion_smoothness) == (1, 0, 1)
+    assert quality.flicker_percent == 0
     assert (quality.likeness_first_psnr_db, quality.likeness_last_ssim) == (PSNR_CAP_DB, pytest.approx(1))
     assert (quality.sharpness_relative, quality.sharpness_drift) == (pytest.approx(1), pytest.approx(1))
     assert (quality.brightness_drift_levels, quality.saturation_drift_levels) == (0, 0)
-    assert quality.loop_seam is None
-    assert quality.dynamic_degree == 0
-    assert assess(changed([drawn(100, 0)[0]] * 4, noise(1))).static  # a level of noise is what a codec leaves
+    assert is_static(assess(changed([drawn(100, 0)[0]] * 4, noise(1))))  # a level of noise is what a codec leaves
 
 
 def test_black_is_black():
     black, dim = (Image.new("RGB", (128, 72), (level,) * 3) for level in (2, 3))
     assert assess([black] * 3).black_frames == 3
     assert assess([dim, black, dim]).black_frames == 1
-    quality = assess([Image.new("RGB", (128, 72))] * 3, black, fps=FPS)
-    assert quality.static
+    quality = assess([Image.new("RGB", (128, 72))] * 3, black)
+    assert is_static(quality)
     assert (quality.sharpness_relative, quality.sharpness_drift) == (None, None)
 
 
@@ -210,37 +202,17 @@ def test_noise_is_flicker_and_hardly_motion_of_the_camera():
     still = [drawn(100, 0)[0]] * 5
     each = [assess(changed(still, noise(deviation))) for deviation in (0, 1, 2, 4, 8)]
     flicker = [quality.flicker_percent for quality in each]
-    vbench = [quality.temporal_flickering for quality in each]
     assert flicker == sorted(flicker)
-    assert vbench == sorted(vbench, reverse=True)
     for quality in each[:-1]:
         assert quality.camera_motion_px == pytest.approx(0, abs=0.1)
 
 
 def test_flicker_is_what_motion_does_not_explain():
     pan = panned(71, 3, 1, "rocket")
-    assert (
-        assess(pan).flicker_percent < 100 * (1 - assess(pan).temporal_flickering) / 2
-    )  # VBench's takes it for flicker
+    change = np.mean([np.abs(np.subtract(a, b, dtype=float)).mean() for a, b in pairwise(pan)])
+    assert assess(pan).flicker_percent < change / 2.55 / 2
     lit = assess(changed([drawn(100, 0)[0]] * 4, lambda k, _: 10 * (k % 2)))
     assert lit.flicker_percent == pytest.approx(10 / 2.55, rel=0.03)
-    assert 1 - lit.temporal_flickering == pytest.approx(10 / 255, rel=0.03)
-
-
-def test_a_stutter_is_not_smooth():
-    smooth = drawn(100, 255, frames=7)
-    stutter = [smooth[k] for k in (0, 0, 2, 2, 4, 4, 6)]
-    good, bad = (assess(frames).motion_smoothness or 0 for frames in (smooth, stutter))
-    assert good > 0.99
-    assert 1 - bad > 2 * (1 - good)
-    assert assess(smooth[:2]).motion_smoothness is None
-
-
-def test_the_loop_seam_is_a_jump():
-    frames = drawn(100, 255, frames=5)
-    assert assess(frames).loop_seam == pytest.approx(jump([*frames, frames[0]], 5))
-    there_and_back = frames + frames[-2:0:-1]
-    assert assess(there_and_back).loop_seam == pytest.approx(1, abs=0.3)
 
 
 def test_likeness_falls_as_the_clip_leaves_its_picture():
@@ -269,7 +241,7 @@ def test_blur_and_drift_are_seen():
 # --- the record --------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_brings_its_picture_fps_and_latents(ask):
+def test_a_clip_brings_its_picture_and_latents(ask):
     import torch
 
     from svdlab.request import conditioning
@@ -277,7 +249,7 @@ def test_a_clip_brings_its_picture_fps_and_latents(ask):
     request = ask()
     frames = [conditioning(request)] * 6
     quality = assess(Clip(frames, request, None, latents=torch.zeros(6, 4, 8, 12)))
-    assert quality == dataclasses.replace(assess(frames, frames[0], request.fps), non_finite=False)
+    assert quality == dataclasses.replace(assess(frames, frames[0]), non_finite=False)
     assert assess(Clip(frames, request, None, latents=torch.full((6, 4, 8, 12), torch.nan))).non_finite
     assert assess(Clip(frames, request, None)).non_finite is None
     assert quality.likeness_first_psnr_db == PSNR_CAP_DB
@@ -289,7 +261,7 @@ def test_every_value_fits_into_json(size):
     flat = [Image.new("RGB", size[::-1], "gray")] * 3
     cut = [flat[0], frames[0], flat[0]]
     for clip in (frames, flat, cut):
-        quality = assess(clip, frames[0], FPS)
+        quality = assess(clip, frames[0])
         assert Quality(**json.loads(json.dumps(dataclasses.asdict(quality), allow_nan=False))) == quality
         json.dumps(dataclasses.asdict(difference(clip, frames)), allow_nan=False)
 

@@ -37,7 +37,7 @@ def asked(**fields) -> Request:
 
 
 def quality(**fields) -> Quality:
-    return dataclasses.replace(Quality(*(0.5 for _ in range(19)), 0, None), **fields)
+    return dataclasses.replace(Quality(*(0.5 for _ in range(15)), 0, None), **fields)
 
 
 def row(number: int = 0, **fields) -> Row:
@@ -101,13 +101,14 @@ def test_a_picture_from_memory_lies_beside_the_rows_once(tmp_path, ask, picture)
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):
     odd = row(
-        quality=quality(loop_seam=math.nan, motion_mean_px=np.float32(2)), timings={"sample_seconds": np.array(1.5)}
+        quality=quality(sharpness_drift=math.nan, motion_mean_px=np.float32(2)),
+        timings={"sample_seconds": np.array(1.5)},
     )
     put(tmp_path, odd)
     text = (tmp_path / f"{odd.key}.json").read_text()
     assert "NaN" not in text
     [kept] = read_rows(tmp_path)
-    assert kept.quality == quality(loop_seam=None, motion_mean_px=2.0)
+    assert kept.quality == quality(sharpness_drift=None, motion_mean_px=2.0)
     assert kept.timings == {"sample_seconds": 1.5}
 
 
@@ -438,7 +439,7 @@ def test_what_is_filled_in_and_where_it_runs_do_not_count():
 def test_a_key_survives_json_and_the_order_of_fields(fields, order):
     request = asked(**fields)
     key = row_key(RANDOM, request)
-    given_back = Row.from_json(row(request=request, key=key).to_json())
+    given_back = Row.from_json(row(request=request, key=key).to_json(), Path())
     assert row_key(given_back.setup, given_back.request) == given_back.key == key
     shuffled = list(json.loads(request.to_json()).items())
     order.shuffle(shuffled)

@@ -1,14 +1,11 @@
 """A clip in numbers: how much it moves, flickers and stays like its picture; and how far two clips differ.
 
-`assess` gives a `Quality`, `difference` a `Difference`; those two classes say what each number means.
-OpenCV measures motion (`motion.py`), scikit-image likeness (`likeness.py`).
+`Quality` and `Difference` say what each number means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,22 +13,18 @@ from PIL import Image
 
 from svdlab.generation.clip import BLACK, Clip
 from svdlab.quality.likeness import luma, psnr, ssim
-from svdlab.quality.motion import mean, mean_change, motion_measures, smoothness
+from svdlab.quality.motion import mean, mean_change, motion_measures
 from svdlab.quality.quality import Difference, Quality
 
 Frames = Clip | Sequence[Image.Image]
 
 
-def assess(frames: Frames, picture: Image.Image | None = None, fps: float | None = None) -> Quality:
+def assess(frames: Frames, picture: Image.Image | None = None) -> Quality:
     """Measure a clip: 0.2 s for 14 frames of 128x72, 1 s for 25 of 1024x576, on one thread.
 
     Args:
         frames: a clip, or its RGB frames: at least two, of one size.
         picture: the conditioning picture, of the frames' size; left out, the clip's own. Without one, likeness is None.
-        fps: what the clip was conditioned on; left out, the clip's own. Without it, `dynamic_degree` is None.
-
-    Returns:
-        The numbers, with units in their names.
 
     Raises:
         ValueError: fewer than two frames, frames or a picture of different sizes, or sides out of all measure.
@@ -42,23 +35,15 @@ def assess(frames: Frames, picture: Image.Image | None = None, fps: float | None
         >>> assess(clip.frames).likeness_mean_ssim is None  # there is no picture to compare with
         True
     """
-    latents = None
+    latents = frames.latents if isinstance(frames, Clip) else None
     if isinstance(frames, Clip):
-        latents = frames.latents
-        picture = frames.picture if picture is None else picture
-        fps = frames.request.fps if fps is None else fps
-        frames = frames.frames
-    pixels = _pixels(frames)
+        frames, picture = frames.frames, picture or frames.picture
+    pixels = _pixels(frames, at_least=2)
     grey = [luma(frame) for frame in pixels]
-    changes = [mean_change(a, b) for a, b in pairwise(pixels)]
-    usual_change = float(np.median(changes))
     sharpness = [_sharpness(frame) for frame in grey]
     return Quality(
-        **motion_measures(pixels, grey, fps),
+        **motion_measures(pixels, grey),
         **_likeness(pixels, sharpness, picture),
-        temporal_flickering=1 - mean(changes) / 255,
-        motion_smoothness=smoothness(pixels, grey),
-        loop_seam=mean_change(pixels[-1], pixels[0]) / usual_change if usual_change else None,
         sharpness_drift=sharpness[-1] / sharpness[0] if sharpness[0] else None,
         brightness_drift_levels=float(grey[-1].mean() - grey[0].mean()),
         saturation_drift_levels=float(np.ptp(pixels[-1], axis=2).mean() - np.ptp(pixels[0], axis=2).mean()),
@@ -68,14 +53,11 @@ def assess(frames: Frames, picture: Image.Image | None = None, fps: float | None
 
 
 def difference(frames: Frames, reference: Frames) -> Difference:
-    """Measure how far one clip is from another, frame by frame.
+    """Measure how far one clip is from another, frame by frame. Equal clips have 100 dB, 1 and 0 levels.
 
     Args:
         frames: a clip, or its RGB frames.
         reference: as many frames, of the same size.
-
-    Returns:
-        Means over the frames and the worst frame. Equal clips have 100 dB, 1 and 0 levels.
 
     Raises:
         ValueError: their numbers or sizes differ.
@@ -99,9 +81,9 @@ def difference(frames: Frames, reference: Frames) -> Difference:
     )
 
 
-def _pixels(frames: Sequence[Image.Image], least: int = 2) -> list[np.ndarray]:
-    if len(frames) < least:
-        raise ValueError(f"{len(frames)} frames: at least {least} are needed.")
+def _pixels(frames: Sequence[Image.Image], at_least: int) -> list[np.ndarray]:
+    if len(frames) < at_least:
+        raise ValueError(f"{len(frames)} frames: at least {at_least} are needed.")
     if len(sizes := sorted({frame.size for frame in frames})) > 1:
         raise ValueError(f"The frames have different sizes: {', '.join(f'{w}x{h}' for w, h in sizes)}.")
     width, height = sizes[0]
@@ -120,13 +102,13 @@ def _sharpness(grey: np.ndarray) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
-def _likeness(pixels: list[np.ndarray], sharpness: list[float], picture: Image.Image | None) -> dict[str, Any]:
+def _likeness(pixels: list[np.ndarray], sharpness: list[float], picture: Image.Image | None) -> dict[str, float | None]:
     names = ("likeness_first_psnr_db", "likeness_first_ssim", "likeness_mean_ssim", "likeness_last_ssim")
     if picture is None:
         return dict.fromkeys((*names, "sharpness_relative"))
-    wanted = np.asarray(picture.convert("RGB"))
-    if wanted.shape != pixels[0].shape:
+    reference = np.asarray(picture.convert("RGB"))
+    if reference.shape != pixels[0].shape:
         raise ValueError(f"{_size(pixels)}, but a picture of {picture.width}x{picture.height}: fit it first.")
-    similarities, sharp = [ssim(frame, wanted) for frame in pixels], _sharpness(luma(wanted))
-    values = (psnr(pixels[0], wanted), similarities[0], mean(similarities), similarities[-1])
+    similarities, sharp = [ssim(frame, reference) for frame in pixels], _sharpness(luma(reference))
+    values = (psnr(pixels[0], reference), similarities[0], mean(similarities), similarities[-1])
     return dict(zip(names, values, strict=True)) | {"sharpness_relative": mean(sharpness) / sharp if sharp else None}

@@ -1,7 +1,6 @@
 """From symptom to cure: what is wrong with a clip, why, and what to ask for next.
 
 `diagnose` runs nine checks over a clip, without the model. They rest on a few numbers, which `measures` shows.
-A finding names its evidence and its likely cause, and carries the changes to try next.
 Thresholds were measured on the bundled model and on drawn clips: `benchmarks/thresholds.py` prints the distributions.
 """
 
@@ -17,46 +16,36 @@ import numpy as np
 from PIL import Image
 
 from svdlab.generation.clip import BLACK, Clip
-from svdlab.media import images
+from svdlab.media.images import MAX_ENLARGEMENT
 from svdlab.quality.assess import assess
 from svdlab.quality.faces import faces
 from svdlab.quality.quality import Quality
 from svdlab.request import Request
 from svdlab.setup import Setup
-from svdlab.variants import variant
+from svdlab.tiny import pixels_per_frame
+from svdlab.variants import Variant, variant
 
 Changed = TypeVar("Changed", Request, Setup)
 
-ENDS = 3  # frames averaged at either end of a clip: shimmer fades, what moves is still in one place
-STILL_PERCENT = 2.0  # of the width over the whole clip: buckets 0 and 5 gave at most 1.7, bucket 30 at least 2.5
-SLOW_SHARE = 0.3  # of what the bundled model's rule promises: 0.44 and more for rockets, 0.24 at 144x256
-SEAM_RATIO = 1.25  # healthy clips at most 1.14; a VAE that leans by 10 % on neighbours 1.7 and more at chunks 4 and 7
-SATURATION_LEVELS = 20  # of 255, first to last: healthy clips within 13, guidance of 2 on the bundled model at least 26
-BRIGHTNESS_LEVELS = 12  # healthy clips within 6, guidance of 3 up to 21
-KEPT_SHARE = 0.6  # of the picture by a crop, where 4 % of drawn rockets lose over a tenth of themselves; at 0.45 18 %
+_ENDS = 3  # frames averaged at either end of a clip: shimmer fades, what moves is still in one place
+_STILL_PERCENT = 2.0  # of the width over all frames: buckets 0 and 5 gave at most 1.7, bucket 30 at least 2.5
+_SLOW_SHARE = 0.3  # of what the bundled model's rule promises: 0.44 and more for rockets, 0.24 at 144x256
+_SEAM_RATIO = 1.25  # healthy clips at most 1.14; a VAE that leans by 10 % on neighbours 1.7 and more at chunks 4 and 7
+_SATURATION_LEVELS = 20  # of 255, first to last: healthy within 13, guidance of 2 on the bundled model at least 26
+_BRIGHTNESS_LEVELS = 12  # healthy clips within 6, guidance of 3 up to 21
+_KEPT_SHARE = 0.6  # of the picture by a crop, where 4 % of drawn rockets lose over a tenth of themselves; at 0.45 18 %
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a clip. `print` it for a sentence and what to do; `apply` makes the changes.
+    """One thing that is wrong with a clip. `print` it for a sentence and what to do; `apply` makes the changes."""
 
-    Where there are no changes the cure is not a setting, and `advice` says what is.
-
-    Attributes:
-        symptom: "black", "half precision", "size", "shape", "enlarged", "static", "seams", "colour" or "faces".
-        evidence: what was measured.
-        cause: the likely one.
-        advice: what to do.
-        changes: fields of the request to try next.
-        setup_changes: fields of the setup to try next.
-    """
-
-    symptom: str
-    evidence: str
-    cause: str
-    advice: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    setup_changes: dict[str, Any] = field(default_factory=dict)
+    symptom: str  # "black", "half precision", "size", "shape", "enlarged", "static", "seams", "colour" or "faces"
+    evidence: str  # what was measured
+    cause: str  # the likely one
+    advice: str  # what to do, also where no setting is the cure
+    changes: dict[str, Any] = field(default_factory=dict)  # fields of the request to try next
+    setup_changes: dict[str, Any] = field(default_factory=dict)  # fields of the setup to try next
 
     def apply(self, before: Changed) -> Changed:
         """The request, or the setup, to try next.
@@ -68,8 +57,8 @@ class Finding:
         return dataclasses.replace(before, **changes) if changes else before
 
     def __str__(self) -> str:
-        named = ", ".join(f"{name}={value!r}" for name, value in (self.changes | self.setup_changes).items())
-        return f"{self.symptom}: {self.evidence}; {self.cause}.\n  -> {self.advice}{': ' * bool(named)}{named}"
+        changes = ", ".join(f"{name}={value!r}" for name, value in (self.changes | self.setup_changes).items())
+        return f"{self.symptom}: {self.evidence}; {self.cause}.\n  -> {self.advice}{': ' * bool(changes)}{changes}"
 
 
 class Findings(list[Finding]):
@@ -90,35 +79,29 @@ class Findings(list[Finding]):
 
 
 def diagnose(clip: Clip) -> Findings:
-    """What is wrong with a clip: about a second, without the model.
+    """What is wrong with a clip, the gravest first: about a second, without the model.
 
     Text in the picture is not looked for, since no detector comes with the libraries.
 
     Args:
         clip: as `generate` or `read` gave it.
 
-    Returns:
-        The findings, the gravest first; often none. `findings.apply(clip.request)` is the request to try next.
-
     Example:
         >>> diagnose(clip)
         Nothing was found that needs a cure.
-        >>> diagnose(clip).apply(clip.request) == clip.request
+        >>> diagnose(clip).apply(clip.request) == clip.request  # the request to try next
         True
     """
     quality = assess(clip)
-    checks = (_black, _half_precision, _size, _shape, _enlarged, _static, _seams, _colour, _faces)
+    checks = (_black, _half_precision, _size, _picture, _static, _seams, _colour, _faces)
     return Findings(finding for check in checks for finding in check(clip, quality))
 
 
 def measures(clip: Clip) -> dict[str, float | None]:
-    """The numbers that the findings rest on, to put two clips side by side.
+    """The numbers that the findings rest on, by name and unit, to put two clips side by side.
 
     Args:
         clip: as `generate` or `read` gave it.
-
-    Returns:
-        What a reader calls the number, with its unit -> the number; None where it could not be measured.
 
     Example:
         >>> measures(clip)["black frames"]
@@ -138,42 +121,42 @@ def measures(clip: Clip) -> dict[str, float | None]:
 def travel_percent(clip: Clip) -> float:
     """How far the fastest part of the picture goes from the beginning to the end, in percent of the width.
 
-    It is measured between the averages of `ENDS` frames at either end, so that noise, which comes and goes, is no
-    motion.
+    The ends are averages of a few frames, so that noise, which comes and goes, is no motion.
 
     Args:
         clip: any clip.
     """
-    n = max(1, min(ENDS, len(clip.frames) // 3))
+    n = _frames_at_an_end(clip)
     ends = [np.mean([np.asarray(f) for f in part], axis=0) for part in (clip.frames[:n], clip.frames[-n:])]
     motion = assess([Image.fromarray(end.round().astype(np.uint8)) for end in ends]).motion_fast_px
     return 100 * motion / clip.frames[0].width
 
 
+def _frames_at_an_end(clip: Clip) -> int:
+    return max(1, min(_ENDS, len(clip.frames) // 3))
+
+
 def seam_ratio(clip: Clip) -> float | None:
-    """How unevenly a clip changes in time with its decode chunks: 1 is even, over `SEAM_RATIO` they can be told.
+    """How unevenly a clip changes in time with its decode chunks: 1 is even; None where no chunks can be told apart.
 
     A VAE mixes neighbouring frames, and those at a chunk's edge lack one. So the median change is taken across the
-    seams, beside them, and inside chunks.
+    seams, beside them, and inside chunks; the ratio is that of the largest to the smallest.
 
     Args:
         clip: any clip.
-
-    Returns:
-        The largest median over the smallest. None where there are no seams, or one at every frame.
     """
     count, chunk = len(clip.frames), clip.request.decode_chunk_size
     if clip.segments > 1 or not 1 < chunk < count:
         return None
     pixels = np.stack([np.asarray(f, dtype=np.float32) for f in clip.frames])
-    kinds: dict[str, list[float]] = {}
+    changes: dict[str, list[float]] = {}
     for i, change in enumerate(np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3)), start=1):  # into frame i
         last = i % chunk == chunk - 1 or i == count - 1
-        kind = "across" if i % chunk == 0 else "after" if i % chunk == 1 else "before" if last else "inside"
-        if count < 3 * chunk and kind in ("after", "before"):
-            kind = "beside"  # too few of either to tell a rhythm from chance
-        kinds.setdefault(kind, []).append(float(change))
-    medians = [float(np.median(each)) for each in kinds.values() if len(each) > 1]  # one event proves no pattern
+        place = "across" if i % chunk == 0 else "after" if i % chunk == 1 else "before" if last else "inside"
+        if count < 3 * chunk and place in ("after", "before"):
+            place = "beside"  # too few of either to tell a rhythm from chance
+        changes.setdefault(place, []).append(float(change))
+    medians = [float(np.median(each)) for each in changes.values() if len(each) > 1]  # one event proves no pattern
     return max(medians) / min(medians) if len(medians) > 1 and min(medians) > 0 else None
 
 
@@ -183,13 +166,12 @@ def seam_ratio(clip: Clip) -> float | None:
 def _black(clip: Clip, quality: Quality) -> Iterator[Finding]:
     if not quality.black_frames and not quality.non_finite:
         return
-    count = f"{quality.black_frames} of {len(clip.frames)} frames are black"
-    evidence = f"{count}, and the latents hold not-a-number" if quality.non_finite else count
-    if max(high for _, high in clip.picture.convert("RGB").getextrema()) <= BLACK:  # pyright: ignore
-        yield Finding("black", evidence, "so is the picture", "give another picture")
-        return
+    evidence = f"{quality.black_frames} of {len(clip.frames)} frames are black"
+    evidence += ", and the latents hold not-a-number" if quality.non_finite else ""
     trained, wider = _trained_size(clip.request), _wider_dtype(clip.setup)
-    if trained or wider:
+    if np.asarray(clip.picture.convert("RGB")).max() <= BLACK:
+        yield Finding("black", evidence, "so is the picture", "give another picture")
+    elif trained or wider:
         cause, advice = "half precision overflows, the more so away from the trained size", "use more of both"
         yield Finding("black", evidence, cause, advice, trained, wider)
     else:
@@ -212,66 +194,54 @@ def _size(clip: Clip, quality: Quality) -> Iterator[Finding]:
         yield Finding("size", evidence, cause, "ask for the trained size and enlarge the frames afterwards", trained)
 
 
-def _shape(clip: Clip, quality: Quality) -> Iterator[Finding]:
-    if clip.image_size is None:
-        return
-    r, (width, height) = clip.request, clip.image_size
+def _picture(clip: Clip, quality: Quality) -> Iterator[Finding]:
+    r, (width, height) = clip.request, clip.image_size or clip.picture.size
     ratio = (width / height) / (r.width / r.height)
-    kept = min(ratio, 1 / ratio)
-    if kept >= KEPT_SHARE or r.fit == "pad":
-        return
-    what = f"a picture of {width}x{height} for a clip of {r.width}x{r.height} (width x height)"
-    if r.fit == "stretch":
+    kept, size = min(ratio, 1 / ratio), f"a picture of {width}x{height}"
+    evidence = f"{size} for a clip of {r.width}x{r.height} (width x height)"
+    if kept < _KEPT_SHARE and r.fit == "stretch":
         cause = f"stretching made things {1 / kept:.1f} times too {'narrow' if ratio > 1 else 'wide'}"
-        yield Finding("shape", what, cause, "crop it, or show all of it", {"fit": "crop"})
-    else:
+        yield Finding("shape", evidence, cause, "crop it, or show all of it", {"fit": "crop"})
+    if kept < _KEPT_SHARE and r.fit == "crop":
         cause = f"the crop threw {1 - kept:.0%} of it away"
-        yield Finding("shape", what, cause, "show all of it, or move the crop with focus=(x, y)", {"fit": "pad"})
-
-
-def _enlarged(clip: Clip, quality: Quality) -> Iterator[Finding]:
-    if clip.image_size is None:
-        return
-    r, (width, height) = clip.request, clip.image_size
+        yield Finding("shape", evidence, cause, "show all of it, or move the crop with focus=(x, y)", {"fit": "pad"})
     scale = (min if r.fit == "pad" else max)(r.width / width, r.height / height)
-    if scale > images.MAX_ENLARGEMENT:
-        evidence = f"a picture of {width}x{height} was enlarged {scale:.1f} times"
+    if scale > MAX_ENLARGEMENT:
+        evidence = f"{size} was enlarged {scale:.1f} times"
         yield Finding("enlarged", evidence, "what is not in it is soft in the clip", "give a larger picture")
 
 
 def _static(clip: Clip, quality: Quality) -> Iterator[Finding]:
-    r, travel = clip.request, travel_percent(clip)
-    promised = _promised_percent(clip)
-    slow = promised is not None and travel < SLOW_SHARE * promised
-    if quality.black_frames or (travel >= STILL_PERCENT and not slow):
+    r, travel, promised = clip.request, travel_percent(clip), 0.0
+    if r.variant == "tiny" and clip.segments == 1:  # by its rule; for published models nobody has published one
+        frames = len(clip.frames) - _frames_at_an_end(clip)
+        promised = pixels_per_frame(r.motion_bucket_id, r.fps, width=100) * frames
+    slow = travel < _SLOW_SHARE * promised
+    if quality.black_frames or (travel >= _STILL_PERCENT and not slow):
         return
-    v = variant(r.variant or "svd-xt")
     evidence = f"the fastest part of the picture goes {travel:.1f} % of the width from beginning to end"
-    if slow and promised:
+    if slow:
         evidence += f", where bucket {r.motion_bucket_id} at fps {r.fps} promises {promised:.1f} %"
-    changes: dict[str, Any] = {"fps": v.fps} if r.fps > 2 * v.fps else {}
+    changes: dict[str, Any] = {"fps": _variant(r).fps} if r.fps > 2 * _variant(r).fps else {}
+    little = r.motion_bucket_id < 100 or bool(changes)
     if r.motion_bucket_id < 180:
         changes["motion_bucket_id"] = 190
     if r.noise_aug_strength < 0.1:
         changes["noise_aug_strength"] = 0.1
-    asked_for_little = r.motion_bucket_id < 100 or "fps" in changes
     cause = "the model sees nothing in the picture that it knows how to move"
-    if asked_for_little and not slow:
+    if little and not slow:
         cause = f"bucket {r.motion_bucket_id} at fps {r.fps} asks for little"
     advice = "raise the bucket and free the model from the picture" if changes else "give a cleaner picture"
-    more = (
-        ""
-        if asked_for_little or not changes
-        else "; if that is not enough, a cleaner picture: one subject, a calm background"
-    )
-    yield Finding("static", evidence, cause, advice + more, changes)
+    if changes and not little:
+        advice += "; if that is not enough, a cleaner picture: one subject, a calm background"
+    yield Finding("static", evidence, cause, advice, changes)
 
 
 def _seams(clip: Clip, quality: Quality) -> Iterator[Finding]:
     ratio, r = seam_ratio(clip), clip.request
-    if ratio is None or ratio <= SEAM_RATIO:
+    if ratio is None or ratio <= _SEAM_RATIO:
         return
-    n, v, chunk = r.num_frames, variant(r.variant or "svd-xt"), r.decode_chunk_size
+    n, v, chunk = r.num_frames, _variant(r), r.decode_chunk_size
     larger = range(max(4, math.ceil(1.5 * chunk)), n)  # whose last chunk is not much shorter than the others
     changes: dict[str, Any] = {"decode_chunk_size": next((k for k in larger if not n % k or n % k >= k / 2), n)}
     if chunk < v.decode_chunk_size <= n:
@@ -285,47 +255,36 @@ def _seams(clip: Clip, quality: Quality) -> Iterator[Finding]:
 
 def _colour(clip: Clip, quality: Quality) -> Iterator[Finding]:
     r, saturation, light = clip.request, quality.saturation_drift_levels, quality.brightness_drift_levels
-    if abs(saturation) <= SATURATION_LEVELS and abs(light) <= BRIGHTNESS_LEVELS:
+    if abs(saturation) <= _SATURATION_LEVELS and abs(light) <= _BRIGHTNESS_LEVELS:
         return
-    v, changes = variant(r.variant or "svd-xt"), {}
-    evidence = (
-        f"from the first frame to the last, saturation changes by {saturation:+.0f} and light by {light:+.0f} of 255"
-    )
-    if r.max_guidance_scale > v.sampling.max_guidance_scale:
-        changes["max_guidance_scale"] = v.sampling.max_guidance_scale
-        changes["min_guidance_scale"] = min(r.min_guidance_scale, v.sampling.max_guidance_scale)
+    guidance, changes = _variant(r).sampling.max_guidance_scale, {}
+    evidence = f"from first frame to last, saturation changes by {saturation:+.0f} and light by {light:+.0f} of 255"
+    if r.max_guidance_scale > guidance:
+        changes = {"max_guidance_scale": guidance, "min_guidance_scale": min(r.min_guidance_scale, guidance)}
     if r.noise_aug_strength > 0.3:
-        changes["noise_aug_strength"] = v.noise_aug_strength
+        changes["noise_aug_strength"] = _variant(r).noise_aug_strength
+    cause = "guidance or noise is far over what the model is used to" if changes else "this noise leads there"
+    advice = "go back to the usual values" if changes else "try another seed"
     if clip.segments > 1:
         cause, advice = f"each of {clip.segments} segments starts from the frame that the last one left", "chain fewer"
-    else:
-        cause = "guidance or noise is far over what the model is used to" if changes else "this noise leads there"
-        advice = "go back to the usual values" if changes else "try another seed"
     yield Finding("colour", evidence, cause, advice, changes or {"seed": r.seed + 1})
 
 
 def _faces(clip: Clip, quality: Quality) -> Iterator[Finding]:
-    count = len(faces(clip.picture))
-    if count:
+    if count := len(faces(clip.picture)):
         evidence = f"{count} {'face was' if count == 1 else 'faces were'} found in the picture"
         cause = "faces are a known limit of SVD and melt as they move"
         yield Finding("faces", evidence, cause, "keep the bucket low, or crop closer: large faces last longer")
 
 
-def _trained_size(r: Request) -> dict[str, Any]:
-    v = variant(r.variant or "svd-xt")
-    return {} if (r.height, r.width) == (v.height, v.width) else {"height": v.height, "width": v.width}
+def _variant(request: Request) -> Variant:
+    return variant(request.variant or "svd-xt")
+
+
+def _trained_size(request: Request) -> dict[str, Any]:
+    size = {"height": _variant(request).height, "width": _variant(request).width}
+    return {} if (request.height, request.width) == tuple(size.values()) else size
 
 
 def _wider_dtype(setup: Setup | None) -> dict[str, Any]:
     return {} if setup is None or setup.dtype == "fp32" else {"dtype": "bf16" if setup.dtype == "fp16" else "fp32"}
-
-
-def _promised_percent(clip: Clip) -> float | None:
-    """What the bundled model's rule says of a rocket; for published models nobody has published one."""
-    if clip.request.variant != "tiny" or clip.segments > 1:
-        return None
-    from svdlab.tiny import pixels_per_frame
-
-    r, n = clip.request, len(clip.frames)
-    return pixels_per_frame(r.motion_bucket_id, r.fps, 100) * (n - max(1, min(ENDS, n // 3)))

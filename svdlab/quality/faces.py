@@ -1,4 +1,4 @@
-"""Faces in a picture, found by OpenCV's LBP cascade, which scikit-image carries (OpenCV 5 has none any more).
+"""Faces in a picture, by OpenCV's LBP cascade, which scikit-image carries (OpenCV 5 has none any more).
 
 Of 50 faces it finds 45; it takes 1 of 50 other pictures, and 1 of 100 drawn scenes, for a face.
 """
@@ -8,35 +8,27 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-SIDE = 512  # pixels of the longer side at most
-SMALLEST = 24  # pixels of a face: what the cascade was trained at
-NEIGHBOURS = 6  # windows that must agree
+_SIDE = 512  # pixels of the longer side at most
+_SMALLEST = 24  # pixels of a face: what the cascade was trained at
+_NEIGHBOURS = 6  # windows that must agree
 
 
 def faces(picture: Image.Image) -> list[tuple[int, int, int, int]]:
-    """Frontal faces in a picture.
+    """Left, top, width and height in pixels of each frontal face in a picture.
 
     Args:
-        picture: of at least 48 pixels a side; in a smaller one no face is found.
-
-    Returns:
-        Left, top, width and height of each face, in pixels of the picture.
-
-    Example:
-        >>> from svdlab import conditioning, Request
-        >>> faces(conditioning(Request.for_variant("tiny", image="rocket")))
-        []
+        picture: of at least 48 pixels a side; a smaller one has none.
     """
     from skimage.data import lbp_frontal_face_cascade_filename
     from skimage.feature import Cascade
 
-    scale = min(1.0, SIDE / max(picture.size))
+    scale = min(1.0, _SIDE / max(picture.size))
     size = (round(picture.width * scale), round(picture.height * scale))
-    if min(size) < 2 * SMALLEST:
+    if min(size) < 2 * _SMALLEST:
         return []
     pixels = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
     boxes = Cascade(lbp_frontal_face_cascade_filename()).detect_multi_scale(
-        pixels, 1.2, 1, (SMALLEST,) * 2, (min(size),) * 2, min_neighbor_number=NEIGHBOURS
+        pixels, 1.2, 1, (_SMALLEST,) * 2, (min(size),) * 2, min_neighbor_number=_NEIGHBOURS
     )
     edges = ("c", "r", "width", "height")
     return [tuple(round(box[edge] / scale) for edge in edges) for box in boxes]  # pyright: ignore[reportReturnType]

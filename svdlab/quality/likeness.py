@@ -11,61 +11,44 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 PSNR_CAP_DB = 100.0  # also what pictures get that differ by one level in one value of 150,000
-SSIM_SIDE = 512  # pixels of the longer side at most, as the authors of SSIM advise for pictures seen as a whole
+_SSIM_SIDE = 512  # pixels of the longer side at most, as the authors of SSIM advise for pictures seen as one
 
 
-def psnr(one: Image.Image | np.ndarray, other: Image.Image | np.ndarray) -> float:
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
     """Peak signal-to-noise ratio of two pictures in dB, at most `PSNR_CAP_DB`; higher is nearer.
 
     Args:
-        one: RGB, a picture or an array (height, width, 3) of 0 to 255.
+        one: RGB, (height, width, 3) of 0 to 255.
         other: another of the same size.
-
-    Example:
-        >>> import numpy as np
-        >>> black = np.zeros((32, 32, 3), np.uint8)
-        >>> psnr(black, black), round(psnr(black, black + 1), 1)
-        (100.0, 48.1)
     """
-    one, other = np.asarray(one), np.asarray(other)
     if np.array_equal(one, other):
         return PSNR_CAP_DB
     return min(PSNR_CAP_DB, float(peak_signal_noise_ratio(other, one, data_range=255)))
 
 
-def ssim(one: Image.Image | np.ndarray, other: Image.Image | np.ndarray) -> float:
-    """Structural similarity of two pictures, -1 to 1; 1 for equal ones.
-
-    Their luma is compared, at `SSIM_SIDE` pixels of the longer side at most.
+def ssim(one: np.ndarray, other: np.ndarray) -> float:
+    """Structural similarity of the luma of two pictures, -1 to 1; 1 for equal ones.
 
     Args:
-        one: RGB, a picture or an array (height, width, 3) of 0 to 255, at least 11 pixels a side.
+        one: RGB, (height, width, 3) of 0 to 255, at least 11 pixels a side.
         other: another of the same size.
-
-    Example:
-        >>> import numpy as np
-        >>> grey = np.full((32, 32, 3), 128, np.uint8)
-        >>> ssim(grey, grey)
-        1.0
     """
-    one, other = luma(one), luma(other)
-    side = min(SSIM_SIDE, max(one.shape))
+    side = min(_SSIM_SIDE, max(one.shape[:2]))
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
-    score: Any = structural_similarity(resized(one, side), resized(other, side), **options)
+    score: Any = structural_similarity(resized(luma(one), side), resized(luma(other), side), **options)
     return float(score)
 
 
-def luma(picture: Image.Image | np.ndarray) -> np.ndarray:
+def luma(picture: np.ndarray) -> np.ndarray:
     """The brightness of an RGB picture (BT.601): an array (height, width) of 0 to 255.
 
     Args:
-        picture: RGB, a picture or an array (height, width, 3) of 0 to 255.
+        picture: (height, width, 3) of 0 to 255.
     """
-    return cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
 
 
 def resized(grey: np.ndarray, side: int) -> np.ndarray:

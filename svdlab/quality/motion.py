@@ -19,18 +19,20 @@ import numpy as np
 
 from svdlab.quality.likeness import resized
 
-MOVING_PERCENT = 0.05  # of the width in a frame: half a pixel of 1024. Slower than this counts as standing still
-AGREEMENT = 0.5  # of the textured picture must follow one camera, or nobody can tell camera from object
-FLOW_SIDE = 256  # pixels of the longer side, up or down: 512 takes twice as long and is no nearer to the truth
-FLOW_PASSES = 3  # the camera found so far is taken out before the flow is measured again
-FLOW_BLUR = 1.5  # pixels: banding in skies is no texture
-FLOW_TEXTURE = 2e-5  # least eigenvalue (cornerMinEigenVal) of a point that tells where it goes: half a level a pixel
-FLOW_NOISE = 3  # levels: where nothing near differs by more, the picture moves with the camera and nothing else is seen
-FLOW_REACH = 9  # pixels: how near
+_MOVING_SHARE_OF_WIDTH = 0.0005  # in a frame: half a pixel of 1024. Slower than this counts as standing still
+_AGREEMENT = 0.5  # of the textured picture must follow one camera, or nobody can tell camera from object
+_FLOW_SIDE = 256  # pixels of the longer side, up or down: 512 takes twice as long and is no nearer to the truth
+_FLOW_PASSES = 3  # the camera found so far is taken out before the flow is measured again
+_FLOW_BLUR = 1.5  # pixels: banding in skies is no texture
+_FLOW_TEXTURE = 2e-5  # least eigenvalue (cornerMinEigenVal) of a point that tells where it goes: half a level a pixel
+_FLOW_NOISE = (
+    3  # levels: where nothing near differs by more, the picture moves with the camera and nothing else is seen
+)
+_FLOW_REACH = 9  # pixels: how near
 
 
 class _Flow(NamedTuple):
-    """Where every pixel of one picture goes in the next, (h, w, 2) in widths, y down, at `FLOW_SIDE`."""
+    """Where every pixel of one picture goes in the next, (h, w, 2) in widths, y down, at `_FLOW_SIDE`."""
 
     total: np.ndarray
     camera: np.ndarray  # the part that the camera explains
@@ -38,19 +40,15 @@ class _Flow(NamedTuple):
     agreement: float  # share of the textured points that follow the camera
 
 
-def motion_measures(pixels: list[np.ndarray], grey: list[np.ndarray], fps: float | None) -> dict[str, Any]:
-    """The fields of `Quality` that are about motion and flicker.
+def motion_measures(pixels: list[np.ndarray], grey: list[np.ndarray]) -> dict[str, Any]:
+    """The fields of `Quality` that are about motion and flicker, by name.
 
     Args:
         pixels: RGB frames, (height, width, 3) of 0 to 255, at least two.
         grey: their luma.
-        fps: frames a second that the clip was conditioned on; None leaves `dynamic_degree` open.
-
-    Returns:
-        Field name -> value; motion in pixels of the clip in a frame.
     """
-    (height, width), flows = grey[0].shape, list(_flows(grey))
-    camera_known = np.mean([flow.agreement for flow in flows]) >= AGREEMENT
+    width, flows = grey[0].shape[1], list(_flows(grey))
+    camera_agreed = np.mean([flow.agreement for flow in flows]) >= _AGREEMENT
     speeds = [_lengths(flow.total)[flow.inside] for flow in flows]  # in widths
     without_camera = [_lengths(flow.total - flow.camera)[flow.inside] for flow in flows]
     fastest = [np.sort(each)[-max(each.size // 20, 1) :] for each in speeds]
@@ -58,34 +56,14 @@ def motion_measures(pixels: list[np.ndarray], grey: list[np.ndarray], fps: float
         "motion_median": mean(np.median(each) for each in speeds),
         "motion_mean": mean(each.mean() for each in speeds),
         "motion_fast": mean(np.median(each) for each in fastest),
-        "camera_motion": mean(_lengths(flow.camera).mean() for flow in flows) if camera_known else None,
-        "object_motion": mean(np.quantile(each, 0.975) for each in without_camera) if camera_known else None,
+        "camera_motion": mean(_lengths(flow.camera).mean() for flow in flows) if camera_agreed else None,
+        "object_motion": mean(np.quantile(each, 0.975) for each in without_camera) if camera_agreed else None,
     }
-    a_quarter_reaches = sorted((each.mean() for each in fastest), reverse=True)[max(round(len(pixels) / 4), 1) - 1]
-    dynamic = a_quarter_reaches * width * (fps or 0) / (6 * 8 * min(height, width) / 256)
-    warp_error = mean(
-        mean_change(_sampled(after, flow.total), before)
-        for (before, after), flow in zip(pairwise(pixels), flows, strict=True)
-    )
+    steadied = [_sampled(after, flow.total) for after, flow in zip(pixels[1:], flows, strict=True)]
     return {f"{name}_px": None if value is None else value * width for name, value in in_widths.items()} | {
-        "moving_share": mean((each > MOVING_PERCENT / 100).mean() for each in speeds),
-        "flicker_percent": warp_error / 2.55,
-        "dynamic_degree": float(dynamic) if fps else None,
+        "moving_share": mean((each > _MOVING_SHARE_OF_WIDTH).mean() for each in speeds),
+        "flicker_percent": mean(map(mean_change, steadied, pixels)) / 2.55,
     }
-
-
-def smoothness(pixels: list[np.ndarray], grey: list[np.ndarray]) -> float | None:
-    """How well every second frame follows from its neighbours, 0 to 1: 1 - mean error / 255. None under 3 frames.
-
-    Args:
-        pixels: RGB frames, (height, width, 3) of 0 to 255.
-        grey: their luma.
-    """
-    errors = []
-    for before, kept, after, flow in zip(pixels[::2], pixels[1::2], pixels[2::2], _flows(grey[::2]), strict=False):
-        halves = _sampled(before, -flow.total / 2), _sampled(after, flow.total / 2)
-        errors.append(mean_change(cv2.addWeighted(halves[0], 0.5, halves[1], 0.5, 0), kept))
-    return 1 - mean(errors) / 255 if errors else None
 
 
 def mean_change(one: np.ndarray, other: np.ndarray) -> float:
@@ -111,19 +89,19 @@ def _flows(grey: list[np.ndarray]) -> Iterator[_Flow]:
     """From each picture to the next."""
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     search.setFinestScale(1)
-    pictures = [cv2.GaussianBlur(resized(picture, FLOW_SIDE), (0, 0), FLOW_BLUR) for picture in grey]
-    (height, width), near = pictures[0].shape, np.ones((FLOW_REACH, FLOW_REACH), np.uint8)
+    pictures = [cv2.GaussianBlur(resized(picture, _FLOW_SIDE), (0, 0), _FLOW_BLUR) for picture in grey]
+    (height, width), near = pictures[0].shape, np.ones((_FLOW_REACH,) * 2, np.uint8)
     start = _grid(height, width)
     for before, after in pairwise(pictures):
         texture = cv2.cornerMinEigenVal(before, blockSize=5, ksize=3)
-        points = texture >= max(np.quantile(texture[::4, ::4], 0.75), FLOW_TEXTURE)
+        points = texture >= max(np.quantile(texture[::4, ::4], 0.75), _FLOW_TEXTURE)
         camera, agreement = np.eye(2, 3), 1.0
-        for _ in range(FLOW_PASSES):
+        for _ in range(_FLOW_PASSES):
             by_camera = cv2.transform(start, camera)
             steadied = _at(after, by_camera)
             change = cv2.subtract(before, steadied, dtype=cv2.CV_32F)
             change = np.abs(change - np.median(change))  # a change of the light is no motion
-            moves = cv2.dilate(change, near)[..., None] > FLOW_NOISE
+            moves = cv2.dilate(change, near)[..., None] > _FLOW_NOISE
             end = cv2.transform(start + search.calc(before, steadied, np.zeros_like(start)) * moves, camera)
             x, y = cv2.split(by_camera)
             inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
@@ -135,9 +113,8 @@ def _camera(start: np.ndarray, end: np.ndarray, points: np.ndarray) -> tuple[np.
     """The shift, turn and zoom (2, 3) that most `points` (h, w) follow to a quarter of a pixel, and how many do."""
     start, end, points = start[::4, ::4], end[::4, ::4], points[::4, ::4]
     if points.sum() > 2:
-        camera, follow = cv2.estimateAffinePartial2D(
-            start[points], end[points], ransacReprojThreshold=0.25, maxIters=500
-        )
+        options = {"ransacReprojThreshold": 0.25, "maxIters": 500}
+        camera, follow = cv2.estimateAffinePartial2D(start[points], end[points], **options)
         if camera is not None and np.abs(cv2.transform(start, camera) - start).max() < min(points.shape) * 2:
             return camera, float(follow.mean())
     return np.eye(2, 3), 0.0  # a camera that leaves half the picture behind was a cut

@@ -1,16 +1,13 @@
-"""What is known of a clip once it is measured (`Quality`), and of two clips beside each other (`Difference`).
+"""A measured clip (`Quality`), and two clips beside each other (`Difference`).
 
 Names carry their unit: `_px` is pixels of the clip in a frame, `_levels` is steps of 256, `_percent` is of full scale.
 A field that could not be measured is None; a zero is a zero; no value is NaN or infinite.
-VBench (Huang et al., CVPR 2024, github.com/Vchitect/VBench) uses networks where these use optical flow and SSIM; the
-fields say how they compare. This file imports nothing, so that a row can hold a `Quality` without OpenCV.
+This file imports nothing, so that a row can hold a `Quality` without OpenCV.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-STATIC_SHARE = 0.003  # of the picture: the flame of the tiny rocket alone is 0.011, lights going on and off 0.002
 
 
 @dataclass(frozen=True)
@@ -27,21 +24,12 @@ class Quality:
         camera_motion_px: the mean length of the shift, turn and zoom that most of the picture follows. None where less
             than half of it agrees on one.
         object_motion_px: the fastest pixels again, the camera taken out (97.5th percentile). None as for the camera.
-        moving_share: 0 to 1 of the picture moves by more than 0.05 % of the width in a frame.
-        dynamic_degree: over 1, VBench's "dynamic degree" would be true: the fastest 5 %, in a quarter of the pairs,
-            over 6 pixels of 256 an eighth of a second. VBench skips frames above 8 fps where this scales. None
-            without fps.
-        temporal_flickering: 0 to 1, higher is better; VBench's, to the letter: 1 - mean change of neighbours / 255.
-            Of static clips only, since it takes motion for flicker.
+        moving_share: 0 to 1 of the picture moves by more than 0.05 % of the width in a frame. In still clips
+            under 0.003, where light may change: the flame of the tiny rocket alone is 0.011.
         flicker_percent: of full scale, lower is better: the change left when the motion is taken out (warp error).
-        motion_smoothness: 0 to 1, higher is better: every second frame interpolated from its neighbours, 1 - mean
-            error / 255. VBench's formula, with the flow in place of its network. None under 3 frames.
-        loop_seam: the change from the last frame to the first over the median change: 1 is unseen, 3 is a cut. None
-            where nothing changes.
         likeness_first_psnr_db: of the first frame to the conditioning picture, at most 100. None without a picture.
         likeness_first_ssim: of the first frame, -1 to 1. None without a picture.
-        likeness_mean_ssim: over all frames. It stands for VBench's i2v subject consistency, which compares features of
-            a network: motion lowers SSIM, not those.
+        likeness_mean_ssim: over all frames. Motion lowers it.
         likeness_last_ssim: of the last frame.
         sharpness_relative: variance of the Laplacian over that of the conditioning picture: 1 is as sharp, less is
             blurred; noise raises it. None without a picture.
@@ -58,11 +46,7 @@ class Quality:
     camera_motion_px: float | None
     object_motion_px: float | None
     moving_share: float
-    dynamic_degree: float | None
-    temporal_flickering: float
     flicker_percent: float
-    motion_smoothness: float | None
-    loop_seam: float | None
     likeness_first_psnr_db: float | None
     likeness_first_ssim: float | None
     likeness_mean_ssim: float | None
@@ -74,15 +58,10 @@ class Quality:
     black_frames: int
     non_finite: bool | None
 
-    @property
-    def static(self) -> bool:
-        """Whether nothing moves. Light may still change: that is flicker."""
-        return self.moving_share < STATIC_SHARE
-
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the frames of a clip are from those of a reference, as `difference` finds it.
+    """How far the frames of a clip are from those of a reference, as `difference` measures it.
 
     Attributes:
         psnr_db: mean over the frames, at most 100 (equal); higher is nearer.

@@ -2,14 +2,15 @@
 
 A row is one JSON file beside its clip. The file holds the clip's bare name, so that folders can move, and the clip's
 size and hash, so that an exchanged or cut video is not taken for it.
-`Row.from_json` is the one reader: it checks every field, since folders of rows are passed around.
+`Row.from_json` checks every field, since folders of rows are copied, merged and edited by hand.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +19,16 @@ from svdlab.generation.clip import Clip, read
 from svdlab.machine import Machine
 from svdlab.quality.quality import Quality
 from svdlab.request import Request, quiet_requests
-from svdlab.rows.clip_file import clip_problem
 from svdlab.rows.measurement import Measurement
-from svdlab.rows.typed_json import from_plain, to_plain
+from svdlab.rows.typed_json import fields_of, from_plain, to_plain
 from svdlab.setup import Setup
+
+_VIDEO_BEGINNINGS = {".mp4": rb"....ftyp", ".gif": rb"GIF8[79]a", ".webp": rb"RIFF....WEBP"}
+_PATTERNS = {  # of what becomes part of a path
+    "key": "[0-9a-f]{16}",
+    "picture_sha256": "([0-9a-f]{16,64})?",
+    "clip": r"(\w[\w.-]{0,100}\.(mp4|gif|webp))?",
+}
 
 
 @dataclass(frozen=True)
@@ -90,71 +97,71 @@ class Row:
     def clip_problem(self, verify: bool = False) -> str | None:
         """Why the clip's file is not the one that the row was written with; None where it is, or there is none.
 
+        It has to be a regular file of the row's size that begins like the video its name promises.
+
         Args:
-            verify: compare the file's hash too, which reads all of it. The size and the beginning are always compared.
+            verify: compare the file's hash too, which reads all of it.
         """
-        return self.clip and clip_problem(self.clip, self.clip_bytes, self.clip_sha256 if verify else None)
+        if self.clip is None:
+            return None
+        try:
+            status = self.clip.lstat()
+            if not stat.S_ISREG(status.st_mode):
+                return "is no regular file"
+            if self.clip_bytes not in (None, status.st_size):
+                return f"has {status.st_size} bytes and not the {self.clip_bytes} of the clip that was written"
+            with self.clip.open("rb") as file:
+                if not re.match(_VIDEO_BEGINNINGS.get(self.clip.suffix, rb"(?!)"), file.read(16), re.DOTALL):
+                    return f"is no {self.clip.suffix.lstrip('.').upper()} video"
+            if verify and self.clip_sha256 not in (None, hashlib.sha256(self.clip.read_bytes()).hexdigest()):
+                return "is another clip than the row was written with"
+        except FileNotFoundError:
+            return "is gone"
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        return None
 
     def clip_file(self) -> Path | None:
-        """The clip's path, where that is a regular file of the size and the kind that the row was written with."""
+        """The clip's path, where `clip_problem` has nothing to say against that file."""
         return None if self.clip_problem() else self.clip
 
     def to_json(self) -> str:
         """The text of the row's file. A number that is not finite becomes null."""
         image = self.request.image if isinstance(self.request.image, str) else None
-        request = {f.name: getattr(self.request, f.name) for f in dataclasses.fields(Request)} | {"image": image}
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields |= {"request": request, "clip": self.clip and self.clip.name}
+        fields = fields_of(self) | {"request": fields_of(self.request) | {"image": image}}
+        fields["clip"] = self.clip and self.clip.name
         return json.dumps(to_plain(fields), ensure_ascii=False, allow_nan=False, indent=1)
 
     @classmethod
-    def from_json(cls, text: str | bytes | dict[str, Any], folder: str | Path = ".") -> Row:
+    def from_json(cls, text: str | bytes, folder: Path) -> Row:
         """The row that `to_json` wrote, in this version or another one.
 
-        What it lacks keeps today's defaults, and fields that are not known are left out; but not those of the question,
-        since without a part it would be another question.
+        What it lacks keeps today's defaults. Fields that are unknown here are left out, but not those of the setup and
+        the request, since without one it would be another question.
 
         Args:
-            text: the text of a row's file, or what `json.loads` makes of it.
+            text: of a row's file.
             folder: where its clip and its picture lie.
 
         Raises:
             ValueError: it is no row, or its question has a part that only a newer svdlab knows.
         """
         try:
-            fields = json.loads(text) if isinstance(text, (str, bytes)) else text
-        except RecursionError:
-            raise ValueError("it is nested too deeply for a row") from None
-        if not isinstance(fields, dict) or not {"key", "setup", "request"} <= fields.keys():
-            raise ValueError("it is no JSON object with a key, a setup and a request")
-        fields = {"picture_sha256": fields.get("picture"), **fields}  # the name that older versions gave it
-        for name, pattern in _PATTERNS.items():
-            if not re.fullmatch(pattern, from_plain(str | None, fields.get(name), name) or ""):
-                raise ValueError(f"{name} is not as svdlab writes it")
-        fields["setup"] = from_plain(Setup, fields["setup"], "setup", refuse_unknown=True)
-        fields["request"] = _request(fields["request"], Path(folder), fields["picture_sha256"])
-        fields["clip"] = Path(folder) / fields["clip"] if fields.get("clip") else None
+            fields = json.loads(text)
+            fields["picture_sha256"] = fields.get("picture_sha256", fields.get("picture"))  # as older versions named it
+            for name, pattern in _PATTERNS.items():
+                if not re.fullmatch(pattern, from_plain(str | None, fields.get(name), name) or ""):
+                    raise ValueError(f"{name} is not as svdlab writes it")
+            fields["clip"] = folder / fields["clip"] if fields.get("clip") else None
+            from_plain(Setup, fields["setup"], "setup")  # checks types, where `Setup.from_json` checks names and values
+            fields["setup"] = Setup.from_json(fields["setup"])
+            image = from_plain(str | None, fields["request"]["image"], "request.image")
+            image = image or str(folder / picture_name(fields["picture_sha256"]))
+            with quiet_requests():  # the warnings came when the request was made
+                fields["request"] = Request.from_json(fields["request"] | {"image": image})
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"it is no row, or a part of it has another type ({type(error).__name__})") from None
         return from_plain(cls, fields, "the row")
-
-
-_PATTERNS = {  # what becomes part of a path, so nothing else is let through
-    "key": "[0-9a-f]{16}",
-    "picture_sha256": "([0-9a-f]{16,64})?",
-    "clip": r"(\w[\w.-]{0,100}\.(mp4|gif|webp))?",
-}
-
-
-def _request(fields: Any, folder: Path, picture_sha256: str | None) -> Request:
-    if not isinstance(fields, dict) or "image" not in fields:
-        raise ValueError("request is not a group of fields with an image")
-    image = from_plain(str | None, fields["image"], "request.image")
-    if not (image or picture_sha256):
-        raise ValueError("neither the request nor the row names an image")
-    try:
-        with quiet_requests():  # what a request warns of was said when it was made
-            return Request.from_json(fields | {"image": image or str(folder / picture_name(picture_sha256 or ""))})
-    except (TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"request has a field of another type ({type(error).__name__})") from None
 
 
 def picture_name(sha256: str) -> str:

@@ -2,13 +2,13 @@
 
 A folder holds `<key>.json` beside `<key>.mp4`, or `<key>.failed.json`; the key is a hash of the question. Folders merge
 by being copied together: the same name is the same question, and a failure never replaces an answer.
-Every reader comes through `load_row`. A file that is no row of ours is passed over, and a warning names it, so that one
-bad file never hides a good row.
+A file that is no row of ours is passed over, and a warning names it, so that one bad file never hides a good row.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import stat
 import warnings
@@ -17,38 +17,15 @@ from pathlib import Path
 from svdlab.media.images import image_sha256
 from svdlab.messages import first_line
 from svdlab.request import conditioning
-from svdlab.rows.clip_file import file_sha256
 from svdlab.rows.row import Row, picture_name
 
 _MAX_ROW_BYTES = 16 * 2**20  # a measured row with its timeline takes 30 kB
 
 
-def load_row(path: str | Path) -> Row:
-    """The row in one file.
-
-    Args:
-        path: `<key>.json` or `<key>.failed.json`.
-
-    Raises:
-        ValueError: the file is no regular one, too large, or no row; the sentence says which.
-        OSError: it cannot be read.
-    """
-    path = Path(path)
-    status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for, and a link may lead anywhere
-        raise ValueError("it is no regular file")
-    if status.st_size > _MAX_ROW_BYTES:
-        raise ValueError(f"it has {status.st_size} bytes, more than a row ever takes")
-    row = Row.from_json(path.read_bytes(), path.parent)
-    if path.name not in _row_names(row.key):
-        raise ValueError(f"its name is not that of row {row.key}")
-    return row
-
-
 def read_rows(folder: str | Path) -> list[Row]:
     """The rows in a folder, oldest first.
 
-    A file that is no row is passed over. A warning names each of those, and the rows whose clip is not theirs any more.
+    A warning names each file that is passed over since it is no row, and the rows whose clip is not theirs any more.
 
     Args:
         folder: where `run` or `profile` wrote.
@@ -63,21 +40,20 @@ def read_rows(folder: str | Path) -> list[Row]:
     if not (folder := Path(folder)).is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: run a sweep into it first.")
     rows: dict[str, Row] = {}
-    problems, bad_clips = [], []
+    bad_clips = []
     for path in sorted(folder.glob("*.json")):
         try:
-            row = load_row(path)
+            row = _load_row(path)
         except (OSError, ValueError) as error:
-            problems.append(f"{path} is passed over: {first_line(error)}.")
+            warnings.warn(f"{path} is passed over: {first_line(error)}.", UserWarning, stacklevel=2)
             continue
         if row.key not in rows or row.status == "done":  # an answer before a failure
             rows[row.key] = row
-            if problem := _clip_problem(row, path):
-                bad_clips.append(f"{row.clip and row.clip.name} {problem}")
+            if row.clip and (problem := _clip_problem(row, path)):
+                bad_clips.append(f"{row.clip.name} {problem}")
     if bad_clips:
         listed = "; ".join(bad_clips[:3]) + (f"; and {len(bad_clips) - 3} more" if len(bad_clips) > 3 else "")
-        problems.append(f"In {folder}, clips are not as their rows say: {listed}. The next run makes them again.")
-    for sentence in problems:
+        sentence = f"In {folder}, clips are not as their rows say: {listed}. The next run makes them again."
         warnings.warn(sentence, UserWarning, stacklevel=2)
     return sorted(rows.values(), key=lambda row: (row.created, row.key))
 
@@ -85,8 +61,7 @@ def read_rows(folder: str | Path) -> list[Row]:
 def find_row(folder: str | Path, key: str) -> Row | None:
     """The row of a key, or None where it has to be made: there is none, it cannot be read, or its clip is not its own.
 
-    A clip has to be a video of the size that the row names. Its hash is compared where the file is newer than its row,
-    since writing leaves it older. A warning names a clip that has to be made again.
+    A warning names a clip that has to be made again.
 
     Args:
         folder: where the rows are.
@@ -94,10 +69,10 @@ def find_row(folder: str | Path, key: str) -> Row | None:
     """
     for name in _row_names(key):
         try:
-            row = load_row(Path(folder) / name)
+            row = _load_row(path := Path(folder) / name)
         except (OSError, ValueError):
             continue
-        if not (problem := _clip_problem(row, Path(folder) / name)):
+        if not (problem := _clip_problem(row, path)):
             return row
         warnings.warn(f"{row.clip} {problem}: it counts as not made.", UserWarning, stacklevel=2)
     return None
@@ -124,7 +99,7 @@ def write_row(row: Row, folder: str | Path, scratch: Path, clip: Path | None = N
         picture.save(scratch / "picture.png")
         _move(scratch / "picture.png", folder / picture_name(row.picture_sha256 or ""))
     if clip is not None:
-        size, sha256 = clip.stat().st_size, file_sha256(clip)
+        size, sha256 = clip.stat().st_size, hashlib.sha256(clip.read_bytes()).hexdigest()
         target = _move(clip, folder / f"{row.key}{clip.suffix}")
         row = dataclasses.replace(row, clip=target, clip_bytes=size, clip_sha256=sha256)
     done, failed = (folder / name for name in _row_names(row.key))
@@ -135,7 +110,20 @@ def write_row(row: Row, folder: str | Path, scratch: Path, clip: Path | None = N
     return row
 
 
+def _load_row(path: Path) -> Row:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for, and a link may lead anywhere
+        raise ValueError("it is no regular file")
+    if status.st_size > _MAX_ROW_BYTES:
+        raise ValueError(f"it has {status.st_size} bytes, more than a row ever takes")
+    row = Row.from_json(path.read_bytes(), path.parent)
+    if path.name not in _row_names(row.key):
+        raise ValueError(f"its name is not that of row {row.key}")
+    return row
+
+
 def _clip_problem(row: Row, path: Path) -> str | None:
+    """As `Row.clip_problem`; the hash is compared where a clip is newer than its row, since writing leaves it older."""
     problem = row.clip_problem()
     if problem is None and row.clip and row.clip.stat().st_mtime_ns > path.stat().st_mtime_ns:
         problem = row.clip_problem(verify=True)

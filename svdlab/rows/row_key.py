@@ -14,7 +14,7 @@ from typing import Any
 from svdlab.media.images import image_sha256
 from svdlab.pipelines.fingerprint import weights_fingerprint
 from svdlab.request import Request, conditioning
-from svdlab.rows.typed_json import to_plain
+from svdlab.rows.typed_json import fields_of, to_plain
 from svdlab.setup import Setup
 
 
@@ -24,14 +24,8 @@ def row_key(setup: Setup, request: Request, picture_sha256: str | None = None, *
     Args:
         setup: how the model runs. Its device does not count.
         request: what is asked. Of its image, the pixels count that the model sees.
-        picture_sha256: their hash, where it is known already.
+        picture_sha256: their hash; default: computed.
         **also: what else sets the question apart.
-
-    Example:
-        >>> from svdlab import Request, Setup
-        >>> setup, request = Setup("tiny", dtype="fp32"), Request.for_variant("tiny", image="rocket")
-        >>> len(row_key(setup, request)), row_key(setup, request) == row_key(setup, request, repeats=3)
-        (16, False)
     """
     setup, request = setup.resolved(), request.filled(setup.variant)
     question = {
@@ -44,5 +38,5 @@ def row_key(setup: Setup, request: Request, picture_sha256: str | None = None, *
 
 
 def _changed_fields(thing: Setup | Request, *left_out: str) -> dict[str, Any]:
-    values = {field.name: (getattr(thing, field.name), field.default) for field in dataclasses.fields(thing)}
-    return {name: value for name, (value, usual) in values.items() if name not in left_out and value != usual}
+    defaults = {field.name: field.default for field in dataclasses.fields(thing) if field.name not in left_out}
+    return {name: value for name, value in fields_of(thing).items() if value != defaults.get(name, value)}

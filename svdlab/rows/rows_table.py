@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdlab.rows.row import Row, picture_name
 from svdlab.rows.row_files import read_rows
+from svdlab.rows.typed_json import fields_of
 
 if TYPE_CHECKING:
     import pandas
@@ -38,30 +38,25 @@ def rows_table(rows: str | Path | Iterable[Row]) -> pandas.DataFrame:
     """
     import pandas
 
-    given = read_rows(rows) if isinstance(rows, (str, Path)) else rows
-    lines = [_line(row) for row in given]
+    lines = [_line(row) for row in (read_rows(rows) if isinstance(rows, (str, Path)) else rows)]
     return pandas.DataFrame(lines, columns=None if lines else list(_FIRST))
 
 
 def _line(row: Row) -> dict[str, Any]:
-    first = {name: getattr(row, name) for name in _FIRST} | {"clip": row.clip and str(row.clip)}
-    rest = {name: value for name, value in _fields(row).items() if name not in first and name not in _GROUPS}
+    fields = fields_of(row)
     image = row.request.image if isinstance(row.request.image, str) else picture_name(row.picture_sha256 or "")
-    machine = _fields(row.machine) if row.machine else {}
+    machine = fields_of(row.machine) if row.machine else {}
     machine |= machine.pop("libraries", {})
     columns: dict[str, Any] = {
-        **first,
-        **_fields(row.setup),
-        **_fields(row.request),
+        **{name: fields.pop(name) for name in _FIRST},
+        "clip": row.clip and str(row.clip),
+        **fields_of(row.setup),
+        **fields_of(row.request),
         "image": image,
-        **rest,
+        **{name: value for name, value in fields.items() if name not in _GROUPS},
         **row.timings,
-        **(_fields(row.quality) if row.quality else {}),
+        **(fields_of(row.quality) if row.quality else {}),
         **(row.measurement.figures if row.measurement else {}),
         **{f"machine_{name}": value for name, value in machine.items()},
     }
     return columns | {name: ", ".join(columns[name]) for name in ("optimizations", "notes", "axes")}
-
-
-def _fields(thing: Any) -> dict[str, Any]:
-    return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}

@@ -1,37 +1,38 @@
 """JSON that is checked against the annotations of dataclasses.
 
 A file that somebody else may have written is trusted in nothing: what a field is annotated with, it must hold.
-`from_plain` builds the annotated type out of what `json.loads` gave, or says in one sentence which field is wrong.
 Whole numbers fit into 64 bits, other numbers are finite, and text can be written as UTF-8.
-`to_plain` is the way back; a number that is not finite becomes null, since JSON has no word for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from functools import lru_cache
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
+_hints = cache(get_type_hints)
+
+
+def fields_of(thing: Any) -> dict[str, Any]:
+    """The fields of a dataclass, by name; `dataclasses.asdict` would copy what is in them too.
+
+    Args:
+        thing: the dataclass.
+    """
+    return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
 
 
 def to_plain(value: Any) -> Any:
-    """A value in the types of JSON: dataclasses as dicts, tuples and arrays as lists, NumPy's numbers as Python's.
+    """A value in the types of JSON: dicts, lists, text and numbers; NaN and infinity as None.
 
     Args:
-        value: dataclasses, dicts, lists, tuples, arrays, numbers, text, None, in one another.
-
-    Returns:
-        The same in dicts, lists, numbers, text and None; NaN and infinity as None.
-
-    Example:
-        >>> to_plain({"sigmas": (1.0, float("nan"))})
-        {'sigmas': [1.0, None]}
+        value: dataclasses, dicts, lists, tuples, arrays, numbers, text and None, in one another.
     """
     if dataclasses.is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        value = fields_of(value)
     if isinstance(value, dict):
         return {str(name): to_plain(item) for name, item in value.items()}
     if hasattr(value, "tolist"):  # NumPy's and torch's numbers and arrays
@@ -41,18 +42,15 @@ def to_plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def from_plain(kind: Any, value: Any, name: str, refuse_unknown: bool = False) -> Any:
+def from_plain(kind: Any, value: Any, name: str) -> Any:
     """What JSON holds as the type that an annotation names.
 
-    Args:
-        kind: a dataclass, str, int, float, bool, Any, a Literal, a union, `tuple[X, ...]` or `dict[str, X]`.
-        value: what `json.loads` gave.
-        name: the field's name, for the message of an error.
-        refuse_unknown: raise for a field that a dataclass does not have, rather than leave it out.
+    A dataclass's field that is missing, or null, has its default; one that is unknown is left out.
 
-    Returns:
-        A value of that type. A dataclass's field that is missing, or null, has its default. What is of a class already
-        stays as it is.
+    Args:
+        kind: a class, a Literal, a union, `tuple[X, ...]` or `dict[str, X]`.
+        value: what `json.loads` gave. What is of class `kind` already stays as it is.
+        name: the field's name.
 
     Raises:
         ValueError: something in it has another type; the sentence names the field.
@@ -66,22 +64,32 @@ def from_plain(kind: Any, value: Any, name: str, refuse_unknown: bool = False) -
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return _any_of(inner, value, name)
-    if origin is Literal and isinstance(value, str) and value in inner:
-        return value
+        problems = []
+        for each in inner:
+            try:
+                return from_plain(each, value, name)
+            except ValueError as problem:
+                problems.append(problem)
+        raise problems[0]
     if origin is tuple and isinstance(value, list):
         return tuple(from_plain(inner[0], item, f"{name}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return {
-            from_plain(str, key, f"a name in {name}"): from_plain(inner[1], item, f"{name}.{key}")
-            for key, item in value.items()
-        }
+        for key in value:
+            from_plain(str, key, f"a name in {name}")
+        return {key: from_plain(inner[1], item, f"{name}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        return _dataclass(kind, value, name, refuse_unknown)
-    if kind is Any or _is_value_of(kind, value):
+        given = {}
+        for field in dataclasses.fields(kind):
+            has_default = not (field.default is field.default_factory is dataclasses.MISSING)
+            if value.get(field.name) is not None or not has_default:
+                given[field.name] = from_plain(_hints(kind)[field.name], value.get(field.name), f"{name}.{field.name}")
+        return kind(**given)
+    if value in inner if origin is Literal else _is_value_of(kind, value):
         return value
-    expected = _TYPE_NAMES.get(kind) or (f"one of {', '.join(inner)}" if origin is Literal else "a group of fields")
-    raise ValueError(f"{name} is not {'a list' if origin is tuple else expected}")
+    choices = (
+        f"one of {', '.join(inner)}" if origin is Literal else "a list" if origin is tuple else "a group of fields"
+    )
+    raise ValueError(f"{name} is not {_TYPE_NAMES.get(kind, choices)}")
 
 
 def _is_value_of(kind: Any, value: Any) -> bool:
@@ -92,31 +100,3 @@ def _is_value_of(kind: Any, value: Any) -> bool:
     if kind is float and isinstance(value, float):
         return math.isfinite(value)
     return isinstance(kind, type) and isinstance(value, kind)
-
-
-def _any_of(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
-    if value is None and NoneType in kinds:
-        return None
-    *others, last = [kind for kind in kinds if kind is not NoneType]
-    for kind in others:
-        try:
-            return from_plain(kind, value, name)
-        except ValueError:
-            continue
-    return from_plain(last, value, name)
-
-
-def _dataclass(kind: Any, value: dict[str, Any], name: str, refuse_unknown: bool) -> Any:
-    hints, given = _hints(kind), {}
-    if refuse_unknown and (unknown := value.keys() - hints.keys()):
-        raise ValueError(f"{name} has the unknown field {min(unknown)[:80]!r}, of a newer svdlab: update this one")
-    for field in dataclasses.fields(kind):
-        has_default = not (field.default is field.default_factory is dataclasses.MISSING)
-        if value.get(field.name) is not None or not has_default:
-            given[field.name] = from_plain(hints[field.name], value.get(field.name), f"{name}.{field.name}")
-    return kind(**given)
-
-
-@lru_cache(maxsize=16)
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)

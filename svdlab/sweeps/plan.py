@@ -76,7 +76,7 @@ def plan(trials: Iterable[Trial], folder: str | Path, *, retry_failed: bool = Fa
     to_make = [
         trial for key, trial in trials_by_key.items() if key not in status or (retry_failed and status[key] == "failed")
     ]
-    rows = [row for row in read_rows(folder) if row.clip and row.clip.exists()] if Path(folder).is_dir() else []
+    rows = [row for row in read_rows(folder) if row.clip_file()] if Path(folder).is_dir() else []
     sizes = [row.clip.stat().st_size / _pixels(row.request) for row in rows if row.clip]
     return Plan(
         total=len(trials_by_key),
