@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -102,7 +103,7 @@ def _sharpness(grey: np.ndarray) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
-def _likeness(pixels: list[np.ndarray], sharpness: list[float], picture: Image.Image | None) -> dict[str, float | None]:
+def _likeness(pixels: list[np.ndarray], sharpness: list[float], picture: Image.Image | None) -> dict[str, Any]:
     names = ("likeness_first_psnr_db", "likeness_first_ssim", "likeness_mean_ssim", "likeness_last_ssim")
     if picture is None:
         return dict.fromkeys((*names, "sharpness_relative"))

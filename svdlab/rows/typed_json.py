@@ -83,7 +83,7 @@ def from_plain(kind: Any, value: Any, name: str) -> Any:
             has_default = not (field.default is field.default_factory is dataclasses.MISSING)
             if value.get(field.name) is not None or not has_default:
                 given[field.name] = from_plain(_hints(kind)[field.name], value.get(field.name), f"{name}.{field.name}")
-        return kind(**given)
+        return kind(**given)  # pyright: ignore[reportCallIssue]
     if value in inner if origin is Literal else _is_value_of(kind, value):
         return value
     choices = (
