@@ -44,6 +44,15 @@ def test_no_import_leads_back():
     assert not waiting, {str(path.relative_to(ROOT)): [n.name for n in needs] for path, needs in waiting.items()}
 
 
+def test_files_are_short_and_folders_small():
+    files = sorted((ROOT / "svdlab").rglob("*.py"))
+    long = {str(path.relative_to(ROOT)): lines for path in files if (lines := path.read_text().count("\n")) > 350}
+    assert not long, "split them, or say it in fewer words"
+    for folder in {path.parent for path in files}:
+        most = 16 if folder == ROOT / "svdlab" else 12
+        assert len(list(folder.glob("*.py"))) <= most, f"{folder.relative_to(ROOT)} holds more than one looks through"
+
+
 def test_every_public_name_is_there():
     modules = {path.stem for path in (ROOT / "svdlab").iterdir()}
     assert not modules & set(svdlab.__all__), "importing the module of that name would hide what it offers"
