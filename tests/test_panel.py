@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import wait
 from datetime import datetime
 
 import pytest
@@ -247,8 +248,23 @@ def test_a_second_press_is_refused_while_one_is_make(tried):
     assert "One clip at a time" in tried.alert.value
     assert tried.worker.task is task
     tried.cancel()
-    task.result()
+    wait([task])
     assert tried.rows == []
+
+
+def test_a_clip_that_waits_can_be_cancelled(tried, small, tmp_path):
+    """It waits for a cell on the same pipeline, and another panel's waits for it."""
+    other = panel(*small, results=tmp_path)
+    with exclusive(load_cached(small[0])):  # as a cell does while it makes a clip
+        tried.generate()
+        until(lambda: "waiting until" in tried.worker.progress.value)
+        other.generate()
+        other.cancel()
+        assert "cancelled" in other.worker.progress.value
+        tried.cancel()
+        until(lambda: not tried.worker.go.disabled)
+    assert "cancelled" in tried.worker.progress.value
+    assert (other.rows, tried.rows, tried.alert.value) == ([], [], "")
 
 
 def test_all_clips_of_all_panels_are_made_on_one_thread(small, tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,7 @@ if "matplotlib.pyplot" in sys.modules:
 os.chdir({cwd!r})
 get_ipython().reset(new_session=True)  # collects garbage too
 """
-# svdlab runs, so it is installed: the line in our notebooks that would ask pip about it takes seconds.
-_SKIP_INSTALL = """
-get_ipython().register_magic_function(
-    lambda line, pip=get_ipython().find_line_magic("pip"): None if "svdlab[notebooks]" in line else pip(line),
-    magic_name="pip",
-)
-"""
-
-_kernels: dict[str, _KernelManager] = {}  # by the kernel's name
+_SAVE_SECONDS = 1  # between two copies of a notebook at least: papermill writes all of it twice a cell
 
 
 class WarmEngine(NBClientEngine):
@@ -48,33 +39,25 @@ class WarmEngine(NBClientEngine):
         Args:
             nb_man: papermill's manager of the notebook.
             kernel_name: of the kernel to run on, such as "python3".
-            *args: papermill's own.
-            **options: papermill's own.
+            *args, **options: papermill's own.
         """
-        manager = _warm_kernel(kernel_name)
-        nb_man.save = _at_intervals(nb_man.save)
+        save, saved_at = nb_man.save, 0.0
+
+        def save_seldom(**options: Any) -> None:
+            nonlocal saved_at
+            if time.monotonic() - saved_at > _SAVE_SECONDS:
+                save(**options)
+                saved_at = time.monotonic()
+
+        nb_man.save = save_seldom
         try:
+            manager = _warm_kernel(kernel_name)
             return super().execute_managed_notebook(nb_man, kernel_name, *args, km=manager, **options)
         except BaseException:  # Ctrl-C too: nobody should inherit what the kernel was doing then
-            stop_kernels(kernel_name)
+            stop_kernels()
             raise
         finally:
             del nb_man.save  # papermill's own saves the last state
-
-
-def stop_kernels(name: str | None = None) -> None:
-    """Stop warm kernels, with the pipelines that they hold.
-
-    Args:
-        name: of one kernel; None stops all.
-    """
-    for each in [name] if name else list(_kernels):
-        if manager := _kernels.pop(each, None):
-            manager.close_client()
-            run_sync(manager.shutdown_kernel)(now=True)
-
-
-atexit.register(stop_kernels)
 
 
 class _KernelManager(AsyncKernelManager):
@@ -92,10 +75,22 @@ class _KernelManager(AsyncKernelManager):
             self._client.stop_channels()
 
 
-def _warm_kernel(name: str) -> AsyncKernelManager:
+_kernels: dict[str, _KernelManager] = {}  # by the kernel's name
+
+
+@atexit.register
+def stop_kernels() -> None:
+    """Stop the warm kernels, with the pipelines that they hold."""
+    while _kernels:
+        _, manager = _kernels.popitem()
+        manager.close_client()
+        run_sync(manager.shutdown_kernel)(now=True)
+
+
+def _warm_kernel(name: str) -> _KernelManager:
     """The manager of a running kernel that is as clean as a new one but for the modules it has imported."""
     if name in _kernels and not run_sync(_kernels[name].is_alive)():
-        stop_kernels(name)
+        stop_kernels()
     if is_new := name not in _kernels:
         _kernels[name] = manager = _KernelManager(kernel_name=name)
         if manager.has_trait("transport_encryption") and zmq.has("curve"):
@@ -105,21 +100,7 @@ def _warm_kernel(name: str) -> AsyncKernelManager:
     client.start_channels()
     if is_new:
         run_sync(client.wait_for_ready)(timeout=120)
-    code = (_SKIP_INSTALL if is_new else "") + _CLEAR.format(cwd=str(Path.cwd()))
-    request = client.execute(code, silent=True, store_history=False)
+    request = client.execute(_CLEAR.format(cwd=str(Path.cwd())), silent=True, store_history=False)
     while run_sync(client.get_shell_msg)(timeout=60)["parent_header"].get("msg_id") != request:
         pass  # an earlier answer, to the question whether the kernel is ready
     return _kernels[name]
-
-
-def _at_intervals(save: Callable[..., None], seconds: float = 1.0) -> Callable[..., None]:
-    """`save` at most once in so many seconds: papermill writes the whole notebook twice a cell."""
-    saved_at = 0.0
-
-    def save_seldom(**options: Any) -> None:
-        nonlocal saved_at
-        if time.monotonic() - saved_at > seconds:
-            save(**options)
-            saved_at = time.monotonic()
-
-    return save_seldom

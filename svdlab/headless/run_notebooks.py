@@ -22,8 +22,8 @@ def results_folder(results: str | Path, study: str) -> Path:
     """The folder for what a notebook leaves behind; it is made where it is missing.
 
     Args:
-        results: the folder itself; "" takes `results/<study>` in the checkout that svdlab runs from, or in the working
-            directory where svdlab was installed.
+        results: the folder itself; "" takes `results/<study>` in the checkout that svdlab runs from, or where it was
+            installed, in the working directory.
         study: a name such as "quickstart".
 
     Example:
@@ -42,7 +42,7 @@ def read_parameters(path: str | Path, known: Iterable[str] | None = None) -> dic
     """What a parameter file sets: values by name.
 
     Args:
-        path: a file of plain YAML, at most 1 MB: names with numbers, texts, lists and mappings, without aliases.
+        path: a file of plain YAML without aliases, at most 1 MB.
         known: the names that may be set; None allows any.
 
     Raises:
@@ -86,10 +86,9 @@ def read_parameters(path: str | Path, known: Iterable[str] | None = None) -> dic
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ValueError(f"{path} sets nothing: expected lines like 'seed: 11'.")
     known = list(values if known is None else known)
-    for name in values:
-        if name not in known:
-            hint = did_you_mean(name, known) or f": it has {', '.join(known) or 'none'}."
-            raise ValueError(f"{path} sets {shorten(name)}, which is no parameter of the notebook{hint}")
+    if unknown := [name for name in values if name not in known]:
+        hint = did_you_mean(unknown[0], known) or f": it has {', '.join(known) or 'none'}."
+        raise ValueError(f"{path} sets {shorten(unknown[0])}, which is no parameter of the notebook{hint}")
     return values
 
 

@@ -1,14 +1,10 @@
 """`svdlab` on the command line. Each option is a field of `Request` or `Setup` under the same name.
 
-svdlab clip rocket --motion-bucket-id 180 --seed 3 -o out.mp4
-svdlab clip --again out.mp4 -o twin.mp4
-svdlab run notebooks/02_micro_conditioning.ipynb params/motion.yaml
-svdlab report results/motion -o report.html
-svdlab plan --gpu "RTX 3060"
-svdlab doctor
-svdlab variants
+    svdlab clip rocket --motion-bucket-id 180 --seed 3 -o out.mp4
+    svdlab plan --gpu "RTX 3060"
 
-Results go to stdout, all else to stderr. What cannot be done is one sentence and an exit code.
+`svdlab --help` lists the commands. Results go to stdout, all else to stderr. What cannot be done is one sentence and an
+exit code.
 """
 
 from __future__ import annotations
@@ -18,14 +14,15 @@ import dataclasses
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import svdlab
 from svdlab.messages import describe_error, first_line
+from svdlab.optimizations import in_order, parse
 from svdlab.prediction.cards import find_card, parse_memory, this_card
-from svdlab.request import Fit, Request, conditioning
+from svdlab.request import Fit, conditioning
 from svdlab.setup import DTYPES, Setup
 from svdlab.variants import VARIANTS
 
@@ -73,64 +70,56 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="svdlab", description="A laboratory for Stable Video Diffusion.")
     parser.add_argument("--version", action="version", version=f"svdlab {svdlab.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    several: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME"}
+    unset: dict[str, Any] = {"default": argparse.SUPPRESS}
 
-    clip = commands.add_parser("clip", help="make one clip from a picture")
-    clip.set_defaults(run=_clip)
-    add = clip.add_argument
+    def command(run: Any, help: str, knobs: Sequence[str] = ()) -> argparse.ArgumentParser:
+        sub = commands.add_parser(run.__name__.removeprefix("_"), help=help)
+        sub.set_defaults(run=run)
+        for name in knobs:
+            kind = float if "scale" in name or "strength" in name else int
+            sub.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=_TEXTS[name][1], **unset)
+        return sub
+
+    add = command(_clip, "make one clip from a picture", (*_OF_CLIP, *_OF_PLAN)).add_argument
     add("image", nargs="?", help="path, URL, or the name of a bundled example such as 'rocket'")
     add("-o", "--output", type=Path, default=Path("clip.mp4"), help=".mp4, .gif, .webp or a folder (clip.mp4)")
     add("--again", type=Path, metavar="CLIP", help="what this saved clip was asked for; other options change it")
-    _add_knobs(clip, (*_OF_CLIP, *_OF_PLAN))
-    add("--fit", choices=get_args(Fit), help="how the picture is brought to shape", default=argparse.SUPPRESS)
-    focus = {"type": float, "nargs": 2, "metavar": ("X", "Y"), "default": argparse.SUPPRESS}
-    add("--focus", help="what a crop keeps, 0 to 1", **focus)
+    add("--fit", choices=get_args(Fit), help="how the picture is brought to shape", **unset)
+    add("--focus", help="what a crop keeps, 0 to 1", type=float, nargs=2, metavar=("X", "Y"), **unset)
     add("--preset", help="steps and guidance by name: see `svdlab variants`")
     add("--segments", type=int, metavar="N", help="chain N clips into a longer one")
     add("--playback-fps", type=float, metavar="N", help="how fast the file plays")
     add("--variant", choices=VARIANTS, help="the model (what fits this machine)")
     add("--weights", default="", help="hub, bundled, random, or a folder in the hub's layout")
     add("--dtype", choices=DTYPES)
-    several = {"action": "append", "default": [], "metavar": "NAME"}
     add("--optimization", help="added to what fits, or to the saved clip's; may be repeated", **several)
 
-    run = commands.add_parser("run", help="run a notebook once for each parameter file, on one warm kernel")
-    run.set_defaults(run=_run)
-    run.add_argument("notebook", type=Path)
-    run.add_argument("params", type=Path, nargs="+", metavar="PARAMS.yaml")
-    run.add_argument("--results", type=Path, default=Path("results"), help="folder; each study gets its own in it")
-    run.add_argument("--on", metavar="RAY", help="a cluster for the notebook's sweep: 'ray', or an address")
+    add = command(_run, "run a notebook once for each parameter file, on one warm kernel").add_argument
+    add("notebook", type=Path)
+    add("params", type=Path, nargs="+", metavar="PARAMS.yaml")
+    add("--results", type=Path, default=Path("results"), help="folder; each study gets its own in it")
+    add("--on", metavar="RAY", help="a cluster for the notebook's sweep: 'ray', or an address")
 
-    report = commands.add_parser("report", help="one page about studies, for somebody who has no Python")
-    report.set_defaults(run=_report)
-    report.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a study, or a folder of studies")
-    report.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="(report.html)")
+    add = command(_report, "one page about studies, for somebody who has no Python").add_argument
+    add("folders", type=Path, nargs="+", metavar="FOLDER", help="a study, or a folder of studies")
+    add("-o", "--output", type=Path, default=Path("report.html"), help="(report.html)")
     where = "one file to send, or the videos in a folder beside it (inside)"
-    report.add_argument("--videos", choices=("inside", "beside"), default="inside", help=where)
+    add("--videos", choices=("inside", "beside"), default="inside", help=where)
 
-    plan = commands.add_parser("plan", help="which setups fit a card, and how long they take: predicted, in seconds")
-    plan.set_defaults(run=_plan)
-    plan.add_argument("--variant", choices=VARIANTS, default="svd-xt", help="the model (svd-xt)")
+    plan = command(_plan, "which setups fit a card, and how long they take: predicted, in seconds", _OF_PLAN)
     card = plan.add_mutually_exclusive_group()
     card.add_argument("--gpu", metavar="NAME", help="a card such as 'RTX 3060' (this machine's, else all known ones)")
     card.add_argument("--memory", metavar="12GB", help="of a card that is not known by name")
-    plan.add_argument("--optimization", help="in every setup that is compared; may be repeated", **several)
-    plan.add_argument("--approximate", action="store_true", help="compare setups too that change the frames")
-    _add_knobs(plan, _OF_PLAN)
+    add = plan.add_argument
+    add("--variant", choices=VARIANTS, default="svd-xt", help="the model (svd-xt)")
+    add("--optimization", help="in every setup that is compared; may be repeated", **several)
+    add("--approximate", action="store_true", help="compare setups too that change the frames")
 
-    doctor = commands.add_parser("doctor", help="is this machine ready, and for what")
-    doctor.set_defaults(run=_doctor)
+    doctor = command(_doctor, "is this machine ready, and for what")
     doctor.add_argument("--json", action="store_true", help="the same for a bug report")
-
-    variants = commands.add_parser("variants", help="the models, what they are for and what they need")
-    variants.set_defaults(run=_variants)
+    command(_variants, "the models, what they are for and what they need")
     return parser
-
-
-def _add_knobs(command: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    for name in names:
-        kind = float if "scale" in name or "strength" in name else int
-        flag = f"--{name.replace('_', '-')}"
-        command.add_argument(flag, type=kind, metavar="N", help=_TEXTS[name][1], default=argparse.SUPPRESS)
 
 
 def _clip(options: argparse.Namespace) -> None:
@@ -142,8 +131,7 @@ def _clip(options: argparse.Namespace) -> None:
     if (options.image is None) == (options.again is None):
         raise ValueError("Give a picture to start from, or --again CLIP, and not both: svdlab clip rocket -o out.mp4")
     check_path(options.output)  # before minutes are spent on a clip that could not be saved
-    names = {field.name for field in dataclasses.fields(Request)} - {"image", "variant"}
-    fields = {name: value for name, value in vars(options).items() if name in names}
+    fields = {name: vars(options)[name] for name in (*_OF_CLIP, *_OF_PLAN, "fit", "focus") if name in options}
     segments = options.segments or 1
     if options.again:
         saved = read(options.again)
@@ -163,15 +151,12 @@ def _clip(options: argparse.Namespace) -> None:
 
 def _changed(setup: Setup, options: argparse.Namespace) -> Setup:
     """The setup with the options on top: its optimisations stay, but for those given again with another value."""
-    from svdlab.optimizations import PHASES, parse
-
     fields: dict[str, Any] = {"dtype": options.dtype} if options.dtype else {}
     if options.weights:
         fields |= {"weights": options.weights, "revision": None}
     given = {parse(text)[0].name for text in options.optimization}
-    names = [text for text in setup.optimizations if parse(text)[0].name not in given] + options.optimization
-    names.sort(key=lambda text: PHASES.index(parse(text)[0].phase))
-    return dataclasses.replace(setup, optimizations=tuple(names), **fields)
+    kept = [text for text in setup.optimizations if parse(text)[0].name not in given]
+    return dataclasses.replace(setup, optimizations=in_order([*kept, *options.optimization]), **fields)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -189,8 +174,8 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from svdlab.prediction import estimate as estimates
     from svdlab.prediction import fitting
+    from svdlab.prediction.estimate import ALLOWANCE_BYTES, UTILISATION
 
     setup = Setup(options.variant, dtype="fp16", optimizations=tuple(options.optimization))
     request = setup.request(image="rocket", **{name: vars(options)[name] for name in _OF_PLAN if name in options})
@@ -204,13 +189,12 @@ def _plan(options: argparse.Namespace) -> None:
         print(f"{setup.variant} on {card.name if card else 'a card'} of {memory / 2**30:.1f} GiB, the fastest first:")
         _print_table(fitting.estimates_table(compared, memory, card), "setup")
         fits = any(estimate.fits(memory) for estimate in compared)
-        smaller = None if fits else fitting.smaller_chunk(setup, request, memory)
-        if smaller:
+        if not fits and (smaller := fitting.smaller_chunk(setup, request, memory)):
             print(f"None fits, but with --decode-chunk-size {smaller.request.decode_chunk_size} this does: {smaller}")
     print(
-        f"Predicted, not measured. GiB: allocated by PyTorch; needed: {estimates.ALLOWANCE_BYTES / 2**30:.1f} more, "
-        "for what cannot be traced.\nSeconds: the floor, under which nothing can be; expected, at "
-        f"{estimates.UTILISATION:.0%} of what each operation could reach."
+        f"Predicted, not measured. GiB: allocated by PyTorch; needed: {ALLOWANCE_BYTES / 2**30:.1f} more, for what "
+        f"cannot be traced.\nSeconds: the floor, under which nothing can be; expected, at {UTILISATION:.0%} of what "
+        "each operation could reach."
     )
 
 

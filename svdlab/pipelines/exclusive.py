@@ -31,12 +31,17 @@ class _PipelineLock:
 
 
 @contextmanager
-def exclusive(pipeline: StableVideoDiffusionPipeline, say: Callable[[str], object] | None = None) -> Iterator[None]:
+def exclusive(
+    pipeline: StableVideoDiffusionPipeline,
+    say: Callable[[str], object] | None = None,
+    check: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
     """Hold a pipeline for one thread; a thread that holds it may enter again.
 
     Args:
         pipeline: a loaded pipeline.
         say: called with one sentence when another thread holds it; left out, the sentence goes to stderr.
+        check: called several times a second while it waits; what it raises ends the waiting.
 
     Example:
         >>> with exclusive(pipeline):
@@ -47,7 +52,8 @@ def exclusive(pipeline: StableVideoDiffusionPipeline, say: Callable[[str], objec
     if not lock.acquire(blocking=False):
         sentence = "This pipeline is making another clip: waiting until that one is done."
         say(sentence) if say else print(sentence, file=sys.stderr)
-        lock.acquire()
+        while not lock.acquire(timeout=0.2):
+            check()
     try:
         yield
     finally:

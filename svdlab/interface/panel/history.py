@@ -25,8 +25,8 @@ _GIF_BYTES = 8_000_000  # what a page carries with ease, and most messengers tak
 _COPY = '<button type="button" class="jupyter-button" title="To paste into a cell">Copy</button>'
 
 
-class SavedClips(Sequence):
-    """The clips of rows, oldest first; each is read from its file when it is asked for."""
+class _SavedClips(Sequence):
+    """The clips of rows; each is read from its file when it is indexed."""
 
     def __init__(self, rows: list[Row]) -> None:
         self._rows = rows
@@ -47,17 +47,17 @@ class History:
 
     def __init__(self, playback_fps: w.IntSlider, alert: Alert, restore: Callable[[Request, Setup], None]) -> None:
         self.rows: list[Row] = []
-        self.clips: Sequence[Clip] = SavedClips(self.rows)
+        self.clips: Sequence[Clip] = _SavedClips(self.rows)
         self._setups: list[Setup] = []  # as they were asked for: a row's has everything filled in
         self._playback_fps, self._alert, self._restore, self._index = playback_fps, alert, restore, 0
         self.player, self.files, self.code = w.Output(), w.HTML(), w.HTML()
-        self.gif = Button("Make a GIF", "A GIF to download", lambda: self._make_link(self.gif, ".gif", _GIF_BYTES))
+        self.gif = Button("Make a GIF", "A GIF to download", lambda: self._make_link(self.gif, ".gif"))
         self.mp4 = Button("Make an MP4", "An MP4 at this speed", lambda: self._make_link(self.mp4, ".mp4"))
         self.gif.layout.display = self.mp4.layout.display = "none"
         self.cards = w.Box().add_class("svdlab-history")
         files = w.HBox([self.files, self.mp4, self.gif]).add_class("svdlab-files")
         self.widgets = [self.player, files, self.code, self.cards]
-        when_changed(playback_fps, lambda _: self.show())
+        when_changed(playback_fps, lambda _: self._show())
 
     def add(self, row: Row, setup: Setup) -> None:
         """Keep a row and show its clip.
@@ -70,47 +70,46 @@ class History:
         self.rows.append(row)
         self._setups.append(setup)
         number, request = len(self.rows), row.request
+
+        def bring_back() -> None:
+            with self._alert.catch():
+                self._restore(request, setup)
+
         tick = w.Checkbox(description=f"Show clip {number}", indent=False, layout=w.Layout(width="auto"))
         tick.tooltip = "Two or more that are ticked play side by side, in step"
-        when_changed(tick, lambda _: self.show())
-        back = Button("Restore", f"Bring back the settings of clip {number}", lambda: self._bring_back(request, setup))
+        when_changed(tick, lambda _: self._show())
         with by_program():
             for card in self.cards.children:
                 card.children[1].value = False
         caption = f"{number}: bucket {request.motion_bucket_id}, seed {request.seed}"
+        back = Button("Restore", f"Bring back the settings of clip {number}", bring_back)
         look = w.HTML(figure(row.open().frames[-1], caption, 160))
         self.cards.children = (*self.cards.children, w.VBox([look, tick, back]))
-        self.show()
-
-    def show(self) -> None:
-        """Play the ticked clips side by side; a single one comes with its files and its code."""
-        if self.rows:
-            with self._alert.catch():  # somebody may have deleted the files
-                self._show()
+        self._show()
 
     def _show(self) -> None:
-        ticked = [i for i, card in enumerate(self.cards.children) if card.children[1].value] or [len(self.rows) - 1]
-        rows, fps = [self.rows[i] for i in ticked], self._playback_fps.value
-        clips = {f"{i + 1}: {label}": self.clips[i] for i, label in zip(ticked, row_labels(rows), strict=True)}
-        self.player.outputs = page(show(clips, fps=fps).html)
-        self._index, row, is_single = ticked[0], rows[0], len(rows) == 1
-        is_saved = is_single and fps == row.request.fps  # the file in the folder plays at this speed
-        self.gif.layout.display = "" if is_single else "none"
-        self.mp4.layout.display = "" if is_single and not is_saved else "none"
-        link = f"{self._link('.mp4', Path(row.clip or '').read_bytes())}, " if is_saved else ""
-        self.files.value = f"{link}saved as {escape(str(row.clip))}" if is_single else ""
-        code = escape(python_lines(row, self._setups[self._index], fps))
-        block = f"<details open><summary>The Python for this clip</summary><pre>{code}</pre>{_COPY}</details>"
-        self.code.value = block if is_single else ""
+        """Play the ticked clips side by side; a single one comes with its files and its code."""
+        if not self.rows:
+            return
+        with self._alert.catch():  # somebody may have deleted the files
+            ticked = [i for i, card in enumerate(self.cards.children) if card.children[1].value] or [len(self.rows) - 1]
+            rows, fps = [self.rows[i] for i in ticked], self._playback_fps.value
+            clips = {f"{i + 1}: {label}": self.clips[i] for i, label in zip(ticked, row_labels(rows), strict=True)}
+            self.player.outputs = page(show(clips, fps=fps).html)
+            self._index, row, is_single = ticked[0], rows[0], len(rows) == 1
+            is_saved = is_single and fps == row.request.fps  # the file in the folder plays at this speed
+            self.gif.layout.display = "" if is_single else "none"
+            self.mp4.layout.display = "" if is_single and not is_saved else "none"
+            link = f"{self._link('.mp4', Path(row.clip or '').read_bytes())}, " if is_saved else ""
+            self.files.value = f"{link}saved as {escape(str(row.clip))}" if is_single else ""
+            code = escape(python_lines(row, self._setups[self._index], fps))
+            block = f"<details open><summary>The Python for this clip</summary><pre>{code}</pre>{_COPY}</details>"
+            self.code.value = block if is_single else ""
 
-    def _bring_back(self, request: Request, setup: Setup) -> None:
-        with self._alert.catch():
-            self._restore(request, setup)
-
-    def _make_link(self, button: Button, suffix: str, max_bytes: int | None = None) -> None:
-        """Offer the clip at the playback speed, in place of the button that asked for it."""
+    def _make_link(self, button: Button, suffix: str) -> None:
+        """Offer the clip at the playback speed, in place of the button that was pressed."""
         with self._alert.catch(), tempfile.TemporaryDirectory() as folder:
-            options = {"max_bytes": max_bytes} if max_bytes else {}
+            options = {"max_bytes": _GIF_BYTES} if suffix == ".gif" else {}
             file = self.clips[self._index].save(Path(folder) / f"clip{suffix}", self._playback_fps.value, **options)
             self.files.value += f"<br>{self._link(suffix, file.read_bytes())}"
             button.layout.display = "none"

@@ -1,7 +1,7 @@
 """A panel under a cell, to try things by hand: every knob with its help, a button, the clip, and the Python for it.
 
-Its parts are files of this folder: `form` (what the controls say), `setup_marks` (which setups fit), `worker` (makes
-clips in the background), `history` (plays what was made). Each clip leaves a row and an MP4 in a folder.
+Its parts are files of this folder: `form` (the controls and what they say), `setup_marks` (which setups fit), `worker`
+(makes clips in the background), `history` (plays what was made). Each clip leaves a row and an MP4 in a folder.
 """
 
 from __future__ import annotations

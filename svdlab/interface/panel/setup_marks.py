@@ -10,7 +10,7 @@ import dataclasses
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from svdlab.interface.panel.widgets import by_program, w
 from svdlab.interface.panel.worker import import_libraries
@@ -21,10 +21,6 @@ from svdlab.prediction.estimate import estimate
 from svdlab.prediction.fitting import candidates
 from svdlab.request import Request
 from svdlab.setup import Setup
-
-if TYPE_CHECKING:
-    from svdlab.prediction.cards import Card
-    from svdlab.prediction.estimate import Estimate
 
 _THREAD = ThreadPoolExecutor(1, "svdlab-prediction")
 
@@ -56,18 +52,16 @@ class SetupMarks(w.HTML):
             self.is_chosen = is_chosen
 
     def predict(self, request: Request) -> None:
-        """Mark the setups for a request, once that is known.
+        """Mark the setups for a request, once a page shows the panel.
 
         Args:
             request: complete.
         """
-        if not self.is_shown:
-            return
-        with self._lock:
-            self._question += 1
-        self._tell("predicting memory and time…")
-        setup: Any = self.dropdown.value
-        self.task = _THREAD.submit(self._mark, self._question, setup, request)
+        if self.is_shown:
+            with self._lock:
+                self._question += 1
+            self._tell("predicting memory and time…")
+            self.task = _THREAD.submit(self._mark, self._question, self.dropdown.value, request)
 
     def _mark(self, question: int, setup: Setup, request: Request) -> None:
         if question != self._question:
@@ -79,22 +73,18 @@ class SetupMarks(w.HTML):
             memory = card.memory_bytes if card else Machine.here().memory_bytes or 0
         except Exception as error:  # a prediction is a help, no condition
             return self._tell(f"No prediction: {describe_error(error, where=False)}")
-        labels = {setup: _label(estimate, memory, card) for setup, estimate in estimates.items()}
-        fitting = [setup for setup, estimate in estimates.items() if estimate.fits(memory)]
+        labels, fitting = {}, [each for each, e in estimates.items() if e.fits(memory)]
+        for each, e in estimates.items():
+            seconds = f", {e.seconds(card).expected:,.0f} s" if card else ""
+            labels[each] = f"{'✓' if each in fitting else '✗'} {each.label}: {e.needed_bytes / 2**30:.1f} GiB{seconds}"
         with self._lock, by_program():
             if question != self._question:
                 return None
             now: Any = self.dropdown.value
             keep = self.is_chosen or now in fitting or not fitting
-            self.dropdown.options = [(text, setup) for setup, text in ({now: now.label} | labels).items()]
+            self.dropdown.options = [(text, each) for each, text in ({now: now.label} | labels).items()]
             self.dropdown.value = now if keep else fitting[0]
         return self._tell(f"✓ fits the {memory / 2**30:.1f} GiB of {card.name if card else 'this machine'}")
 
     def _tell(self, text: str) -> None:
         self.value = f"<small>{escape(text)}</small>"
-
-
-def _label(estimate: Estimate, memory: int, card: Card | None) -> str:
-    seconds = f", {estimate.seconds(card).expected:,.0f} s" if card else ""
-    mark = "✓" if estimate.fits(memory) else "✗"
-    return f"{mark} {estimate.setup.label}: {estimate.needed_bytes / 2**30:.1f} GiB{seconds}"

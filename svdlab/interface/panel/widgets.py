@@ -1,7 +1,7 @@
 """Small pieces that the panel is made of: buttons, rows, figures, and one place that tells what went wrong.
 
-A control changes by hand or by the program (when a saved clip's settings are brought back, say). `when_changed` is
-called for the first alone; the program changes controls within `by_program`, each thread for itself.
+A control changes by hand or by the program (when a saved clip's settings are brought back, say). `when_changed` calls
+for the first alone; the program changes controls within `by_program`, each thread for itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def by_program() -> Iterator[None]:
 
 
 def when_changed(control: w.Widget, act: Callable[[Any], object]) -> None:
-    """Call somebody when a control was changed by hand.
+    """Call a function when a control was changed by hand.
 
     Args:
         control: the control.
@@ -51,14 +51,6 @@ class Button(w.Button):
     def __init__(self, label: str, tooltip: str, act: Callable[[], object], **look: Any) -> None:
         super().__init__(description=label, tooltip=tooltip, layout=w.Layout(width="auto"), **look)
         self.on_click(lambda _: act())
-
-
-class LabelledRow(w.HBox):
-    """Things in a line, with a name where the controls have theirs."""
-
-    def __init__(self, label: str, *things: w.Widget) -> None:
-        super().__init__([w.Label(label), *things])
-        self.add_class("svdlab-row")
 
 
 class Alert(w.HTML):
@@ -91,8 +83,7 @@ def figure(image: Image.Image, caption: str, width: int = 320) -> str:
         caption: plain text.
         width: in pixels of the page; up to twice as many are sent, for sharp screens.
     """
-    image = image.copy()
+    image, caption = image.copy(), escape(caption)
     image.thumbnail((2 * width, 2 * width))
-    caption = escape(caption)
     picture = f'<img width="{width}" alt="{caption}" src="{data_url("image/png", png_bytes(image))}">'
     return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"

@@ -30,7 +30,6 @@ from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.make_row import make_row
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
 _THREAD = ThreadPoolExecutor(1, "svdlab-panel")
@@ -60,8 +59,7 @@ class ClipWorker(w.HBox):
         super().__init__([self.go, self.stop, self.progress])
         self.add_class("svdlab-go")
         self.task: Future[None] | None = None
-        self._add, self._alert, self._results = add, alert, results
-        self._cancelled, self._preview_at, self._first_step_at = threading.Event(), 0.0, 0.0
+        self._add, self._alert, self._results, self._cancelled = add, alert, results, threading.Event()
 
     def start(self, trial: Trial, picture: Image.Image) -> None:
         """Begin to make a clip.
@@ -76,9 +74,11 @@ class ClipWorker(w.HBox):
         self.task = _THREAD.submit(self._run, trial, picture)
 
     def cancel(self) -> None:
-        """Stop within the step that is being made. The model stays loaded, and fit for the next clip."""
+        """Stop waiting, or within the step that is being made. The model stays loaded, and fit for the next clip."""
         self._cancelled.set()
         self.stop.disabled = True
+        if self.task and self.task.cancel():  # it had not begun
+            self._end("cancelled")
 
     def _run(self, trial: Trial, picture: Image.Image) -> None:
         ending = ""
@@ -93,22 +93,31 @@ class ClipWorker(w.HBox):
                 ending = "cancelled"
         self.preview.value = ""
         free_memory()
-        self._tell(ending)
-        self.go.disabled, self.stop.disabled = False, True
+        self._end(ending)
 
     def _make(self, trial: Trial, picture: Image.Image) -> Row:
         self._check_cancelled()
         self._tell(f"loading {trial.setup.variant}…")
         import_libraries()
         pipeline, total, decoded = load_cached(trial.setup), trial.request.num_frames, 0
+        preview_at = first_step_at = 0.0
 
-        def after_step(output: Any) -> None:
-            if time.monotonic() - self._preview_at > _PREVIEW_SECONDS:
-                self._preview_at = time.monotonic()
+        def after_denoising(output: Any) -> None:
+            nonlocal preview_at
+            if time.monotonic() - preview_at > _PREVIEW_SECONDS:
+                preview_at = time.monotonic()
                 frames = preview_frames(output.pred_original_sample, trial.setup.variant)
                 film = strip(SimpleNamespace(frames=frames), len(frames), height=90)
-                caption = "What the model expects by now, from first frame to last"
-                self.preview.value = figure(film, caption, 960)
+                self.preview.value = figure(film, "What the model expects by now, from first frame to last", 960)
+
+        def after_step(done: int, steps: int, _: Any) -> None:
+            nonlocal first_step_at
+            self._check_cancelled()
+            first_step_at = first_step_at or time.monotonic()  # it may compile, and tells nothing of the others
+            each = (time.monotonic() - first_step_at) / max(done - 1, 1)
+            left = f", about {each * (steps - done):.0f} s left" if 1 < done < steps else ""
+            bar = f'<progress max="{steps}" value="{done}" aria-label="Steps done"></progress> '
+            self._tell(f"step {done} of {steps}{left}" if done < steps else "decoding…", bar)
 
         def after_chunk(output: Any) -> None:
             nonlocal decoded
@@ -116,29 +125,23 @@ class ClipWorker(w.HBox):
             decoded += len(output.sample)
             self._tell(f"decoded {decoded} of {total} frames" if decoded < total else "measuring and saving…")
 
-        with exclusive(pipeline, self._tell):
+        with (
+            exclusive(pipeline, self._tell, self._check_cancelled),
+            _after_each(pipeline.scheduler, "step", after_denoising),
+            _after_each(pipeline.vae, "decode", after_chunk),
+        ):
             self._check_cancelled()
             self._tell("encoding the picture…")
-            self._preview_at = self._first_step_at = 0.0
-            with (
-                _after_each(pipeline.scheduler, "step", after_step),
-                _after_each(pipeline.vae, "decode", after_chunk),
-            ):
-                folder = results_folder(self._results or "", "panel")
-                return make_row(pipeline, trial, folder, picture=picture, on_step=self._step_done)
-
-    def _step_done(self, done: int, total: int, _: torch.Tensor) -> None:
-        self._check_cancelled()
-        now = time.monotonic()
-        self._first_step_at = self._first_step_at or now  # it may compile, and tells nothing of the others
-        each = (now - self._first_step_at) / max(done - 1, 1)
-        left = f", about {each * (total - done):.0f} s left" if 1 < done < total else ""
-        bar = f'<progress max="{total}" value="{done}" aria-label="Steps done"></progress> '
-        self._tell(f"step {done} of {total}{left}" if done < total else "decoding…", bar)
+            folder = results_folder(self._results or "", "panel")
+            return make_row(pipeline, trial, folder, picture=picture, on_step=after_step)
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise _Cancelled
+
+    def _end(self, ending: str) -> None:
+        self._tell(ending)
+        self.go.disabled, self.stop.disabled = False, True
 
     def _tell(self, text: str, bar: str = "") -> None:
         self.progress.value = f'{bar}<span role="status">{escape(text)}</span>'
