@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import cv2
@@ -14,7 +15,7 @@ from PIL import Image
 
 from svdlab.generation.clip import BLACK, Clip
 from svdlab.quality.likeness import luma, psnr, ssim
-from svdlab.quality.motion import mean, mean_change, motion_measures
+from svdlab.quality.motion import mean_change, motion_measures
 from svdlab.quality.quality import Difference, Quality
 
 Frames = Clip | Sequence[Image.Image]
@@ -73,11 +74,11 @@ def difference(frames: Frames, reference: Frames) -> Difference:
     pairs = list(zip(ours, theirs, strict=True))
     ratios, similarities = [psnr(*pair) for pair in pairs], [ssim(*pair) for pair in pairs]
     return Difference(
-        psnr_db=mean(ratios),
+        psnr_db=fmean(ratios),
         psnr_worst_db=min(ratios),
-        ssim=mean(similarities),
+        ssim=fmean(similarities),
         ssim_worst=min(similarities),
-        mean_abs_levels=mean(mean_change(*pair) for pair in pairs),
+        mean_abs_levels=fmean(mean_change(*pair) for pair in pairs),
         max_abs_levels=max(int(cv2.absdiff(*pair).max()) for pair in pairs),
     )
 
@@ -111,5 +112,5 @@ def _likeness(pixels: list[np.ndarray], sharpness: list[float], picture: Image.I
     if reference.shape != pixels[0].shape:
         raise ValueError(f"{_size(pixels)}, but a picture of {picture.width}x{picture.height}: fit it first.")
     similarities, sharp = [ssim(frame, reference) for frame in pixels], _sharpness(luma(reference))
-    values = (psnr(pixels[0], reference), similarities[0], mean(similarities), similarities[-1])
-    return dict(zip(names, values, strict=True)) | {"sharpness_relative": mean(sharpness) / sharp if sharp else None}
+    values = (psnr(pixels[0], reference), similarities[0], fmean(similarities), similarities[-1])
+    return dict(zip(names, values, strict=True)) | {"sharpness_relative": fmean(sharpness) / sharp if sharp else None}

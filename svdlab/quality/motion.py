@@ -9,9 +9,10 @@ The constants were chosen on drawn clips whose motion is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import cv2
@@ -47,22 +48,25 @@ def motion_measures(pixels: list[np.ndarray], grey: list[np.ndarray]) -> dict[st
         pixels: RGB frames, (height, width, 3) of 0 to 255, at least two.
         grey: their luma.
     """
-    width, flows = grey[0].shape[1], list(_flows(grey))
+    (height, width), flows = grey[0].shape, list(_flows(grey))
     camera_agreed = np.mean([flow.agreement for flow in flows]) >= _AGREEMENT
     speeds = [_lengths(flow.total)[flow.inside] for flow in flows]  # in widths
     without_camera = [_lengths(flow.total - flow.camera)[flow.inside] for flow in flows]
     fastest = [np.sort(each)[-max(each.size // 20, 1) :] for each in speeds]
     in_widths = {
-        "motion_median": mean(np.median(each) for each in speeds),
-        "motion_mean": mean(each.mean() for each in speeds),
-        "motion_fast": mean(np.median(each) for each in fastest),
-        "camera_motion": mean(_lengths(flow.camera).mean() for flow in flows) if camera_agreed else None,
-        "object_motion": mean(np.quantile(each, 0.975) for each in without_camera) if camera_agreed else None,
+        "motion_median": fmean(np.median(each) for each in speeds),
+        "motion_mean": fmean(each.mean() for each in speeds),
+        "motion_fast": fmean(np.median(each) for each in fastest),
+        "camera_motion": fmean(_lengths(flow.camera).mean() for flow in flows) if camera_agreed else None,
+        "object_motion": fmean(np.quantile(each, 0.975) for each in without_camera) if camera_agreed else None,
     }
-    steadied = [_sampled(after, flow.total) for after, flow in zip(pixels[1:], flows, strict=True)]
+    steadied = []
+    for after, flow in zip(pixels[1:], flows, strict=True):
+        moved = cv2.resize(flow.total, (width, height)) * np.float32(width)
+        steadied.append(_at(after, _grid(height, width) + moved))
     return {f"{name}_px": None if value is None else value * width for name, value in in_widths.items()} | {
-        "moving_share": mean((each > _MOVING_SHARE_OF_WIDTH).mean() for each in speeds),
-        "flicker_percent": mean(map(mean_change, steadied, pixels)) / 2.55,
+        "moving_share": fmean((each > _MOVING_SHARE_OF_WIDTH).mean() for each in speeds),
+        "flicker_percent": fmean(map(mean_change, steadied, pixels)) / 2.55,
     }
 
 
@@ -74,15 +78,6 @@ def mean_change(one: np.ndarray, other: np.ndarray) -> float:
         other: the same.
     """
     return float(np.mean(cv2.mean(cv2.absdiff(one, other))[: one.shape[2]]))
-
-
-def mean(values: Iterable[float]) -> float:
-    """The mean as Python's own number.
-
-    Args:
-        values: at least one.
-    """
-    return float(np.mean(list(values)))
 
 
 def _flows(grey: list[np.ndarray]) -> Iterator[_Flow]:
@@ -118,12 +113,6 @@ def _camera(start: np.ndarray, end: np.ndarray, points: np.ndarray) -> tuple[np.
         if camera is not None and np.abs(cv2.transform(start, camera) - start).max() < min(points.shape) * 2:
             return camera, float(follow.mean())
     return np.eye(2, 3), 0.0  # a camera that leaves half the picture behind was a cut
-
-
-def _sampled(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """The frame, of any size, at the places that `flow` (in widths) points to."""
-    height, width = frame.shape[:2]
-    return _at(frame, _grid(height, width) + cv2.resize(flow, (width, height)) * np.float32(width))
 
 
 def _at(frame: np.ndarray, places: np.ndarray) -> np.ndarray:

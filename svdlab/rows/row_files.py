@@ -44,12 +44,13 @@ def read_rows(folder: str | Path) -> list[Row]:
     for path in sorted(folder.glob("*.json")):
         try:
             row = _load_row(path)
+            problem = _clip_problem(row, path)
         except (OSError, ValueError) as error:
             warnings.warn(f"{path} is passed over: {first_line(error)}.", UserWarning, stacklevel=2)
             continue
         if row.key not in rows or row.status == "done":  # an answer before a failure
             rows[row.key] = row
-            if row.clip and (problem := _clip_problem(row, path)):
+            if row.clip and problem:
                 bad_clips.append(f"{row.clip.name} {problem}")
     if bad_clips:
         listed = "; ".join(bad_clips[:3]) + (f"; and {len(bad_clips) - 3} more" if len(bad_clips) > 3 else "")
@@ -70,9 +71,10 @@ def find_row(folder: str | Path, key: str) -> Row | None:
     for name in _row_names(key):
         try:
             row = _load_row(path := Path(folder) / name)
+            problem = _clip_problem(row, path)
         except (OSError, ValueError):
             continue
-        if not (problem := _clip_problem(row, path)):
+        if not problem:
             return row
         warnings.warn(f"{row.clip} {problem}: it counts as not made.", UserWarning, stacklevel=2)
     return None
