@@ -16,20 +16,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX, _REPLACED = ".svdlab-", ".old"
-_ABANDONED_SECONDS = 86_400  # where nothing can be locked (Windows, some network disks), age decides
+_ABANDONED_SECONDS = 86_400  # where nothing can be locked (some network disks), age decides
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Write a file or a folder so that it appears whole or not at all.
-
-    What killed writers left beside it is cleared first.
+    """Yield a scratch path of the same name; the file or folder written there replaces the target at the end.
 
     Args:
-        path: the target; its folder is created where it is missing. What is there is replaced at the end.
-
-    Yields:
-        A path of the same name in a scratch folder, for the caller to write a file or a folder at.
+        path: the target; its folder is created, and what killed writers left in it is cleared.
 
     Example:
         >>> with atomic_write(Path("notes.txt")) as scratch:
@@ -59,13 +54,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new folder for what is not whole yet, on the same disk as its target; gone afterwards.
+    """Yield a new folder, removed afterwards, that `clear_leftovers` leaves alone while this process lives.
 
     Args:
-        parent: the folder to make it in; created where it is missing.
-
-    Yields:
-        The scratch folder, which `clear_leftovers` leaves alone while this process lives.
+        parent: the folder to create it in; on the same disk as the target.
     """
     parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -86,7 +78,7 @@ def clear_leftovers(folder: Path) -> None:
     """Remove what killed writers left in a folder, and nothing of writers that live.
 
     Args:
-        folder: where `atomic_write` and `scratch_folder` were used; it need not exist.
+        folder: it need not exist.
     """
     for leftover in folder.glob(f"{_PREFIX}*"):
         if leftover.name.endswith(_REPLACED):
@@ -102,13 +94,10 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def restore_replaced(path: Path) -> Path:
-    """Put a folder back whose writer was killed between taking the old one away and putting the new one in its place.
+    """Put a folder back whose writer was killed between moving the old one away and the new one in; return its path.
 
     Args:
-        path: the folder's own path.
-
-    Returns:
-        The same path.
+        path: the folder.
     """
     if not path.exists() and _replaced(path).is_dir():
         with suppress(OSError):  # a reader that must not write goes without it
@@ -122,17 +111,15 @@ def _replaced(path: Path) -> Path:
 
 def _lock(folder: Path) -> int | None:
     """A descriptor that holds the folder's lock; None where another process holds it."""
-    with suppress(OSError):
+    with suppress(OSError, ImportError):  # neither folders nor locks can be opened so on Windows
+        import fcntl
+
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            import fcntl
-
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-        except (ImportError, OSError):  # nothing can be locked here
-            if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError) and time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
                 return descriptor
             os.close(descriptor)
     return None

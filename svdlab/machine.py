@@ -10,12 +10,12 @@ import os
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
 _OUT_OF_MEMORY = re.compile(  # as torch, CUDA's libraries, other accelerators, C++ and the system say it
     r"out of memory|(can't|cannot) allocate memory|enough memory|bad_alloc|STATUS_ALLOC_FAILED|PT_DEVMEM Alloc", re.I
 )
@@ -50,7 +50,7 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """This machine. The first call loads torch, which knows the device."""
-        return _here()
+        return _this_machine()
 
     def __str__(self) -> str:
         memory = "unknown memory" if self.memory_bytes is None else f"{self.memory_bytes / 2**30:.1f} GiB"
@@ -59,8 +59,8 @@ class Machine:
         return f"{device}, {memory} · Python {self.python} · {libraries}"
 
 
-@lru_cache(maxsize=1)
-def _here() -> Machine:
+@cache
+def _this_machine() -> Machine:
     import psutil
     import torch
 
@@ -69,7 +69,7 @@ def _here() -> Machine:
         card = torch.cuda.get_device_properties(0)
         name, memory_bytes = card.name, card.total_memory
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    libraries = {library: installed(library) for library in LIBRARIES}
+    libraries = {library: installed(library) for library in ("torch", "diffusers", "transformers", "accelerate")}
     return Machine(device, name, memory_bytes, cores, platform.python_version(), libraries, _commit())
 
 
@@ -87,9 +87,6 @@ def free_bytes(device: str) -> int:
 
     Args:
         device: "cuda", "cuda:1", "mps" or "cpu".
-
-    Returns:
-        Bytes.
     """
     import psutil
     import torch
@@ -103,7 +100,7 @@ def reset_peak(device: str) -> None:
     """Begin to count the peak of a device's memory anew.
 
     Args:
-        device: "cuda", "cuda:1", "mps" or "cpu"; only CUDA cards count one.
+        device: as for `free_bytes`; only CUDA cards count one.
     """
     import torch
 
@@ -112,13 +109,10 @@ def reset_peak(device: str) -> None:
 
 
 def peak_bytes(device: str) -> int | None:
-    """The most that torch had allocated on a device since `reset_peak`.
+    """The most that torch had allocated on a device since `reset_peak`; None where the device counts no peak.
 
     Args:
-        device: "cuda", "cuda:1", "mps" or "cpu".
-
-    Returns:
-        Bytes; None where the device counts no peak.
+        device: as for `free_bytes`.
     """
     import torch
 
@@ -129,10 +123,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whatever device.
 
     Args:
-        error: what was raised.
-
-    Returns:
-        True for a `MemoryError`, and for errors of torch and the system in their own words.
+        error: a `MemoryError`, or an error of torch or the system, told by its words.
     """
     if isinstance(error, MemoryError):
         return True
@@ -140,13 +131,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def installed(library: str) -> str | None:
-    """The version of a library.
+    """The version of a library; None where it is not installed.
 
     Args:
         library: its name on PyPI.
-
-    Returns:
-        The version; None where it is not installed.
     """
     try:
         return version(library)
@@ -155,20 +143,16 @@ def installed(library: str) -> str | None:
 
 
 def _processor() -> str:
-    try:
-        models = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:  # not Linux
-        models = None
-    return models[1] if models else platform.processor() or platform.machine()
+    with suppress(OSError):  # not Linux
+        if model := re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()):
+            return model[1]
+    return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
     root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():  # installed from a wheel
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None
+    if (root / ".git").exists():  # not so where it is installed from a wheel
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return None

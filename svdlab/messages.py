@@ -15,32 +15,22 @@ from typing import Any
 
 
 def first_line(error_or_text: object, limit: int = 300) -> str:
-    """The first line that is not empty, without control characters.
+    """The first line that is not empty, without control characters; "no reason given" where there is none.
 
     Args:
         error_or_text: an exception, or any text.
         limit: the most characters to return.
-
-    Returns:
-        The line; "no reason given" where there is none.
-
-    Example:
-        >>> first_line(OSError("disk full\\nat sector 9"))
-        'disk full'
     """
     lines = str(error_or_text)[: limit * 20].splitlines()
     return next((line for raw in lines if (line := _printable(raw).strip())), "no reason given")[:limit]
 
 
 def shorten(value: Any, limit: int = 200) -> str:
-    """A value as Python writes it, cut in the middle where it is long.
+    """A value as Python writes it, without control characters, cut in the middle where it is long.
 
     Args:
         value: anything; its `repr` is shown.
         limit: the most characters to return.
-
-    Returns:
-        The text, without control characters.
 
     Example:
         >>> shorten("a" * 100_000, limit=20)
@@ -55,54 +45,27 @@ def shorten(value: Any, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit - tail - 1]}…{text[-tail:]}"
 
 
-def nearest_name(name: object, known: Iterable[str]) -> str | None:
-    """The known name most like a misspelled one.
-
-    Args:
-        name: what was given.
-        known: the names there are.
-
-    Returns:
-        The name; None where none is alike.
-
-    Example:
-        >>> nearest_name("svd-xt1.1", ["svd", "svd-xt-1.1"])
-        'svd-xt-1.1'
-    """
-    return next(iter(difflib.get_close_matches(str(name)[:200], list(known), n=1)), None)
-
-
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The end of a sentence that proposes the nearest known name.
+    """The end of a sentence that proposes the nearest known name; "" where none is alike.
 
     Args:
         name: what was given.
         known: the names there are.
-
-    Returns:
-        A clause; "" where no name is alike.
 
     Example:
         >>> did_you_mean("roket", ["rocket", "portrait"])
         "; did you mean 'rocket'?"
     """
-    nearest = nearest_name(name, known)
-    return f"; did you mean {nearest!r}?" if nearest else ""
+    nearest = difflib.get_close_matches(str(name)[:200], list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def describe_error(error: BaseException, where: bool = True) -> str:
-    """One sentence for any error.
+    """One sentence for any error: svdlab's own are sentences already, of others the class is named too.
 
     Args:
-        error: svdlab's own errors are sentences already; of others the class is named too.
+        error: what was raised.
         where: whether to name the file and line that raised it.
-
-    Returns:
-        The sentence.
-
-    Example:
-        >>> describe_error(ValueError("fps=0 is too low."))
-        'fps=0 is too low.'
     """
     line = first_line(error, 500)
     if line.endswith("."):

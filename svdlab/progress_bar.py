@@ -1,4 +1,4 @@
-"""A line of progress with the time left, right in a terminal and in a notebook.
+"""A line of progress with the time left, and silence for the bars of other libraries.
 
 In a notebook the line is one output that is rewritten in place. Saved, exported, headless and untrusted notebooks keep
 its last state, where carriage returns would pile up and a widget would show nothing.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -18,16 +20,13 @@ class Progress(tqdm):
 
     Args:
         **options: tqdm's own, such as `total`, `desc`, `unit` and `disable`.
-
-    Example:
-        >>> with Progress(total=3, desc="steps", disable=True) as bar:
-        ...     _ = bar.update(3)
     """
 
     _output: Any = None
 
     def __init__(self, **options: Any) -> None:
-        if _in_notebook() and not options.get("disable"):
+        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+        if hasattr(shell, "kernel") and not options.get("disable"):
             from IPython.display import display
 
             self._output = display({"text/plain": ""}, raw=True, display_id=True)
@@ -40,9 +39,6 @@ class Progress(tqdm):
         Args:
             msg: the line; default: the bar's present state.
             pos: the line's place among several bars of a terminal.
-
-        Returns:
-            Whether it was shown.
         """
         if self._output is None:
             return bool(super().display(msg, pos))
@@ -50,6 +46,24 @@ class Progress(tqdm):
         return True
 
 
-def _in_notebook() -> bool:
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return shell is not None and hasattr(shell, "kernel")
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence diffusers and transformers while models are built; their bars and verbosity are put back afterwards.
+
+    The bars last seconds. transformers also warns that torchvision is missing; here Pillow prepares the pictures.
+    """
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
+
+    libraries: list[Any] = [diffusers, transformers]
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, verbosity, bars in before:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdlab.media.images import fit_image, open_image
 from svdlab.messages import did_you_mean, shorten
-from svdlab.request_checks import RANGES, Fit, check_ranges, check_together
+from svdlab.request_checks import RANGES, Fit, check_request
 from svdlab.variants import variant
 
 if TYPE_CHECKING:
@@ -46,34 +46,30 @@ def quiet_requests() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Everything that is asked of one clip; two equal requests on the same weights give the same frames.
+    """Everything that is asked of one clip; equal requests on the same weights give the same frames.
 
-    Fields left out are the variant's own choice. `Setup.request(...)` and `Request.for_variant(name, ...)` fill them in
-    at once, `filled(name)` later, `generate` at last. `concerns()` tells which values the model was not trained for.
-    `to_json()` and `from_json(text)` save a request and read it back; `dataclasses.replace` changes fields.
+    Fields left out are the variant's choice. `setup.request(...)` and `Request.for_variant(name, ...)` fill them in at
+    once, `filled(name)` later, `generate` at last. `concerns()` names values that the model was not trained for.
+    `to_json()` and `from_json(text)` save and read; `dataclasses.replace` changes fields.
 
     Args:
-        image: the picture to start from: the name of a bundled example such as "rocket", a path, an http(s) or data:
-            URL, a file's bytes, a PIL image, or an array (H, W) or (H, W, 3 or 4) of uint8 or of floats in 0..1.
-        seed: 0 to 2**63 - 1, default 0; of a generator on the processor, so the noise is the same on every device.
-        height: pixels, 64 to 4096, a multiple of 8; the variant's is the trained one.
-        width: pixels, as `height`.
+        image: a bundled example's name such as "rocket", a path, an http(s) or data: URL, a file's bytes, a PIL image,
+            or an array (H, W) or (H, W, 3 or 4) of uint8 or of floats in 0..1.
+        seed: 0 to 2**63 - 1, default 0; the noise is the same on every device.
+        height: pixels, 64 to 4096, a multiple of 8.
+        width: as `height`.
         num_frames: 2 to 256.
-        num_inference_steps: 1 to 1000 denoising steps, or as many as `sigmas`.
-        sigmas: a noise schedule of one's own, positive and falling, such as (700.0, 50.0, 5.0, 0.5, 0.002), instead of
-            the steps' own; default None.
+        num_inference_steps: 1 to 1000, or as many as `sigmas`.
+        sigmas: a noise schedule of one's own, positive and falling, such as (700.0, 50.0, 5.0, 0.5, 0.002).
         min_guidance_scale: 0 to 100, of the first frame; it rises linearly to
         max_guidance_scale: 0 to 100, of the last frame; at 1 or less guidance is off and a step costs half.
-        fps: 1 to 1000, a condition of the model, which is told fps - 1. The speed of playback is the export's:
-            `clip.save("x.mp4", fps=12)`.
+        fps: 1 to 1000, a condition of the model; playback's speed is the export's: `clip.save("x.mp4", fps=12)`.
         motion_bucket_id: 0 to 255, how much moves; 127 is usual.
         noise_aug_strength: 0 to 10, noise on the picture before it is encoded; more is freer and less alike.
-        decode_chunk_size: 1 to `num_frames`, frames that the VAE decodes together; fewer take less memory and change
-            the frames a little.
-        fit: how the picture is brought to the clip's aspect ratio: "crop" (default), "pad" with a blurred border, or
-            "stretch".
-        focus: (x, y), each 0 to 1 from the left and the top: what a crop keeps in its middle; default (0.5, 0.5).
-        variant: what the open fields were filled from; left out by users.
+        decode_chunk_size: 1 to `num_frames`, frames decoded together; fewer take less memory, and change a little.
+        fit: to the clip's aspect ratio: "crop" (default), "pad" with a blurred border, or "stretch".
+        focus: (x, y), each 0 to 1 from the left and the top: the middle of a crop; default (0.5, 0.5).
+        variant: what open fields were filled from; left out by users.
 
     Raises:
         ValueError: a value that no SVD can honour; the message names it and the way out.
@@ -112,27 +108,19 @@ class Request:
                     object.__setattr__(self, name, tuple(float(each) for each in value))
                 except (TypeError, ValueError, OverflowError):
                     raise ValueError(f"{name}={shorten(value)} is not a list of numbers, as in (0.5, 0.25).") from None
-        check_ranges(self)
-        check_together(self)
+        check_request(self)
         if not _QUIET.get():
             for sentence in self.concerns():
                 warnings.warn(sentence, UserWarning, stacklevel=3)
 
     @classmethod
     def for_variant(cls, name: str, *, preset: str | None = None, **fields: Any) -> Request:
-        """A complete request for a variant.
+        """A complete request, with the variant's own values where none are given.
 
         Args:
             name: "svd", "svd-xt", "svd-xt-1.1" or "tiny".
-            preset: a published choice of steps and guidance: "diffusers" (default) or "stability"; for tiny "tiny"
-                (default) or "guided".
+            preset: steps and guidance: "diffusers" (default) or "stability"; of tiny "tiny" (default) or "guided".
             **fields: any field of `Request`; `image` is required.
-
-        Returns:
-            The request, with the variant's own values where none are given.
-
-        Raises:
-            ValueError: an unknown variant or preset, or a value that no SVD can honour.
 
         Example:
             >>> Request.for_variant("svd-xt", preset="stability", image="rocket").num_inference_steps
@@ -146,9 +134,6 @@ class Request:
         Args:
             name: the variant to fill it from.
             preset: as in `for_variant`.
-
-        Returns:
-            A complete request; this one where nothing is open.
 
         Raises:
             ValueError: it was filled from another variant before, whose numbers would be wrong here.
@@ -167,11 +152,9 @@ class Request:
         v = variant(name)
         if preset is not None and preset not in v.presets:
             raise ValueError(f"Unknown preset {shorten(preset)} of {v.name}: expected one of {', '.join(v.presets)}.")
-        defaults: dict[str, Any] = dataclasses.asdict(v) | dataclasses.asdict(
-            v.presets[preset or next(iter(v.presets))]
-        )
-        defaults["num_frames"] = v.frames
-        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"variant": name}
+        sampling = v.presets[preset] if preset else v.sampling
+        defaults: dict[str, Any] = {"num_frames": v.frames, **vars(v), **vars(sampling)}
+        fields: dict[str, Any] = vars(self) | {"variant": name}
         fields |= {field: defaults[field] for field in RANGES if fields[field] is None}
         if self.sigmas is not None:
             fields["num_inference_steps"] = len(self.sigmas)
@@ -180,11 +163,7 @@ class Request:
         return Request(**fields)
 
     def concerns(self) -> list[str]:
-        """One sentence for each value that the model was not trained for.
-
-        Returns:
-            Sentences; none where all is well, and none for a request with open fields.
-        """
+        """One sentence for each value that the model was not trained for; none for a request with open fields."""
         if self.variant is None or self._is_open():
             return []
         v, steps = variant(self.variant), self.num_inference_steps
@@ -221,51 +200,53 @@ class Request:
         """One line of JSON that `from_json` reads back; a picture in memory travels inside it, as a PNG."""
         from svdlab.media.images import to_text
 
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return json.dumps(fields | {"image": to_text(self.image)}, ensure_ascii=False)
+        return json.dumps(vars(self) | {"image": to_text(self.image)}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | dict[str, Any]) -> Request:
         """The request that `to_json` wrote, in this version or an older one.
 
         Args:
-            text: the JSON, or the object in it. Fields that it lacks keep today's defaults.
-
-        Returns:
-            The request.
-
-        Raises:
-            ValueError: it is no request, or has a field that is unknown here.
+            text: the JSON, or the object in it; fields that it lacks keep today's defaults.
 
         Example:
             >>> Request.from_json('{"image": "rocket", "fps": 10}').fps
             10
         """
-        try:
-            fields = json.loads(text) if isinstance(text, str) else dict(text)
-        except RecursionError:
-            fields = None  # a thousand brackets
-        if not isinstance(fields, dict) or "image" not in fields:
-            raise ValueError("This is not a request: expected a JSON object with at least an 'image'.")
-        known = [f.name for f in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in known:
-                newer = ": it was written by a newer svdlab; update this one."
-                raise ValueError(f"Unknown request field {shorten(name)}{did_you_mean(name, known) or newer}")
-        return cls(**fields)
+        return cls(**fields_of_json(cls, text, "image"))
+
+
+def fields_of_json(kind: type[Any], text: str | dict[str, Any], required: str) -> dict[str, Any]:
+    """The fields of a request or a setup, read from JSON.
+
+    Args:
+        kind: `Request` or `Setup`.
+        text: the JSON, or the object in it.
+        required: the field that it must have.
+
+    Raises:
+        ValueError: it is no such object, or has a field that is unknown here.
+    """
+    name = kind.__name__.lower()
+    try:
+        fields = json.loads(text) if isinstance(text, str) else text
+    except RecursionError:
+        fields = None  # a thousand brackets
+    if not isinstance(fields, dict) or required not in fields:
+        raise ValueError(f"This is not a {name}: expected a JSON object with at least its {required!r}.")
+    known = [field.name for field in dataclasses.fields(kind)]
+    for field in fields:
+        if field not in known:
+            hint = did_you_mean(field, known) or ": it was written by a newer svdlab; update this one."
+            raise ValueError(f"Unknown {name} field {shorten(field)}{hint}")
+    return fields
 
 
 def conditioning(request: Request) -> Image.Image:
-    """The picture as the model sees it.
+    """The picture as the model sees it: read, fitted to the request's width and height, RGB.
 
     Args:
         request: a complete one.
-
-    Returns:
-        The request's image, read and fitted: RGB, of the request's width and height.
-
-    Raises:
-        ValueError: it cannot be read, or is no picture.
 
     Example:
         >>> conditioning(Request.for_variant("tiny", image="rocket")).size

@@ -7,10 +7,13 @@ possible and odd is a concern (`Request.concerns`), not an error.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from svdlab.messages import shorten
 from svdlab.variants import variant
+
+if TYPE_CHECKING:
+    from svdlab.request import Request
 
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -30,11 +33,11 @@ RANGES: dict[str, tuple[type, float, float, str]] = {
 }
 
 
-def check_ranges(request: Any) -> None:
-    """Check each number of a request on its own; NumPy's, as sweeps bring them, become Python's.
+def check_request(request: Request) -> None:
+    """Check each field on its own, then the fields beside each other; NumPy's numbers become Python's.
 
     Args:
-        request: a `Request` that is being made.
+        request: one that is being made.
 
     Raises:
         ValueError: names the field, what was expected, and the way out.
@@ -49,50 +52,34 @@ def check_ranges(request: Any) -> None:
             raise ValueError(f"{name}={shorten(value)} is not {expected}: {hint}.")
         if not low <= number <= high:
             raise ValueError(f"{name}={shorten(number)} is outside {low} to {high}: {hint}.")
-        object.__setattr__(request, name, number)
-
-
-def check_together(request: Any) -> None:
-    """Check a request's numbers beside each other, and the fields that are no numbers.
-
-    Args:
-        request: a `Request` whose numbers are in range.
-
-    Raises:
-        ValueError: names the field, what was expected, and the way out.
-    """
-    for name in ("height", "width"):
-        value = getattr(request, name)
-        if value is not None and value % 8:
+        if name in ("height", "width") and number % 8:
             raise ValueError(
-                f"{name}={value} is not a multiple of 8: use {value // 8 * 8} or {(value // 8 + 1) * 8} "
+                f"{name}={number} is not a multiple of 8: use {number // 8 * 8} or {number // 8 * 8 + 8} "
                 "(multiples of 64 stay in the trained regime)."
             )
-    if (
-        request.num_frames is not None
-        and request.decode_chunk_size is not None
-        and request.decode_chunk_size > request.num_frames
-    ):
+        object.__setattr__(request, name, number)
+    frames, chunk = request.num_frames, request.decode_chunk_size
+    if None not in (frames, chunk) and chunk > frames:
         raise ValueError(
-            f"decode_chunk_size={request.decode_chunk_size} is over num_frames={request.num_frames}: "
-            f"use at most {request.num_frames}, which decodes all frames at once."
+            f"decode_chunk_size={chunk} is over num_frames={frames}: "
+            f"use at most {frames}, which decodes all frames at once."
         )
     low_guidance, high_guidance = request.min_guidance_scale, request.max_guidance_scale
-    if low_guidance is not None and high_guidance is not None and low_guidance > high_guidance:
+    if None not in (low_guidance, high_guidance) and low_guidance > high_guidance:
         # diffusers would switch guidance by the last frame's value alone
         raise ValueError(
             f"min_guidance_scale={low_guidance} is over max_guidance_scale={high_guidance}: "
             "guidance rises from the first frame to the last; raise the maximum or lower the minimum."
         )
-    if request.sigmas is not None:
-        falling = all(a > b for a, b in zip(request.sigmas, request.sigmas[1:], strict=False))
-        if not request.sigmas or not falling or not all(math.isfinite(s) and s > 0 for s in request.sigmas):
+    if (sigmas := request.sigmas) is not None:
+        if not sigmas or not all(a > b for a, b in zip((math.inf, *sigmas), (*sigmas, 0), strict=True)):
             raise ValueError(
-                f"sigmas={shorten(request.sigmas)} must be positive and falling, as in (700.0, 50.0, 5.0, 0.5, 0.002)."
+                f"sigmas={shorten(sigmas)} must be positive and falling, as in (700.0, 50.0, 5.0, 0.5, 0.002)."
             )
-        steps, count = request.num_inference_steps, len(request.sigmas)
-        if steps not in (None, count):
-            raise ValueError(f"num_inference_steps={steps} disagrees with {count} sigmas: leave it out.")
+        if request.num_inference_steps not in (None, len(sigmas)):
+            raise ValueError(
+                f"num_inference_steps={request.num_inference_steps} disagrees with {len(sigmas)} sigmas: leave it out."
+            )
     if request.fit not in get_args(Fit):
         raise ValueError(f"fit={shorten(request.fit)} is unknown: expected one of {', '.join(get_args(Fit))}.")
     if request.focus is None or len(request.focus) != 2 or not all(0 <= f <= 1 for f in request.focus):

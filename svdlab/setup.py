@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from svdlab.machine import best_device
-from svdlab.messages import did_you_mean, shorten
+from svdlab.messages import shorten
 from svdlab.optimizations import OPTIMIZATIONS, check, parse
 from svdlab.optimizations.registry import Optimization
-from svdlab.request import Request
+from svdlab.request import Request, fields_of_json
 from svdlab.variants import variant
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name -> torch's
@@ -28,22 +28,21 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name 
 class Setup:
     """How clips are made, whatever is asked of them; `load(setup)` makes the pipeline.
 
-    `Setup.fitting()` chooses one for this machine or for a card. `setup.request(image=...)` makes a complete request
-    for its variant. `setup.resolved()` fills in device, dtype and commit; `setup.parsed` has the optimisations.
-    `to_json()` and `from_json(text)` save a setup and read it back; `dataclasses.replace` changes fields.
+    `Setup.fitting()` chooses one for this machine or a card. `setup.request(image=...)` makes a complete request.
+    `setup.resolved()` fills in device, dtype and commit; `setup.parsed` has the optimisations.
+    `to_json()` and `from_json(text)` save and read; `dataclasses.replace` changes fields.
 
     Args:
-        variant: "svd" (14 frames), "svd-xt" (25 frames), "svd-xt-1.1" (25 frames, tuned at fps 7 and bucket 127) or
-            "tiny" (bundled, 14 small frames in seconds); `VARIANTS` tells more.
-        weights: "hub" (published, downloaded once), "bundled" (tiny's own), "random" (full size, any values: memory and
-            speed do not depend on them) or a folder in the hub's layout; default: "bundled" for tiny, else "hub".
-        dtype: "fp32", "fp16" or "bf16"; default None: fp16 on a CUDA card, fp32 on a processor and on Apple's GPUs,
-            where fp16 gave black frames.
-        optimizations: names in the order of their phases: weights, then placement, then graph; some take a value, as
-            in "forward-chunking=5". Default: none. The names:
+        variant: "svd" (14 frames), "svd-xt" (25), "svd-xt-1.1" (25, tuned at fps 7 and bucket 127) or "tiny" (bundled,
+            14 small frames in seconds); `VARIANTS` tells more.
+        weights: "hub" (published, downloaded once), "bundled" (tiny's), "random" (full size, for memory and speed
+            alone) or a folder in the hub's layout; default: "bundled" for tiny, else "hub".
+        dtype: "fp32", "fp16" or "bf16"; default: fp16 on a CUDA card, else fp32 (fp16 gave black frames on Apple's).
+        optimizations: names in the order of their phases: weights, placement, graph; some take a value, as in
+            "forward-chunking=5". Default: none. The names:
             {optimizations}
-        revision: a branch, tag or commit of the hub's repository; default None: its main branch.
-        device: "cuda", "cuda:1", "mps" or "cpu"; default None: the best one here.
+        revision: a branch, tag or commit of the hub's repository; default: its main branch.
+        device: "cuda", "cuda:1", "mps" or "cpu"; default: the best one here.
 
     Raises:
         ValueError: what cannot be had together, with the reason.
@@ -82,14 +81,6 @@ class Setup:
         check(self.parsed)
 
     @property
-    def precision(self) -> str:
-        """The dtype; where it is left open, the device's: fp16 on a CUDA card, fp32 elsewhere.
-
-        Apple's GPUs get fp32, since fp16 gave black frames there (diffusers issue 6220).
-        """
-        return self.dtype or ("fp16" if (self.device or best_device()).startswith("cuda") else "fp32")
-
-    @property
     def parsed(self) -> tuple[tuple[Optimization, str | None], ...]:
         """Each optimisation with the value after its "=", None where there is none, in the order given."""
         return tuple(parse(text) for text in self.optimizations)
@@ -100,31 +91,26 @@ class Setup:
         return ", ".join(filter(None, (self.dtype, *self.optimizations))) or "plain"
 
     def resolved(self) -> Setup:
-        """This setup with what it leaves open filled in for this machine, as `load` does.
-
-        Returns:
-            A setup with a device, a dtype and, where the weights are in the hub's cache, their commit.
+        """This setup with device, dtype and, where the weights are in the hub's cache, their commit filled in.
 
         Example:
             >>> Setup("tiny", device="mps").resolved().dtype
             'fp32'
         """
-        revision, repository = self.revision, variant(self.variant).repository
+        device, revision, repository = self.device or best_device(), self.revision, variant(self.variant).repository
+        dtype = self.dtype or ("fp16" if device.startswith("cuda") else "fp32")  # on MPS too: diffusers issue 6220
         if self.weights == "hub" and repository:
             from huggingface_hub import try_to_load_from_cache
 
             cached = try_to_load_from_cache(repository, "model_index.json", revision=revision)
             revision = Path(cached).parent.name if isinstance(cached, str) else revision  # a snapshot's is its commit
-        return dataclasses.replace(self, device=self.device or best_device(), dtype=self.precision, revision=revision)
+        return dataclasses.replace(self, device=device, dtype=dtype, revision=revision)
 
     def request(self, **fields: Any) -> Request:
-        """A complete request for this setup's variant.
+        """A complete request for this setup's variant, as `Request.for_variant` makes it.
 
         Args:
             **fields: fields of `Request`, and `preset`; `image` is required.
-
-        Returns:
-            `Request.for_variant(setup.variant, **fields)`.
 
         Example:
             >>> Setup("tiny").request(image="rocket", seed=11).num_frames
@@ -142,23 +128,8 @@ class Setup:
 
         Args:
             text: the JSON, or the object in it.
-
-        Returns:
-            The setup.
-
-        Raises:
-            ValueError: a field is unknown here, or its value cannot be had.
-
-        Example:
-            >>> Setup.from_json('{"variant": "tiny"}').weights
-            'bundled'
         """
-        fields = json.loads(text) if isinstance(text, str) else dict(text)
-        known = [f.name for f in dataclasses.fields(cls)]
-        if unknown := sorted(set(fields) - set(known)):
-            hint = did_you_mean(unknown[0], known) or ", written by a newer svdlab: update this one."
-            raise ValueError(f"Unknown setup field {shorten(unknown[0])}{hint}")
-        return cls(**fields)
+        return cls(**fields_of_json(cls, text, "variant"))
 
     @classmethod
     def fitting(
@@ -174,10 +145,7 @@ class Setup:
             variant: default None: "svd-xt" where there is a card, else "tiny".
             memory: of a card, such as "8GB", or bytes; default None: this machine's.
             request: what clips will ask for; default None: the variant's own size and frames.
-            say: called with a sentence that gives the reason; default: `print`.
-
-        Returns:
-            The setup.
+            say: called with a sentence that gives the reason.
 
         Raises:
             MemoryError: nothing fits.

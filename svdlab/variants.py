@@ -14,13 +14,7 @@ from svdlab.messages import did_you_mean, shorten
 
 @dataclass(frozen=True)
 class Sampling:
-    """A published choice of steps and guidance.
-
-    Args:
-        num_inference_steps: denoising steps.
-        min_guidance_scale: guidance of the first frame, rising linearly to
-        max_guidance_scale: that of the last frame.
-    """
+    """A published choice of steps and guidance, under the names of a request's fields."""
 
     num_inference_steps: int
     min_guidance_scale: float
@@ -34,14 +28,10 @@ class Variant:
     Args:
         name: as `Setup` and `Request.for_variant` take it.
         repository: on the Hugging Face hub; None where the weights are bundled.
-        frames: frames of a clip.
-        height: trained height, pixels.
-        width: trained width, pixels.
+        frames, height, width: the size of clip that it was trained on, in pixels.
         decode_chunk_size: a divisor of `frames`: a last chunk of one frame would flicker, and compile again.
-        presets: published choices of steps and guidance, by name; the first is the default.
-        fps: the default; diffusers conditions on fps - 1.
-        motion_bucket_id: the default.
-        noise_aug_strength: the default.
+        presets: steps and guidance by name; the first is the default.
+        fps, motion_bucket_id, noise_aug_strength: the defaults.
         fps_range: lowest and highest; Stability's sampling script warns outside.
         steps_range: under the first the picture degrades, over the second nothing is gained, by the guides.
         only: fields of a request with the one value that the checkpoint was tuned at.
@@ -140,18 +130,12 @@ VARIANTS: dict[str, Variant] = {
 
 
 def variant(name: str) -> Variant:
-    """The variant of a name.
+    """The variant of a name, or a `ValueError` with the nearest one.
 
     Args:
         name: "svd", "svd-xt", "svd-xt-1.1" or "tiny".
-
-    Returns:
-        The variant.
-
-    Raises:
-        ValueError: there is none; the message has the nearest name.
     """
-    if isinstance(name, str) and name in VARIANTS:
-        return VARIANTS[name]
-    hint = did_you_mean(name, VARIANTS) or "."
-    raise ValueError(f"Unknown variant {shorten(name)}: expected one of {', '.join(VARIANTS)}{hint}")
+    if not isinstance(name, str) or name not in VARIANTS:
+        hint = did_you_mean(name, VARIANTS) or "."
+        raise ValueError(f"Unknown variant {shorten(name)}: expected one of {', '.join(VARIANTS)}{hint}")
+    return VARIANTS[name]

@@ -601,6 +601,22 @@ def test_a_folder_that_links_outside_itself_is_refused_by_saying_so(checkpoint, 
     assert "delete" not in text
 
 
+def test_a_snapshot_of_the_cache_loads_by_its_path(serve, published, micro, tmp_path):
+    """Its files are links to ../../blobs; a link that leaves the repository's folder in the cache is refused."""
+    from huggingface_hub import constants
+
+    serve(published)
+    commit = getattr(setup_of(load(setup())), "revision", "")
+    (snapshot,) = Path(constants.HF_HUB_CACHE).glob(f"*/snapshots/{commit}")
+    file = snapshot / "unet/diffusion_pytorch_model.fp16.safetensors"
+    assert file.is_symlink()
+    assert same_weights(load(local(snapshot)), micro, torch.float16)
+    elsewhere = file.resolve().rename(tmp_path / "elsewhere.safetensors")
+    file.unlink()
+    file.symlink_to(elsewhere)
+    assert refusal(local(snapshot)).startswith(f"{file} is a link to {elsewhere}, outside the folder")
+
+
 # Room
 
 
@@ -643,10 +659,3 @@ def test_memory_is_asked_for_in_the_precision_that_is_loaded(checkpoint, monkeyp
     monkeypatch.setattr("svdlab.pipelines.load.free_bytes", lambda device: stored * 3 // 4)
     refusal(local(checkpoint, dtype="fp32"), MemoryError)
     assert load(local(checkpoint, dtype="fp16")).unet.dtype == torch.float16
-
-
-def test_a_torch_without_sdpa(checkpoint, monkeypatch):
-    monkeypatch.delattr(torch.nn.functional, "scaled_dot_product_attention")
-    text = refusal(local(checkpoint), RuntimeError)
-    assert text.startswith(f"torch {torch.__version__} has no scaled_dot_product_attention")
-    assert "install torch 2.6 or newer" in text

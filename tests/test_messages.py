@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from svdlab.atomic_files import atomic_write, clear_leftovers, scratch_folder
-from svdlab.messages import describe_error, did_you_mean, first_line, nearest_name, shorten
+from svdlab.messages import describe_error, did_you_mean, first_line, shorten
 
 
 def test_text_from_elsewhere_is_one_short_printable_line():
@@ -35,7 +35,7 @@ def test_long_values_are_cut(value):
 
 
 def test_nearest_names():
-    assert nearest_name("rocet", ["rocket", "portrait"]) == "rocket"
+    assert did_you_mean("rocet", ["rocket", "portrait"]) == "; did you mean 'rocket'?"
     assert did_you_mean("x" * 100_000, ["rocket"]) == ""
 
 

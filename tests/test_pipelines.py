@@ -11,8 +11,8 @@ import torch
 from svdlab import GenerationError, Request, Setup, generate, load
 from svdlab.machine import is_out_of_memory
 from svdlab.pipelines.exclusive import exclusive
-from svdlab.pipelines.random_weights import quiet_libraries
-from svdlab.pipelines.vae_precision import encode_dtype, encode_growth, float32_decoder, keep_precision
+from svdlab.pipelines.vae_precision import encode_dtype, float32_decoder, keep_precision
+from svdlab.progress_bar import quiet_libraries
 from svdlab.request import quiet_requests
 
 
@@ -64,9 +64,9 @@ def test_a_stop_in_the_second_decode_is_put_back(half, ask, monkeypatch):
 
 
 def test_the_type_to_encode_in(half, checkpoint):
-    assert (encode_dtype(half.vae), encode_growth(half.vae)) == (torch.float32, 2)
+    assert encode_dtype(half.vae) == torch.float32
     brain = load(Setup("svd", weights=str(checkpoint), dtype="bf16"))
-    assert (encode_dtype(brain.vae), encode_growth(brain.vae)) == (torch.bfloat16, 1)
+    assert encode_dtype(brain.vae) == torch.bfloat16
     with float32_decoder(brain) as changed:
         assert changed
         assert dtypes(brain) == {torch.float32}

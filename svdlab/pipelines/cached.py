@@ -16,7 +16,6 @@ from svdlab.setup import Setup
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
-
 _kept: dict[Any, StableVideoDiffusionPipeline] = {}  # at most one
 
 
@@ -25,9 +24,6 @@ def load_cached(setup: Setup) -> StableVideoDiffusionPipeline:
 
     Args:
         setup: how the model runs.
-
-    Returns:
-        A pipeline that is kept, and shared by all callers.
     """
     if _key(setup) not in _kept:
         unload_cached()

@@ -12,22 +12,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
-
-class _PipelineLock:
-    """A re-entrant lock. The copy of a pipeline gets one of its own, as no lock can be copied."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-
-    def __deepcopy__(self, memo: Any) -> _PipelineLock:
-        return _PipelineLock()
-
-    def __reduce__(self) -> Any:
-        return _PipelineLock, ()
+_locks: WeakKeyDictionary[StableVideoDiffusionPipeline, Any] = WeakKeyDictionary()  # the copy of a pipeline has its own
 
 
 @contextmanager
@@ -40,15 +30,10 @@ def exclusive(
 
     Args:
         pipeline: a loaded pipeline.
-        say: called with one sentence when another thread holds it; left out, the sentence goes to stderr.
+        say: called with one sentence when another thread holds it; default: the sentence goes to stderr.
         check: called several times a second while it waits; what it raises ends the waiting.
-
-    Example:
-        >>> with exclusive(pipeline):
-        ...     pipeline.scheduler.config.prediction_type
-        'v_prediction'
     """
-    lock: Any = vars(pipeline).setdefault("_svdlab_lock", _PipelineLock()).lock  # one step, so that two threads agree
+    lock = _locks.setdefault(pipeline, threading.RLock())  # one step, so that two threads agree
     if not lock.acquire(blocking=False):
         sentence = "This pipeline is making another clip: waiting until that one is done."
         say(sentence) if say else print(sentence, file=sys.stderr)

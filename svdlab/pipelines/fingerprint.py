@@ -18,13 +18,10 @@ from svdlab.tiny import WEIGHTS
 
 
 def weights_fingerprint(setup: Setup) -> str:
-    """What tells a setup's weights from others.
+    """A sha256 of a setup's weights; "hub" (its revision tells the rest), "random", or "unread ..." for none.
 
     Args:
-        setup: how the model runs; of the hub's weights its revision tells the rest.
-
-    Returns:
-        "hub", "random" or a sha256; "unread ..." for a folder that holds no weights.
+        setup: how the model runs.
     """
     if setup.weights in ("hub", "random"):
         return setup.weights
@@ -40,14 +37,14 @@ def weights_fingerprint(setup: Setup) -> str:
 @lru_cache(maxsize=16)
 def _fingerprint(folder: Path, half: bool, _state: tuple[Any, ...]) -> str:
     """A hash of the configurations, and of every tensor's name, type, shape, beginning and middle."""
-    half, parts = hub.check_folder(folder, half=half), []
+    weights, parts = hub.check_folder(folder, half=half), []
     for path in [*folder.glob("*.json"), *folder.glob("*/*.json")]:
         if ".index." not in path.name:  # how tensors are spread over files makes no difference
             settings = {k: v for k, v in json.loads(path.read_bytes()).items() if k[0] != "_"}  # "_…": who saved it
             settings.pop("transformers_version", None)
             parts.append(f"{path.relative_to(folder).as_posix()} {json.dumps(settings, sort_keys=True)}")
-    for component in hub.COMPONENTS:
-        for path in hub.weight_files(folder / component, half=half):
+    for component, files in weights.items():
+        for path in files:
             with path.open("rb") as file:  # the format: the header's length, the header as JSON, the values
                 values = 8 + int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(values - 8))

@@ -22,7 +22,8 @@ COMPONENTS = {  # those with weights, and the library and class that a model_ind
     "vae": ["diffusers", "AutoencoderKLTemporalDecoder"],
     "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
 }
-PIPELINE = "StableVideoDiffusionPipeline"
+_PIPELINE = "StableVideoDiffusionPipeline"
+_KIND = {True: "fp16", False: "full-precision"}
 ANSWER_SECONDS = 10  # huggingface_hub's own first question waits for ever
 
 
@@ -31,31 +32,25 @@ class WeightsError(RuntimeError):
 
 
 def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
-    """The folder of a variant's published weights, downloaded with a progress bar where it is not in the cache.
+    """The folder of a variant's published weights, named by its commit; what the cache lacks is downloaded.
 
     Args:
         variant: one that is on the hub.
         half: whether to fetch the fp16 files (4.2 GiB) rather than the full ones.
         revision: a branch, tag or commit of its repository; default: the main branch.
 
-    Returns:
-        A folder in the hub's layout, named by its commit.
-
     Raises:
         WeightsError: the hub refuses or does not answer and the cache lacks a file, or the disk is too small.
     """
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-    repository = variant.repository
-    if repository is None:
-        raise WeightsError(f"{variant.name!r} has no repository on the hub: its weights are bundled.")
     check_token()
+    repository, downloading = str(variant.repository), False
     patterns = ["model_index.json", "scheduler/*.json", "feature_extractor/*.json"]
     for component in COMPONENTS:
         patterns += [f"{component}/*.json", f"{component}/*{'.fp16' if half else ''}*.safetensors"]
     files: dict[str, Any] = {"repo_id": repository, "revision": revision, "allow_patterns": patterns}
     files["ignore_patterns"] = None if half else ["*.fp16*"]
-    downloading = False
     try:
         try:
             HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS)
@@ -65,7 +60,13 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
                 return Path(snapshot_download(**files, local_files_only=True))
             except errors.LocalEntryNotFoundError:
                 raise (refusal.__cause__ or refusal) if isinstance(refusal, errors.DryRunError) else refusal from None
-        _check_files(repository, {file.filename for file in plan}, half)
+        weights = {file.filename.split("/")[0] for file in plan if file.filename.endswith(".safetensors")}
+        for component in COMPONENTS:
+            if component not in weights:
+                raise WeightsError(
+                    f"{repository} has no {_KIND[half]} safetensors files for its {component} (*.bin files are not "
+                    f"read, because they can run code): use dtype={'fp32' if half else 'fp16'!r}, or another revision."
+                )
         missing_bytes = sum(file.file_size or 0 for file in plan if file.will_download)
         _check_disk(missing_bytes, Path(constants.HF_HUB_CACHE), repository)
         downloading = missing_bytes > 0
@@ -76,24 +77,25 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
         raise WeightsError(_sentence(error, repository, revision, downloading)) from error
 
 
-def check_folder(folder: Path, *, half: bool) -> bool:
-    """Check a folder of weights: layout, classes, and that no file is cut short or lies elsewhere.
+def check_folder(folder: Path, *, half: bool) -> dict[str, list[Path]]:
+    """The safetensors files to read, by component; a folder with files of one kind alone serves both.
 
     Args:
-        folder: a folder in the hub's layout.
+        folder: a folder in the hub's layout, or a snapshot in the hub's cache.
         half: whether its fp16 files are wanted rather than the full ones.
-
-    Returns:
-        Whether to read the fp16 files. A folder with files of one kind alone serves both.
 
     Raises:
         WeightsError: something is missing, damaged, of another model, or a link that leads out of the folder.
     """
-    _check_links(folder)
+    root = folder.resolve()
+    home = root.parents[1] if root.parent.name == "snapshots" else root  # in the cache, files are links to ../../blobs
+    for file in [*folder.glob("*.json"), *folder.glob("*/*")]:
+        if not file.resolve().is_relative_to(home):
+            raise WeightsError(f"{file} is a link to {file.resolve()}, outside the folder: put the file itself there.")
     _check_index(folder / "model_index.json")
-    kinds: dict[str, set[bool]] = {}  # component -> {True} fp16 files only, {False} full ones only, or both
+    by_kind: dict[bool, dict[str, list[Path]]] = {True: {}, False: {}}
     for component in COMPONENTS:
-        files = [file.name for file in (folder / component).glob("*.safetensors")]
+        files = sorted((folder / component).glob("*.safetensors"))
         if not files:
             others = sorted(file.name for file in (folder / component).glob("*.bin"))
             reason = f"only {others[0]}, which is not read because it can run code" if others else "none"
@@ -101,44 +103,26 @@ def check_folder(folder: Path, *, half: bool) -> bool:
                 f"{folder / component} has no safetensors weights ({reason}): download the repository's "
                 "*.safetensors files, or save them again with safe_serialization=True."
             )
-        kinds[component] = {".fp16" in name for name in files}
-    kind = next((kind for kind in (half, not half) if all(kind in kinds_there for kinds_there in kinds.values())), None)
-    if kind is None:
-        lacking = next(component for component in COMPONENTS if half not in kinds[component])
+        for kind, chosen in by_kind.items():
+            chosen[component] = [file for file in files if (".fp16" in file.name) == kind]
+    chosen = by_kind[half] if all(by_kind[half].values()) else by_kind[not half]
+    if not all(chosen.values()):
+        lacking = next(component for component, files in by_kind[half].items() if not files)
         raise WeightsError(
-            f"{folder / lacking} lacks the {_kind(half)} safetensors files that other components have: "
+            f"{folder / lacking} lacks the {_KIND[half]} safetensors files that other components have: "
             "download the folder again, all of one kind."
         )
-    for component in COMPONENTS:
-        for file in weight_files(folder / component, half=kind):
+    for files in chosen.values():
+        for file in files:
             tensor_names(file)
-    return kind
-
-
-def weight_files(folder: Path, *, half: bool) -> list[Path]:
-    """The safetensors files of one component.
-
-    Args:
-        folder: the component's folder.
-        half: whether to list the fp16 files rather than the full ones.
-
-    Returns:
-        Paths, sorted by name.
-    """
-    return sorted(file for file in folder.glob("*.safetensors") if (".fp16" in file.name) == half)
+    return chosen
 
 
 def tensor_names(file: Path) -> set[str]:
-    """The names of the tensors in a safetensors file.
+    """The names of the tensors in a safetensors file, or a `WeightsError` where it is damaged or cut short.
 
     Args:
-        file: its path.
-
-    Returns:
-        The names in its header, which also says how long the file is.
-
-    Raises:
-        WeightsError: it is damaged or cut short.
+        file: its path; its header also says how long it is.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -153,11 +137,7 @@ def tensor_names(file: Path) -> set[str]:
 
 
 def check_token() -> None:
-    """Refuse a token that cannot be sent, which the libraries below would print in saying so.
-
-    Raises:
-        WeightsError: the token holds a character that no token has.
-    """
+    """Refuse a token that cannot be sent, which the libraries below would print in saying so."""
     from huggingface_hub import get_token
 
     if not re.fullmatch(r"[\x21-\x7e]*", get_token() or ""):
@@ -167,17 +147,8 @@ def check_token() -> None:
         )
 
 
-def _check_links(folder: Path) -> None:
-    root = folder.resolve()
-    roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]  # of the hub's cache
-    for file in [*folder.glob("*.json"), *folder.glob("*/*")]:
-        target = file.resolve()
-        if not any(target.is_relative_to(each) for each in roots):
-            raise WeightsError(f"{file} is a link to {target}, outside the folder: put the file itself there.")
-
-
 def _check_index(file: Path) -> None:
-    """A model_index.json says which classes to import: only this pipeline's own, from the two libraries."""
+    """It says which classes to import: only this pipeline's own, from the two libraries."""
     if not file.is_file():
         raise WeightsError(
             f"{file.parent} holds no model_index.json: expected a folder in the hub's layout, as written by "
@@ -188,9 +159,9 @@ def _check_index(file: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{file} is not JSON ({first_line(error)}): delete it and fetch it again.") from error
     pipeline = index.get("_class_name") if isinstance(index, dict) else None
-    if pipeline != PIPELINE:
+    if pipeline != _PIPELINE:
         raise WeightsError(
-            f"{file} is of {shorten(pipeline)}, and only {PIPELINE!r} is loaded here: use another folder."
+            f"{file} is of {shorten(pipeline)}, and only {_PIPELINE!r} is loaded here: use another folder."
         )
     for name, value in index.items():
         if name.startswith("_"):
@@ -198,7 +169,7 @@ def _check_index(file: Path) -> None:
         expected = COMPONENTS.get(name)
         trusted = isinstance(value, list) and len(value) == 2 and value[0] in ("diffusers", "transformers", None)
         if value != expected if expected else not trusted:
-            wanted = repr(expected) if expected else "a class of diffusers or transformers"
+            wanted = expected or "a class of diffusers or transformers"
             raise WeightsError(
                 f"{file} gives {shorten(value)} as its {first_line(name)}, expected {wanted}: nothing else is "
                 "imported, since it could run code; use the repository's own file."
@@ -206,15 +177,6 @@ def _check_index(file: Path) -> None:
     lacking = next((component for component in COMPONENTS if component not in index), None)
     if lacking:
         raise WeightsError(f"{file} names no {lacking}: use the repository's own file.")
-
-
-def _check_files(repository: str, files: set[str], half: bool) -> None:
-    for component in COMPONENTS:
-        if not any(file.startswith(f"{component}/") and file.endswith(".safetensors") for file in files):
-            raise WeightsError(
-                f"{repository} has no {_kind(half)} safetensors files for its {component} (*.bin files are not read, "
-                f"because they can run code): use dtype={'fp32' if half else 'fp16'!r}, or another revision."
-            )
 
 
 def _check_disk(needed_bytes: int, cache: Path, repository: str) -> None:
@@ -260,7 +222,3 @@ def _sentence(error: BaseException, repository: str, revision: str | None, downl
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"{absent} and HF_HUB_OFFLINE=1 forbids to fetch it: unset HF_HUB_OFFLINE, or {otherwise}."
     return f"{absent} and the hub cannot be reached ({reason}): connect to the network once, or {otherwise}."
-
-
-def _kind(half: bool) -> str:
-    return "fp16" if half else "full-precision"

@@ -14,7 +14,8 @@ from svdlab.messages import first_line, shorten
 from svdlab.optimizations.registry import Optimization
 from svdlab.pipelines import hub
 from svdlab.pipelines.hub import WeightsError
-from svdlab.pipelines.random_weights import quiet_libraries, with_random_weights
+from svdlab.pipelines.random_weights import with_random_weights
+from svdlab.progress_bar import quiet_libraries
 from svdlab.setup import DTYPES, Setup
 from svdlab.tiny import WEIGHTS
 from svdlab.variants import variant
@@ -25,13 +26,10 @@ if TYPE_CHECKING:
 
 
 def load(setup: Setup) -> StableVideoDiffusionPipeline:
-    """The diffusers pipeline of a setup, ready for `generate`.
+    """The diffusers pipeline of a setup, on its device, with every optimisation applied, ready for `generate`.
 
     Args:
         setup: how the model runs. Published weights are downloaded the first time, with a progress bar.
-
-    Returns:
-        The pipeline, on its device, with every optimisation applied; it remembers the setup, resolved.
 
     Raises:
         WeightsError: the weights cannot be had or read.
@@ -43,7 +41,6 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
         >>> load(Setup("tiny")).unet.config["num_frames"]
         14
     """
-    _check_torch()
     import torch
 
     setup = setup.resolved()
@@ -71,13 +68,10 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
 
 
 def setup_of(pipeline: StableVideoDiffusionPipeline) -> Setup | None:
-    """The setup that a pipeline was loaded from.
+    """The setup, resolved, that a pipeline was loaded from; None for one that somebody made with diffusers alone.
 
     Args:
         pipeline: any SVD pipeline.
-
-    Returns:
-        The setup, resolved; None for a pipeline that somebody made with diffusers alone.
     """
     return getattr(pipeline, "_svdlab_setup", None)
 
@@ -97,21 +91,18 @@ def _folder(setup: Setup) -> tuple[Path, Setup]:
     return folder, setup
 
 
+@quiet_libraries()
 def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusionPipeline:
-    import torch
+    from diffusers import StableVideoDiffusionPipeline
 
-    with quiet_libraries():
-        from diffusers import StableVideoDiffusionPipeline
-
-    half = hub.check_folder(folder, half=dtype != torch.float32)
-    files = {component: hub.weight_files(folder / component, half=half) for component in hub.COMPONENTS}
+    files = hub.check_folder(folder, half=dtype.itemsize == 2)
+    half = ".fp16" in files["unet"][0].name
     stored = sum(file.stat().st_size for paths in files.values() for file in paths)
     _check_memory(stored * dtype.itemsize // (2 if half else 4), device, f"The weights in {folder}")
     try:
-        with quiet_libraries():
-            pipeline = StableVideoDiffusionPipeline.from_pretrained(
-                folder, dtype=dtype, variant="fp16" if half else None, use_safetensors=True, local_files_only=True
-            )
+        pipeline = StableVideoDiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, variant="fp16" if half else None, use_safetensors=True, local_files_only=True
+        )
     except Exception as error:  # of either library, for configurations that hold anything at all
         if is_out_of_memory(error):
             raise
@@ -150,14 +141,4 @@ def _check_memory(needed: int, device: str, what: str) -> None:
         raise MemoryError(
             f"{what} take {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on {device}: "
             f"use dtype='fp16', {offload}a smaller variant, or close other programs."
-        )
-
-
-def _check_torch() -> None:
-    import torch
-
-    if not hasattr(torch.nn.functional, "scaled_dot_product_attention"):
-        raise RuntimeError(
-            f"torch {torch.__version__} has no scaled_dot_product_attention, so attention alone would ask for 39 GiB: "
-            "install torch 2.6 or newer."
         )

@@ -6,12 +6,11 @@ the modules with shapes and no values; `with_random_weights` fills them, for the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdlab.machine import best_device
+from svdlab.progress_bar import quiet_libraries
 from svdlab.tiny import WEIGHTS
 from svdlab.variants import Variant
 
@@ -56,30 +55,7 @@ SCHEDULER: dict[str, Any] = {
 }
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silence the libraries while models are built: bars of seconds, and warnings that do not concern our readers.
-
-    transformers warns that torchvision is missing, and here Pillow prepares the pictures. Afterwards the libraries'
-    bars and verbosity are as they were found.
-    """
-    from diffusers.utils import logging as diffusers
-    from transformers.utils import logging as transformers
-
-    libraries: list[Any] = [diffusers, transformers]
-    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, verbosity, bars in before:
-            library.set_verbosity(verbosity)
-            if bars:
-                library.enable_progress_bar()
-
-
+@quiet_libraries()
 def blank(
     variant: Variant, folder: Path | None = None, dtype: torch.dtype | None = None
 ) -> StableVideoDiffusionPipeline:
@@ -87,43 +63,33 @@ def blank(
 
     Args:
         variant: whose modules.
-        folder: weights in the hub's layout whose configuration holds instead; default: the variant's own.
+        folder: weights whose configuration holds instead; default: the variant's own.
         dtype: of the modules; default: fp32.
-
-    Returns:
-        The pipeline.
     """
     import torch
+    from diffusers import (
+        AutoencoderKLTemporalDecoder,
+        EulerDiscreteScheduler,
+        StableVideoDiffusionPipeline,
+        UNetSpatioTemporalConditionModel,
+    )
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    with quiet_libraries():
-        from diffusers import (
-            AutoencoderKLTemporalDecoder,
-            EulerDiscreteScheduler,
-            StableVideoDiffusionPipeline,
-            UNetSpatioTemporalConditionModel,
-        )
-        from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    unet_config: Any
-    vae_config: Any
-    if variant.repository is None:
+    unet_config: Any = _UNET | {"num_frames": variant.frames}
+    vae_config: Any = _VAE
+    encoder_config = CLIPVisionConfig(**_IMAGE_ENCODER)
+    if folder or variant.repository is None:
         folder = folder or WEIGHTS
-    if folder is not None:
         unet_config = UNetSpatioTemporalConditionModel.load_config(folder / "unet")
         vae_config = AutoencoderKLTemporalDecoder.load_config(folder / "vae")
         encoder_config = CLIPVisionConfig.from_pretrained(folder / "image_encoder")
-    else:
-        unet_config = _UNET | {"num_frames": variant.frames}
-        vae_config = _VAE
-        encoder_config = CLIPVisionConfig(**_IMAGE_ENCODER)
     with torch.device("meta"):
         unet: Any = UNetSpatioTemporalConditionModel.from_config(unet_config)
         vae: Any = AutoencoderKLTemporalDecoder.from_config(vae_config)
         image_encoder: Any = CLIPVisionModelWithProjection(encoder_config)
-    with quiet_libraries():
-        for module in (unet, vae, image_encoder):
-            # To "meta" again: diffusers makes the mixing factors on the processor all the same.
-            module.eval().to(device="meta", dtype=dtype)
+    for module in (unet, vae, image_encoder):
+        # To "meta" again: diffusers makes the mixing factors on the processor all the same.
+        module.eval().to(device="meta", dtype=dtype)
     return StableVideoDiffusionPipeline(
         vae=vae,
         image_encoder=image_encoder,
@@ -133,24 +99,18 @@ def blank(
     )
 
 
-def with_random_weights(
-    variant: Variant, dtype: torch.dtype, device: str, seed: int = 0
-) -> StableVideoDiffusionPipeline:
+def with_random_weights(variant: Variant, dtype: torch.dtype, device: str) -> StableVideoDiffusionPipeline:
     """A pipeline of a variant's true size with random values: the memory and speed of the real one, not its pictures.
 
     Args:
         variant: whose modules.
         dtype: of the weights.
         device: where the weights lie.
-        seed: of the values, which are small, so that no step overflows in half precision.
-
-    Returns:
-        The pipeline.
     """
     import torch
 
     pipeline = blank(variant, dtype=dtype)
-    generator = torch.Generator(best_device()).manual_seed(seed)  # the same values, wherever they are to lie
+    generator = torch.Generator(best_device()).manual_seed(0)  # the same values, wherever they are to lie
     for module in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
         module.to_empty(device=device)
         for name, tensor in module.named_parameters():

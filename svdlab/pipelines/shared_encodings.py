@@ -25,8 +25,8 @@ def shared(pipeline: StableVideoDiffusionPipeline, encodings: dict[Any, torch.Te
     """Encode no picture twice on a pipeline; the frames stay the same bit for bit.
 
     Args:
-        pipeline: a loaded pipeline, held (`exclusive`); its two encoding methods are put back afterwards.
-        encodings: where the answers are kept for the next block on this pipeline; None for this block alone.
+        pipeline: one that is held (`exclusive`); its two encoding methods are put back afterwards.
+        encodings: keeps the answers for the next block on this pipeline; default: this block alone.
     """
     known = {} if encodings is None else encodings
     names = ("_encode_image", "_encode_vae_image")
@@ -62,8 +62,8 @@ def make_room(known: dict[Any, Any], most: int = 64) -> None:
     """Drop the oldest entry of a full cache.
 
     Args:
-        known: a dictionary used as a cache.
-        most: how many entries it may hold; at full size 64 pictures are 110 MB, 64 encodings 10 MB.
+        known: the cache.
+        most: entries; at full size 64 pictures are 110 MB, 64 encodings 10 MB.
     """
     if len(known) >= most:
         del known[next(iter(known))]

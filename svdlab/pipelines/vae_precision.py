@@ -17,29 +17,14 @@ if TYPE_CHECKING:
 
 
 def encode_dtype(vae: Any) -> torch.dtype:
-    """The type in which the pipeline runs the VAE while it encodes.
+    """The type in which the pipeline encodes: fp32 for an fp16 VAE that says `force_upcast`, else the VAE's own.
 
     Args:
         vae: a pipeline's VAE, in the type in which it was loaded.
-
-    Returns:
-        fp32 for an fp16 VAE that says `force_upcast`, else the VAE's own type.
     """
     import torch
 
     return torch.float32 if vae.dtype == torch.float16 and vae.config["force_upcast"] else vae.dtype
-
-
-def encode_growth(vae: Any) -> int:
-    """By how much the VAE's weights grow while it encodes.
-
-    Args:
-        vae: a pipeline's VAE, in the type in which it was loaded.
-
-    Returns:
-        A factor of its bytes: 2 where fp16 becomes fp32, else 1.
-    """
-    return encode_dtype(vae).itemsize // vae.dtype.itemsize
 
 
 @contextmanager
@@ -48,13 +33,6 @@ def keep_precision(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
 
     Args:
         pipeline: a loaded pipeline.
-
-    Example:
-        >>> import torch
-        >>> with keep_precision(pipeline):
-        ...     _ = pipeline.vae.to(torch.float64)
-        >>> pipeline.vae.dtype
-        torch.float32
     """
     vae: Any = pipeline.vae
     before = {name: tensor.dtype for name, tensor in _floating(vae)}
@@ -69,13 +47,12 @@ def keep_precision(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
 
 @contextmanager
 def float32_decoder(pipeline: StableVideoDiffusionPipeline) -> Iterator[bool]:
-    """Take the VAE to fp32 for a second decode, and back afterwards.
+    """Take the VAE to fp32 for a second decode, and back afterwards; yield whether that changed it.
+
+    It does not where the VAE was in fp32 before, nor under sequential offload, whose weights are elsewhere.
 
     Args:
         pipeline: a loaded pipeline.
-
-    Yields:
-        Whether it is in fp32 now. False where it was before, and under sequential offload, whose weights are elsewhere.
     """
     import torch
 

@@ -138,7 +138,7 @@ class Estimate:
     def __str__(self) -> str:
         verbs = {"encode": "encoding", "denoise": "denoising", "decode": "decoding"}
         highest = max(self.stages, key=lambda name: self.stages[name].peak_bytes)
-        names = ", ".join((self.setup.variant, self.setup.precision, *self.setup.optimizations))
+        names = ", ".join((self.setup.variant, str(self.setup.resolved().dtype), *self.setup.optimizations))
         return f"{names}: {self.needed_bytes / 2**30:.1f} GiB needed, the most while {verbs[highest]}."
 
 

@@ -27,7 +27,8 @@ from svdlab.atomic_files import atomic_write
 from svdlab.optimizations.registry import WeightBytes
 from svdlab.pipelines import random_weights
 from svdlab.pipelines.hub import COMPONENTS
-from svdlab.pipelines.vae_precision import encode_dtype, encode_growth
+from svdlab.pipelines.vae_precision import encode_dtype
+from svdlab.progress_bar import quiet_libraries
 from svdlab.request import Request
 from svdlab.setup import DTYPES, Setup
 from svdlab.variants import variant
@@ -81,7 +82,7 @@ def _key(setup: Setup, request: Request) -> str:
     where = [str(folder) for folder in (_weights_folder(setup),) if folder]
     size = f"{request.num_frames}x{request.height}x{request.width}"
     chunks = f"chunk {request.decode_chunk_size} batch {_batch(request)}"
-    return " ".join((setup.variant, *where, setup.precision, *names, size, chunks))
+    return " ".join((setup.variant, *where, str(setup.resolved().dtype), *names, size, chunks))
 
 
 def _to_json(stages: dict[str, StageTrace]) -> str:
@@ -109,7 +110,7 @@ def fake_run(setup: Setup, request: Request) -> dict[str, StageTrace]:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    dtype: Any = getattr(torch, DTYPES[setup.precision])
+    dtype: Any = getattr(torch, DTYPES[str(setup.resolved().dtype)])
     pipeline: Any = random_weights.blank(variant(setup.variant), _weights_folder(setup), dtype)
     unet, vae, image_encoder = modules = pipeline.unet, pipeline.vae, pipeline.image_encoder
     frames, chunk, batch = request.num_frames, request.decode_chunk_size, _batch(request)
@@ -134,7 +135,7 @@ def fake_run(setup: Setup, request: Request) -> dict[str, StageTrace]:
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     for module in (module for part in modules for module in part.modules()):
         module._apply = partial(_replace_parameters, module)  # on these alone: others may be making a clip meanwhile
-    with random_weights.quiet_libraries(), fakes, torch.no_grad():
+    with quiet_libraries(), fakes, torch.no_grad():
         for part in modules:
             part.to_empty(device="cpu")
         for optimization, value in setup.parsed:
@@ -142,7 +143,8 @@ def fake_run(setup: Setup, request: Request) -> dict[str, StageTrace]:
                 optimization.apply(pipeline, value)
                 optimization.before_clip(pipeline, value, request)
         weights = {name: _weight_bytes(getattr(pipeline, name)) for name in COMPONENTS}
-        grown = weights | {"vae": WeightBytes(*(size * encode_growth(vae) for size in weights["vae"]))}
+        growth = encode_dtype(vae).itemsize // vae.dtype.itemsize
+        grown = weights | {"vae": WeightBytes(*(size * growth for size in weights["vae"]))}
         denoising = StageTrace(weights, *_meter(denoise, modules))
         decoding = StageTrace(weights, *_meter(decode, modules, passes=-(-frames // chunk)))
         vae.to(encode_dtype(vae))

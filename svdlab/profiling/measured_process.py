@@ -29,7 +29,7 @@ from svdlab.machine import best_device, is_out_of_memory
 from svdlab.messages import describe_error
 from svdlab.pipelines import hub
 from svdlab.pipelines.load import load
-from svdlab.pipelines.random_weights import quiet_libraries
+from svdlab.progress_bar import quiet_libraries
 from svdlab.request import Request
 from svdlab.setup import Setup
 from svdlab.variants import variant
@@ -67,7 +67,7 @@ def _measure(question: dict[str, Any], folder: Path, events: _EventLog) -> None:
     if question["memory_limit_bytes"] is not None:
         _limit_memory(device, question["memory_limit_bytes"])
     if setup.weights == "hub":  # a download is no part of loading
-        hub.fetch(variant(setup.variant), half=setup.precision != "fp32", revision=setup.revision)
+        hub.fetch(variant(setup.variant), half=setup.resolved().dtype != "fp32", revision=setup.revision)
     events.end_stage()
     events.begin_stage("load")
     pipeline = load(setup)

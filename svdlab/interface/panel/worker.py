@@ -23,7 +23,7 @@ from svdlab.interface.panel.widgets import Alert, Button, figure, w
 from svdlab.media.show import strip
 from svdlab.pipelines.cached import free_memory, load_cached
 from svdlab.pipelines.exclusive import exclusive
-from svdlab.pipelines.random_weights import quiet_libraries
+from svdlab.progress_bar import quiet_libraries
 from svdlab.rows.row import Row
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
