@@ -7,13 +7,10 @@ possible and odd is a concern (`Request.concerns`), not an error.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from svdlab.messages import shorten
 from svdlab.variants import variant
-
-if TYPE_CHECKING:
-    from svdlab.request import Request
 
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -33,11 +30,11 @@ RANGES: dict[str, tuple[type, float, float, str]] = {
 }
 
 
-def check_request(request: Request) -> None:
+def check_request(request: Any) -> None:
     """Check each field on its own, then the fields beside each other; NumPy's numbers become Python's.
 
     Args:
-        request: one that is being made.
+        request: a `Request` that is being made.
 
     Raises:
         ValueError: names the field, what was expected, and the way out.
