@@ -236,6 +236,7 @@ sides = st.integers(1, 300)
 fractions = st.floats(0, 1)
 
 
+@settings(max_examples=50, deadline=None)
 @given(sides, sides, st.integers(1, 200), st.integers(1, 200), st.tuples(fractions, fractions))
 def test_a_crop_has_the_shape_asked_for_is_as_large_as_can_be_and_keeps_the_focus(w, h, height, width, focus):
     left, top, right, bottom = crop_box((w, h), height, width, focus)
@@ -260,6 +261,7 @@ def test_every_fit_has_exactly_the_size_and_invents_no_colour(w, h, height, widt
     assert same(fitted, np.full((height, width, 3), (10, 200, 90)), 1)
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(1, 80), st.integers(1, 80), st.sampled_from(["crop", "pad", "stretch"]), st.tuples(fractions, fractions)
 )
@@ -268,6 +270,7 @@ def test_a_picture_of_that_size_comes_back_as_it_was(w, h, how, focus):
     assert same(fit_image(picture, h, w, how, focus), picture)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(40, 90), st.integers(24, 60), st.tuples(fractions, fractions))
 def test_a_crop_without_resampling_only_cuts(w, h, focus):
     """Only where a side is already right: no half-pixel blur."""

@@ -65,7 +65,7 @@ def boxes(data: bytes) -> list[str]:
 # --- MP4 -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "count"), [((128, 72), 14), ((1024, 576), 4), ((130, 74), 5)])
+@pytest.mark.parametrize(("size", "count"), [((1024, 576), 2), ((130, 74), 5)])
 def test_mp4_is_what_browsers_play_and_looks_like_the_frames(tmp_path, size, count):
     shots = clip(count, size)
     path = write_video(tmp_path / "x.mp4", shots, 7, metadata="hello", picture=shots[0])
@@ -264,7 +264,7 @@ def test_text_and_picture_come_back(tmp_path, name, text):
     assert len(read_frames(path)[0]) == 2
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(), max_size=300))
 @pytest.mark.parametrize("name", ["x.mp4", "x.gif", "x.webp", "frames"])
 def test_any_text_comes_back(tmp_path, name, text):
@@ -329,7 +329,7 @@ def test_what_cannot_be_written_is_refused(tmp_path, name, arguments, sentence):
 
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.gif", "x.webp", "frames"])
-@pytest.mark.parametrize("part", [0.0, 0.02, 0.3, 0.7, 0.97])
+@pytest.mark.parametrize("part", [0.02, 0.7])
 def test_a_file_cut_short_says_so(tmp_path, name, part):
     path = write_video(tmp_path / name, clip(6), 7, metadata="x")
     files = sorted(path.iterdir()) if path.is_dir() else [path]
