@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import os
 
-from svdlab.pipelines.cached import unload_cached
-
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
@@ -24,6 +22,7 @@ import warnings
 from datetime import datetime
 
 from svdlab import Request, Setup, grid, run
+from svdlab.pipelines.cached import unload_cached
 
 
 def measured(name: str, trials: list, workers: int) -> tuple[float, float]:

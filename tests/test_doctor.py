@@ -60,7 +60,7 @@ def test_json_is_for_a_bug_report_and_shows_no_token_and_touches_no_cache(tmp_pa
 
 def test_a_token_that_cannot_be_sent_is_not_shown_either(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", f"{SECRET} {SECRET}")
-    [token] = module._token()
+    token, *_ = module._weights()
     assert token.state == "note"
     assert SECRET not in str(token)
 
@@ -74,14 +74,25 @@ def with_an_old_diffusers(patch):
     patch.setattr(module, "installed", lambda name: "0.20" if name == "diffusers" else installed(name))
 
 
+def with_an_old_python(patch):
+    patch.setattr("platform.python_version", lambda: "3.8.20")
+
+
+def with_an_old_extra(patch):
+    installed = module.installed
+    patch.setattr(module, "installed", lambda name: "1.0" if name == "papermill" else installed(name))
+
+
 @pytest.mark.parametrize(
     ("break_it", "name", "words"),
     [
         (without("av"), "video", "ModuleNotFoundError"),
         (without("torch"), "torch", "ModuleNotFoundError"),
         (with_an_old_diffusers, "versions", "diffusers 0.20 ("),
+        (with_an_old_extra, "versions", "papermill 1.0 ("),
+        (with_an_old_python, "Python", "3.8.20"),
     ],
-    ids=["no video library", "no torch", "an old library"],
+    ids=["no video library", "no torch", "an old library", "an old library of an extra", "an old Python"],
 )
 def test_what_is_broken_is_a_problem_the_rest_is_still_told_and_scripts_see_it(
     monkeypatch, capsys, break_it, name, words
@@ -126,13 +137,21 @@ def test_too_little_disk_is_a_note(monkeypatch, tmp_path):
     assert "HF_HOME" in disk.todo
 
 
-def test_what_fits_is_predicted_where_there_is_time():
+def test_a_missing_library_of_an_extra_is_a_note(monkeypatch):
+    installed = module.installed
+    monkeypatch.setattr(module, "installed", lambda name: None if name == "anywidget" else installed(name))
+    notebooks, lab = module._notebooks()
+    assert (notebooks.state, lab.state, lab.fact) == ("ok", "note", "missing: anywidget")
+
+
+def test_what_fits_is_predicted_where_there_is_time(monkeypatch):
+    monkeypatch.setattr(module, "SETUPS_TO_TRY", module.SETUPS_TO_TRY[:2])
     later = time.monotonic() + 600
-    fit = module._fit("tiny", 24 * GiB, later)
+    fit = module._fit("svd-xt", 24 * GiB, later)
     assert fit.state == "ok"
-    assert fit.fact.startswith("tiny with fp16: ")
-    none = module._fit("tiny", 2**20, later)
-    assert (none.state, "svdlab plan --variant tiny" in none.todo) == ("note", True)
+    assert fit.fact.startswith("svd-xt with fp16: ")
+    none = module._fit("svd-xt", 2**20, later)
+    assert (none.state, "svdlab plan --variant svd-xt" in none.todo) == ("note", True)
     late = module._fit("svd-xt", 24 * GiB, 0)
     assert "not predicted yet" in late.fact
     assert "svdlab plan --variant svd-xt" in late.todo

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
 import runpy
 import sys
 import threading
@@ -17,7 +19,6 @@ import pytest
 from svdlab import Setup, ladder, measure, profile
 from svdlab.profiling import measured_process
 from svdlab.profiling import profile as profile_module
-from svdlab.profiling.profile import fidelity
 from svdlab.quality.assess import difference
 from svdlab.quality.likeness import PSNR_CAP_DB
 from svdlab.rows.row import Row
@@ -58,10 +59,30 @@ def request_(small):
 
 @pytest.fixture(scope="module")
 def measured(small, request_, tmp_path_factory):
-    """A ladder of three rungs, its folder; the second cannot be had without a card."""
+    """A ladder of three rungs, its folder; the second cannot be had without a card. The first is measured in a process
+    as users have it, the others in copies of this one, which spare the imports."""
     folder = tmp_path_factory.mktemp("ladder")
     trials = ladder(small, ["model-offload", "single-token"], request_, cumulative=False)
-    return folder, trials, profile(trials, folder, repeats=2, progress=False)
+    run_fresh, questions = profile_module._run_measured_process, []
+
+    def run_measured_process(question, scratch, timeout_seconds):
+        questions.append(question)
+        return (run_fresh if len(questions) == 1 else run_in_copy)(question, scratch, timeout_seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profile_module, "_run_measured_process", run_measured_process)
+        return folder, trials, profile(trials, folder, repeats=2, progress=False)
+
+
+def run_in_copy(question, scratch, _):
+    if not (child := os.fork()):
+        sys.argv, sys.stdin = ["", str(scratch)], io.StringIO(json.dumps(question))
+        try:
+            measured_process.main()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -307,7 +328,7 @@ def test_fidelity_is_what_difference_says(tmp_path):
     latents = generator.normal(size=(3, 4, 6, 8))
     for name, frames, factor in (("one", one, 1.1), ("other", other, 1.0)):
         np.savez(tmp_path / f"{name}.npz", frames=frames, latents=latents * factor)
-    likeness = fidelity(tmp_path / "one.npz", tmp_path / "other.npz")
+    likeness = profile_module._fidelity(tmp_path / "one.npz", tmp_path / "other.npz")
     expected = difference(*([Image.fromarray(frame) for frame in frames] for frames in (one, other)))
     assert likeness.psnr_db == pytest.approx(expected.psnr_db)
     assert likeness.ssim == pytest.approx(expected.ssim)

@@ -25,8 +25,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
+from scipy.stats import spearmanr
 from torch import Tensor
 
+from svdlab.atomic_files import atomic_write
 from svdlab.tiny import WEIGHTS, pixels_per_frame
 
 from .model import decode, encode
@@ -48,12 +50,7 @@ def psnr(one: Tensor, other: Tensor) -> float:
 
 def rank_correlation(values: Sequence[float]) -> float:
     """Spearman's, of `values` with their own order: 1 where each is larger than the one before."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0] * len(values)
-    for rank, index in enumerate(order):
-        ranks[index] = rank
-    count = len(values)
-    return 1 - 6 * sum((rank - index) ** 2 for index, rank in enumerate(ranks)) / (count * (count**2 - 1))
+    return float(spearmanr(range(len(values)), values).statistic)  # type: ignore[attr-defined]
 
 
 def find_rocket(frames: Tensor, seed: int, reach: int = 48) -> Tensor:
@@ -69,28 +66,20 @@ def find_rocket(frames: Tensor, seed: int, reach: int = 48) -> Tensor:
     box = slice(top, int(rows.max()) + 1), slice(left, int(columns.max()) + 1)
     a, paint = cover[box], colour[:, box[0], box[1]]
     rest = frames - sky
-    maps = torch.cat(
-        [
-            torch.ones(len(frames), 1, height, width),
-            sky.expand(len(frames), -1, -1, -1),
-            sky.square().sum(0).expand(len(frames), 1, -1, -1),
-            rest,
-            (rest * sky).sum(1, keepdim=True),
-        ],
-        1,
-    )
-    kernel = torch.cat(
-        [(a * paint).square().sum(0)[None], -2 * a**2 * paint, (a**2)[None], -2 * a * paint, 2 * a[None]]
-    )[None]
+    ones, skies = torch.ones(len(frames), 1, height, width), sky.expand(len(frames), -1, -1, -1)
+    squares = skies.square().sum(1, keepdim=True)
+    maps = torch.cat([ones, skies, squares, rest, (rest * sky).sum(1, keepdim=True)], 1)
+    weights = (a * paint).square().sum(0)[None], -2 * a**2 * paint, (a**2)[None], -2 * a * paint, 2 * a[None]
+    kernel = torch.cat(weights)[None]
     difference = F.conv2d(F.pad(maps, (reach, reach, reach, reach)), kernel)[:, 0]
     # The window's corner at (top + reach + dy, left + reach + dx) means a movement of (dx, dy).
     window = difference[:, top : top + 2 * reach + 1, left : left + 2 * reach + 1]
     places = window.flatten(1).argmin(1)
-    found = []
+    offsets = []
     for surface, place in zip(window, places.tolist(), strict=True):
         row, column = divmod(place, surface.shape[1])
-        found.append((column + _lowest(surface[row], column) - reach, row + _lowest(surface[:, column], row) - reach))
-    return torch.tensor(found)
+        offsets.append((column + _lowest(surface[row], column) - reach, row + _lowest(surface[:, column], row) - reach))
+    return torch.tensor(offsets)
 
 
 def _lowest(values: Tensor, index: int) -> float:
@@ -264,9 +253,8 @@ def write_between(path: Path, text: str) -> bool:
     if not path.exists() or MARKERS[0] not in (old := path.read_text()):
         return False
     new = re.sub(f"{MARKERS[0]}.*?{MARKERS[1]}", lambda _: f"{MARKERS[0]}\n{text}\n{MARKERS[1]}", old, flags=re.DOTALL)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(new)
-    beside.replace(path)
+    with atomic_write(path) as beside:
+        beside.write_text(new)
     return True
 
 

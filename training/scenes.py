@@ -199,39 +199,18 @@ def _sky(dice: _Dice, points: Tensor, pixel: float) -> Tensor:
 
     side = torch.where(dice.take(0, 1) < 0.5, -1.0, 1.0)
     light = dice.take(0, 2 * math.pi)
+    picture = _planet(dice, picture, points, pixel, light, side, (0.12, 0.48), (-0.2, 0.34), (0.1, 0.22), ringed=True)
     picture = _planet(
-        dice,
-        picture,
-        x,
-        y,
-        side * dice.take(0.12, 0.48),
-        dice.take(-0.2, 0.34),
-        dice.take(0.1, 0.22),
-        light,
-        pixel,
-        True,
-    )
-    picture = _planet(
-        dice,
-        picture,
-        x,
-        y,
-        -side * dice.take(0.1, 0.48),
-        dice.take(-0.27, 0.2),
-        dice.take(0.025, 0.06),
-        light,
-        pixel,
-        False,
+        dice, picture, points, pixel, light, -side, (0.1, 0.48), (-0.27, 0.2), (0.025, 0.06), ringed=False
     )
     return picture.clamp(0, 1)
 
 
-def _planet(
-    dice: _Dice, picture: Tensor, x: Tensor, y: Tensor, at_x: Tensor, at_y: Tensor, radius: Tensor, light: Tensor,
-    pixel: float, ringed: bool,
-) -> Tensor:  # fmt: skip
-    """One shaded, banded planet over `picture`; `ringed` ones wear a ring four times in ten."""
-    u, v = _turn((x - _wide(at_x)) / _wide(radius), (y - _wide(at_y)) / _wide(radius), dice.take(-0.5, 0.5))
+def _planet(dice, picture, points, pixel, light, side, across, down, size, ringed: bool) -> Tensor:
+    """One shaded, banded planet over `picture`, its place and radius within bounds; a ring four times in ten."""
+    at_x, at_y, radius = side * dice.take(*across), dice.take(*down), dice.take(*size)
+    x, y = ((values - _wide(at)) / _wide(radius) for values, at in zip(points, (at_x, at_y), strict=True))
+    u, v = _turn(x, y, dice.take(-0.5, 0.5))
     hue, other = dice.take(0, 1), dice.take(-0.12, 0.12)
     base, band = _colour(hue, 0.55, 0.85), _colour(hue + other, 0.65, 0.6)
     stripes = (0.5 + 0.5 * torch.sin(v * _wide(dice.take(3, 8)) + _wide(dice.take(0, 6.28))))[:, None]
@@ -291,7 +270,6 @@ def _rocket(ship: _Ship, points: Tensor, centres: Tensor, pixel: float, flame: b
     x, y = points[0] - _wide(centres[..., 0]), points[1] - _wide(centres[..., 1])
     u, v = _turn(x / scale, y / scale, torch.atan2(ship.ahead[:, 1], ship.ahead[:, 0])[:, None])
     wide = v.abs()
-    unit = scale  # distances below are in rocket lengths; times this, in widths
 
     def paint(colour: Tensor) -> Tensor:
         return _wide(colour[:, None])
@@ -304,24 +282,24 @@ def _rocket(ship: _Ship, points: Tensor, centres: Tensor, pixel: float, flame: b
         for size, colour in ((1.0, (1.0, 0.45, 0.08)), (0.55, (1.0, 0.9, 0.45))):
             width = 0.1 * size * (1 - inside / size).clamp(min=0) ** 0.7 * (0.55 + 1.2 * inside).clamp(max=1)
             distance = torch.maximum(wide - width, torch.maximum(-back, back - size) * reach)
-            yield _cover(distance * unit, pixel), torch.tensor(colour)[:, None, None]
+            yield _cover(distance * scale, pixel), torch.tensor(colour)[:, None, None]
 
     # Fins: a triangle on either side, swept back.
     fin = torch.maximum(
         torch.maximum(0.53 * u + 0.85 * wide - 0.028, -0.92 * u + 0.1 * wide - 0.41), -u * 0.5 - wide * 0.87 - 0.05
     )
-    yield _cover(fin * unit, pixel), paint(ship.trim * 0.85)
+    yield _cover(fin * scale, pixel), paint(ship.trim * 0.85)
     nozzle = torch.maximum(wide - 0.075, (u + 0.36).abs() - 0.035)
-    yield _cover(nozzle * unit, pixel), torch.tensor([0.22, 0.22, 0.27])[:, None, None]
+    yield _cover(nozzle * scale, pixel), torch.tensor([0.22, 0.22, 0.27])[:, None, None]
     # The body: where two circles of radius 0.908 meet (half a length long, 0.15 wide), the tail cut off.
     hull = torch.maximum((u * u + (wide + 0.758) ** 2).sqrt() - 0.908, -0.34 - u)
     shade = (0.86 + 0.9 * v).clamp(0.7, 1.0)[:, :, None]
-    yield _cover(hull * unit, pixel), paint(ship.body) * shade
+    yield _cover(hull * scale, pixel), paint(ship.body) * shade
     nose = torch.maximum(hull, 0.2 - u)
-    yield _cover(nose * unit, pixel), paint(ship.trim) * shade
+    yield _cover(nose * scale, pixel), paint(ship.trim) * shade
     window = (u - 0.05).square().add(v.square()).sqrt()
-    yield _cover((window - 0.085) * unit, pixel), paint(ship.trim * 0.6)
-    yield _cover((window - 0.06) * unit, pixel), paint(ship.glass)
+    yield _cover((window - 0.085) * scale, pixel), paint(ship.trim * 0.6)
+    yield _cover((window - 0.06) * scale, pixel), paint(ship.glass)
 
 
 # --- pictures without a rocket -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import os
 import random
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionM
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from torch import Tensor, nn
 
+from svdlab.atomic_files import atomic_write
 from svdlab.tiny import WEIGHTS
 
 from .model import FRAMES, build_image_encoder, build_pipeline, build_unet, build_vae, decode, encode
@@ -168,11 +169,8 @@ class Source:
         """Draw and encode one clip."""
         options, dice = self.options, self.dice
         world = "photo" if dice.random() < options.photos else "rocket"
-        seed, bucket, fps = (
-            dice.randrange(HELD_OUT_END, SEED_END),
-            dice.uniform(0, 255),
-            random_frame_rate(dice, self.frames),
-        )
+        seed, bucket = dice.randrange(HELD_OUT_END, SEED_END), dice.uniform(0, 255)
+        fps = random_frame_rate(dice, self.frames)
         clip, _ = draw([seed], bucket, fps, self.frames, world=world, device=options.device)
         pictures = clip[0] * 2 - 1
         # The first picture with noise of two strengths: encoding costs a third of what the UNet does, so it is shared.
@@ -180,13 +178,11 @@ class Source:
         noisy = pictures[:1] + strength[:, None, None, None] * torch.randn_like(pictures[:1].expand(2, -1, -1, -1))
         with half(options.device):
             latents = encode(self.vae, torch.cat([pictures, noisy])).float()
-        told = torch.tensor([bucket, fps], dtype=torch.float32, device=options.device)
-        seen = token(self.encoder, clip[:, 0])
-        one = [
-            Clips(latents[None, :-2], latents[each, None], strength[each, None], seen, told[:1], told[1:])
-            for each in (-2, -1)
-        ]
-        self.kept += one
+        knobs = torch.tensor([bucket, fps], dtype=torch.float32, device=options.device)
+        tokens = token(self.encoder, clip[:, 0])
+        for each in (-2, -1):
+            condition = latents[each, None], strength[each, None]
+            self.kept.append(Clips(latents[None, :-2], *condition, tokens, knobs[:1], knobs[1:]))
         del self.kept[: -2 * options.pool]
 
     def batch(self, count: int, frames: int) -> Clips:
@@ -252,9 +248,7 @@ def average(parameters: list[nn.Parameter], world: int) -> None:
     """Average gradients over all processes, in one message."""
     if world == 1:
         return
-    flat = torch.cat(
-        [(each.grad if each.grad is not None else torch.zeros_like(each)).flatten() for each in parameters]
-    )
+    flat = torch.cat([(torch.zeros_like(each) if each.grad is None else each.grad).flatten() for each in parameters])
     dist.all_reduce(flat)
     flat /= world
     for each, piece in zip(parameters, flat.split([each.numel() for each in parameters]), strict=True):
@@ -290,11 +284,10 @@ class Run:
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".tmp")
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "seconds": self.seconds,
                  "step": self.step, "average": self.average.weights, "average_step": self.average.step}  # fmt: skip
-        torch.save(state, beside)
-        beside.replace(self.path)
+        with atomic_write(self.path) as beside:
+            torch.save(state, beside)
 
     def load(self) -> bool:
         if not self.path.exists():
@@ -456,14 +449,10 @@ def work(rank: int, options: Options, meeting: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    defaults = Options()
-    for name in ("minutes", "vae_minutes", "rate", "vae_rate", "photos", "short", "save_minutes", "export_minutes"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(defaults, name))
-    for name in ("batch", "vae_batch", "processes", "uses", "pool", "steps"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
-    parser.add_argument("--device", default=defaults.device)
-    parser.add_argument("--checkpoints", type=Path, default=defaults.checkpoints)
-    parser.add_argument("--weights", type=Path, default=defaults.weights)
+    for option in fields(Options):
+        default = getattr(Options(), option.name)
+        kind = int if default is None else type(default)
+        parser.add_argument(f"--{option.name.replace('_', '-')}", type=kind, default=default)
     options = Options(**vars(parser.parse_args(arguments)))
     with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")

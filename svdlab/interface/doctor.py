@@ -1,8 +1,8 @@
 """Is this machine ready, and for what? `doctor()` tells in seconds, a line for each fact.
 
-Every check is a small function that looks at one part of the machine and returns lines. `_CHECKS` lists them.
-An "ok" is a plain fact. A "note" says that something is slow or left out. A "problem" keeps clips from being made.
-Notes and problems say what to do about them. No check makes a clip, downloads anything or shows a token.
+Each check is a small function that looks at one part of the machine. An "ok" is a plain fact. A "note" says that
+something is slow or left out. A "problem" keeps clips from being made. Notes and problems say what to do about them.
+No check makes a clip, downloads anything or shows a token.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import requires
+from importlib.metadata import metadata, requires
 from pathlib import Path
 from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import svdlab
 from svdlab.machine import Machine, free_bytes, installed
@@ -43,14 +45,7 @@ SETUPS_TO_TRY: tuple[tuple[str, ...], ...] = (
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's answer.
-
-    Attributes:
-        name: The part of the machine that was looked at.
-        state: "ok", "note" or "problem".
-        fact: What is so.
-        todo: What to do about it. Empty if the state is "ok".
-    """
+    """One line of the answer: the part of the machine, its state, a fact, and what to do where that is not ok."""
 
     name: str
     state: State
@@ -64,17 +59,13 @@ class Check:
 
 @dataclass(frozen=True, repr=False)
 class Readiness:
-    """The answer of `doctor`. Printed, or last in a cell, it shows a line for each check.
-
-    Attributes:
-        checks: The lines, from Python to notebooks.
-    """
+    """The answer of `doctor`: a line for each check."""
 
     checks: tuple[Check, ...]
 
     @property
     def ready(self) -> bool:
-        """Whether no check is a problem: clips can be made here, at least with the bundled model."""
+        """Whether clips can be made here, at least with the bundled model: no check is a problem."""
         return all(check.state != "problem" for check in self.checks)
 
     def __str__(self) -> str:
@@ -94,11 +85,11 @@ class Readiness:
 def doctor() -> Readiness:
     """Check this machine: libraries, card, memory, weights, disk, video, notebooks.
 
-    It never raises: a check that fails is a problem that says why. `svdlab doctor` does the same from the shell; its
-    exit code is 1 if there is a problem, and `--json` writes a bug report.
+    `svdlab doctor` does the same from the shell; its exit code is 1 if there is a problem; `--json` writes a report.
 
     Returns:
-        The checks. `.ready` is True if none of them is a problem; `.to_json()` is for a bug report.
+        The checks. `.ready` is True if none of them is a problem; `.to_json()` is for a bug report. A check that fails
+        is a problem that says why.
 
     Example:
         >>> print(doctor())
@@ -107,7 +98,7 @@ def doctor() -> Readiness:
         This machine is ready.
     """
     checks: list[Check] = []
-    for check in _CHECKS:
+    for check in (_python, _torch, _device, _versions, _weights, _disk, _video, _notebooks):
         try:
             checks += check()
         except Exception as error:  # a broken library raises anything when it is imported
@@ -122,7 +113,11 @@ def _judge(name: str, good: bool, fact: str, todo: str, otherwise: State = "note
 
 
 def _python() -> list[Check]:
-    return [Check("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    version, bounds = platform.python_version(), metadata("svdlab")["Requires-Python"] or ""
+    good = SpecifierSet(bounds).contains(version, prereleases=True)
+    fact = f"{version} on {platform.system()} {platform.machine()}"
+    todo = f"svdlab needs Python {bounds}: make an environment with such a one."
+    return [_judge("Python", good, fact, todo, "problem")]
 
 
 def _torch() -> list[Check]:
@@ -130,42 +125,31 @@ def _torch() -> list[Check]:
 
     cuda, hip, mps = torch.version.cuda, torch.version.hip, torch.backends.mps.is_available()
     backend = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "Metal" if mps else "for the processor only"
-    return [Check("torch", "ok", f"{torch.__version__}, {backend}")]
-
-
-def _driver() -> list[Check]:
-    import torch
-
+    checks = [Check("torch", "ok", f"{torch.__version__}, {backend}")]
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         [driver, *_] = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
     except (OSError, subprocess.SubprocessError, ValueError):
-        return []  # no driver of NVIDIA's that answers
+        return checks  # no driver of NVIDIA's that answers
     usable = torch.cuda.is_available()
     todo = "Install a torch built for CUDA (pytorch.org/get-started), and check that `nvidia-smi` lists the card."
     fact = f"NVIDIA {driver}{'' if usable else ', and this torch sees no card'}"
-    return [_judge("driver", usable, fact, todo, "problem" if torch.version.cuda else "note")]
+    return [*checks, _judge("driver", usable, fact, todo, "problem" if cuda else "note")]
 
 
 def _device() -> list[Check]:
-    here = Machine.here()
+    here, until = Machine.here(), time.monotonic() + PREDICTING_SECONDS
     free, total = free_bytes(here.device), here.memory_bytes or 0
     memory = f"{free / GiB:.1f} GiB free of {total / GiB:.1f}"
     if here.device == "cpu":
         todo = 'Setup("tiny") makes a clip in seconds here; svd and svd-xt need a card: see `svdlab plan`.'
         return [Check("device", "note", f"no card; {here.name}, {here.cores} cores, {memory}", todo)]
     todo = "Other programs hold over half of the memory: close them, or restart old kernels."
-    return [_judge("device", free >= total / 2, f"{here.name} ({here.device}), {memory}", todo)]
-
-
-def _fits() -> list[Check]:
-    here, until = Machine.here(), time.monotonic() + PREDICTING_SECONDS
-    published = [variant.name for variant in VARIANTS.values() if variant.repository]
-    return [] if here.device == "cpu" else [_fit(name, here.memory_bytes or 0, until) for name in published]
+    device = _judge("device", free >= total / 2, f"{here.name} ({here.device}), {memory}", todo)
+    return [device, *(_fit(variant.name, total, until) for variant in VARIANTS.values() if variant.repository)]
 
 
 def _fit(variant: str, memory_bytes: int, until: float) -> Check:
-    """The first of `SETUPS_TO_TRY` that is predicted to fit a card with so much memory."""
     from svdlab.prediction.estimate import estimate
 
     if time.monotonic() > until:
@@ -174,40 +158,32 @@ def _fit(variant: str, memory_bytes: int, until: float) -> Check:
     for optimizations in SETUPS_TO_TRY:
         needed = estimate(Setup(variant, dtype="fp16", optimizations=optimizations))
         if needed.fits(memory_bytes):
-            return Check(
-                "fits", "ok", f"{variant} with {needed.setup.label}: {needed.needed_bytes / GiB:.1f} GiB predicted"
-            )
+            fact = f"{variant} with {needed.setup.label}: {needed.needed_bytes / GiB:.1f} GiB predicted"
+            return Check("fits", "ok", fact)
     todo = f"`svdlab plan --variant {variant}` looks further; a smaller decode_chunk_size or size needs less."
     return Check("fits", "note", f"{variant}: no setup that was tried fits {memory_bytes / GiB:.1f} GiB", todo)
 
 
 def _versions() -> list[Check]:
-    from packaging.requirements import Requirement
-
     wrong = []
-    for needed in map(Requirement, requires("svdlab") or ()):
+    for needed in map(Requirement, requires("svdlab") or ()):  # those with a marker belong to an extra
         version = installed(needed.name)
-        if needed.marker is None and not (version and needed.specifier.contains(version, prereleases=True)):
+        if not needed.specifier.contains(version, prereleases=True) if version else needed.marker is None:
             wrong.append(f"{needed.name} {version or 'is missing'} (expected {needed.specifier})")
     fact = ", ".join(wrong) or f"all within the bounds of svdlab {svdlab.__version__}"
     todo = "pip install --upgrade svdlab, in an environment of its own."
     return [_judge("versions", not wrong, fact, todo, "problem")]
 
 
-def _token() -> list[Check]:
-    from huggingface_hub import get_token
-
-    try:
-        hub.check_token()
-    except WeightsError as error:
-        return [Check("token", "note", "one that cannot be sent", str(error))]
-    return [Check("token", "ok", "present (never shown)" if get_token() else "none: needed for gated models only")]
-
-
 def _weights() -> list[Check]:
     from huggingface_hub import get_token, try_to_load_from_cache
 
-    checks = []
+    try:
+        hub.check_token()
+        fact = "present (never shown)" if get_token() else "none: needed for gated models only"
+        checks = [Check("token", "ok", fact)]
+    except WeightsError as error:
+        checks = [Check("token", "note", "one that cannot be sent", str(error))]
     for variant in VARIANTS.values():
         cached = variant.repository and try_to_load_from_cache(variant.repository, "model_index.json")
         if variant.repository is None:
@@ -250,21 +226,15 @@ def _video() -> list[Check]:
 
 
 def _notebooks() -> list[Check]:
-    groups = {
-        "notebooks": ("ipykernel", "papermill", "pandas", "matplotlib", "mediapy"),
-        "lab": ("jupyterlab", "jupyterlab_widgets", "ipywidgets"),  # for panels with sliders
-    }
-    checks = []
-    for name, libraries in groups.items():
-        missing = [library for library in libraries if not installed(library)]
-        fact = f"missing: {', '.join(missing)}" if missing else f"{libraries[0]} {installed(libraries[0])} and the rest"
-        checks.append(_judge(name, not missing, fact, f"pip install 'svdlab[{name}]'"))
-    return checks if "google.colab" not in sys.modules else [Check("notebooks", "ok", "Colab, which brings its own")]
-
-
-_CHECKS: tuple[Callable[[], list[Check]], ...] = (
-    _python, _torch, _driver, _device, _fits, _versions, _token, _weights, _disk, _video, _notebooks,
-)  # fmt: skip
+    if "google.colab" in sys.modules:
+        return [Check("notebooks", "ok", "Colab, which brings its own")]
+    checks, requirements = [], [Requirement(text) for text in requires("svdlab") or ()]
+    for extra, also in {"notebooks": [], "lab": ["jupyterlab_widgets"]}.items():  # without these JupyterLab shows text
+        libraries = [n.name for n in requirements if n.marker and n.marker.evaluate({"extra": extra})] + also
+        missing = ", ".join(library for library in libraries if not installed(library))
+        fact = f"missing: {missing}" if missing else f"all of svdlab[{extra}]"
+        checks.append(_judge(extra, not missing, fact, f"pip install 'svdlab[{extra}]'"))
+    return checks
 
 
 def _homely(text: object) -> str:

@@ -1,10 +1,8 @@
-"""Figures of a sweep and of a measured ladder.
+"""Figures of a sweep and of a measured ladder, with matplotlib. Memory is in GiB (2**30 bytes), time in seconds.
 
-Each function takes rows, estimates or a table of rows, and returns a matplotlib figure. A notebook shows the figure
-that a cell ends with; `figure.savefig("name.png")` writes it. Memory is in GiB (2**30 bytes), time in seconds.
-
-`curves` draws what one knob does to a clip. `waterfall`, `pareto` and `predicted` compare the rungs of a ladder.
-`stages` shows where memory and time go, and `timeline` what one measured setup held from moment to moment.
+A notebook shows the figure that a cell ends with; `figure.savefig("name.png")` writes it. `curves` draws what one knob
+does to a clip. `waterfall`, `pareto` and `predicted` compare the rungs of a ladder. `stages` shows where memory and
+time go, and `timeline` what one measured setup held from moment to moment.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.profiling.ladder import is_exact, measured_rungs
+from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
 from svdlab.sweeps.study import MEASURES, complete_measures, rows_with_clips
 
@@ -32,19 +31,16 @@ def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None
     """What one knob does to a clip: a small plot for each measure, with the knob across.
 
     A dot is a clip, the line joins the medians, and the band reaches from the lowest to the highest clip.
+    A measure that has no number at some value of the knob is left out.
 
     Args:
-        frame: A table of rows, as `rows_table` returns it.
+        frame: A table of rows, as `rows_table` returns it, at least one of them with a clip.
         knob: The column that goes across: a field of the request, such as "motion_bucket_id".
-        measures: Columns of the table, a plot each; the unit is in the plot's title. Default: all of `study.MEASURES`.
-            A measure that has no number at some value of the knob is left out.
+        measures: Columns of the table, a plot each. Default: all of `study.MEASURES`.
         by: A second knob, which gets a line for each of its values. Default: one line over all clips.
 
     Returns:
         The figure. If no measure is left, it holds a sentence that says so.
-
-    Raises:
-        ValueError: If no row has a clip.
 
     Example:
         >>> from svdlab import rows_table
@@ -74,7 +70,7 @@ def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None
             dots = group[knob] if is_number else group[knob].astype(str)
             axis.plot(dots, group[name], ".", color=colour, alpha=0.45, markersize=3)
         axis.set_title(MEASURES.get(name, name), fontsize=9)
-        axis.set_xlabel(knob, fontsize=9)
+        axis.set_xlabel(knob)
     for axis in axes[len(names) :]:
         axis.set_visible(False)
     if by is not None:
@@ -89,17 +85,13 @@ def waterfall(rows: Sequence[Row]) -> Figure:
     less, orange is more.
 
     Args:
-        rows: The rows of `profile`, in the order of the ladder. Failed ones are left out.
-
-    Raises:
-        ValueError: If no rung was measured.
+        rows: The rows of `profile`, in the order of the ladder, at least one of them measured to its end.
 
     Example:
         >>> [axis.get_xlabel() for axis in waterfall(measured).axes]
         ['GiB at the peak', 'seconds a clip']
     """
     rungs = measured_rungs(rows)
-    labels = _added_labels([rung.row for rung in rungs])
     figure, axes = _new_figure(1, 2, 9, 1.2 + 0.42 * len(rungs), sharey=True)
     series = {"GiB at the peak": [rung.peak_gib for rung in rungs], "seconds a clip": [rung.seconds for rung in rungs]}
     for axis, (unit, values) in zip(axes, series.items(), strict=True):
@@ -109,10 +101,10 @@ def waterfall(rows: Sequence[Row]) -> Figure:
             percent = 100 * (value / before - 1)
             change = f"  {percent:+.0f} %" if i and abs(percent) >= 0.5 else ""
             axis.text(max(value, before), i, f" {value:.2f}{change}", va="center", fontsize=8)
-        axis.set_xlim(0, 1.32 * max(values))
-        axis.set_xlabel(unit, fontsize=9)
+        axis.set(xlim=(0, 1.32 * max(values)), xlabel=unit)
         axis.grid(axis="y", visible=False)
-    _name_bars(axes[0], labels)
+    axes[0].set_yticks(range(len(rungs)), _added_labels([rung.row for rung in rungs]))
+    axes[0].invert_yaxis()
     return figure
 
 
@@ -122,10 +114,7 @@ def pareto(rows: Sequence[Row]) -> Figure:
     The line joins the setups that no other setup beats in both. A hollow dot is a setup that changes the frames.
 
     Args:
-        rows: The rows of `profile`, the baseline first. Failed ones are left out.
-
-    Raises:
-        ValueError: If no rung was measured.
+        rows: The rows of `profile`, the baseline first, at least one of them measured to its end.
 
     Example:
         >>> pareto(measured).axes[0].get_ylabel()
@@ -139,9 +128,8 @@ def pareto(rows: Sequence[Row]) -> Figure:
         place, fill = (rung.peak_gib, rung.seconds), BLUE if is_exact(rung.row, rows[0]) else "none"
         axis.plot(*place, "o", color=BLUE, markersize=7, markerfacecolor=fill)
         axis.annotate(str(number), place, xytext=(5, 5), textcoords="offset points", fontsize=8)
-    axis.set_xlabel("GiB at the peak", fontsize=9)
-    axis.set_ylabel("seconds a clip", fontsize=9)
-    axis.set_ylim(bottom=0, top=1.15 * max(rung.seconds for rung in rungs))
+    top = 1.15 * max(rung.seconds for rung in rungs)
+    axis.set(xlabel="GiB at the peak", ylabel="seconds a clip", ylim=(0, top))
     axis.margins(x=0.1)
     labels = [f"{number}  {rung.row.setup.label}" for number, rung in enumerate(rungs, 1)]
     figure.legend([axis.plot([], [], " ")[0]] * len(labels), labels, loc="outside lower center", fontsize=8, ncols=2)
@@ -171,9 +159,10 @@ def stages(things: Sequence[Row | Estimate]) -> Figure:
             time.barh(i, length, 0.6, left=left, color=colour, label=None if i else stage)
             left += length
     predicted = any(isinstance(thing, Estimate) for thing in things)
-    memory.set_xlabel("GiB: weights (pale) and activations" if predicted else "GiB at the stage's peak", fontsize=9)
-    time.set_xlabel("TFLOP a clip" if predicted else "seconds a clip", fontsize=9)
-    _name_bars(memory, [textwrap.fill(thing.setup.label, 36) for thing in things])
+    memory.set_xlabel("GiB: weights (pale) and activations" if predicted else "GiB at the stage's peak")
+    time.set_xlabel("TFLOP a clip" if predicted else "seconds a clip")
+    memory.set_yticks(range(len(things)), [textwrap.fill(thing.setup.label, 36) for thing in things])
+    memory.invert_yaxis()
     figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=3)
     return figure
 
@@ -184,10 +173,7 @@ def timeline(row: Row) -> Figure:
     The filled areas are the weights of each component, on the device that works. The shades are the stages.
 
     Args:
-        row: A row of `measure` or `profile`.
-
-    Raises:
-        ValueError: If the row holds no timeline.
+        row: A row of `measure` or `profile` that reached its first stage.
 
     Example:
         >>> timeline(measured[0]).axes[0].get_xlabel()
@@ -211,16 +197,13 @@ def timeline(row: Row) -> Figure:
             axis.axvspan(begun, begun + stage.seconds, color=shade, alpha=0.18, linewidth=0)
             if stage.seconds > 0.04 * (end - start):  # else the name would not fit
                 axis.text(begun + stage.seconds / 2, 1.02 * top, stage.stage, ha="center", fontsize=8)
-    changes: list[Any] = list(measurement.resident)
-    if changes:
+    if changes := list[Any](measurement.resident):
         moments = [change["seconds"] - start for change in changes] + [end - start]
         components, device = [name for name in changes[0] if name != "seconds"], "cuda" if on_card else "cpu"
         sizes = [[change[name].get(device, 0) / GiB for change in (*changes, changes[-1])] for name in components]
         labels = [f"weights: {name}" for name in components]
         axis.stackplot(moments, sizes, step="post", colors=[BLUE, PINK, ORANGE], alpha=0.55, labels=labels)
-    axis.set_ylim(0, 1.1 * top)
-    axis.set_xlabel("seconds", fontsize=9)
-    axis.set_ylabel("GiB", fontsize=9)
+    axis.set(xlabel="seconds", ylabel="GiB", ylim=(0, 1.1 * top))
     figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=5)
     return figure
 
@@ -231,10 +214,7 @@ def predicted(rows: Sequence[Row]) -> Figure:
     On the line they agree. The grey band is ten percent to either side of it.
 
     Args:
-        rows: The rows of `profile`. Failed ones are left out.
-
-    Raises:
-        ValueError: If no rung was measured.
+        rows: The rows of `profile`, at least one of them measured to its end.
 
     Example:
         >>> predicted(measured).axes[0].get_xlabel()
@@ -247,10 +227,7 @@ def predicted(rows: Sequence[Row]) -> Figure:
     axis.plot([0, end], [0, end], color="0.5", linewidth=1)
     for pair in pairs:
         axis.plot(*pair, "o", color=BLUE)
-    axis.set_xlabel("GiB predicted", fontsize=9)
-    axis.set_ylabel("GiB measured", fontsize=9)
-    axis.set_xlim(0, end)
-    axis.set_ylim(0, end)
+    axis.set(xlabel="GiB predicted", ylabel="GiB measured", xlim=(0, end), ylim=(0, end))
     return figure
 
 
@@ -258,9 +235,11 @@ def _new_figure(lines: int, columns: int, width: float, height: float, sharey: b
     """A figure of this size in inches, and its axes line by line."""
     import matplotlib.pyplot as plt
 
-    size = (width, height)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", sharey=sharey)
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=sharey)
     for axis in axes.flat:
+        axis.xaxis.label.set_size(9)
+        axis.yaxis.label.set_size(9)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
         axis.set_axisbelow(True)
@@ -269,18 +248,12 @@ def _new_figure(lines: int, columns: int, width: float, height: float, sharey: b
     return figure, list(axes.flat)
 
 
-def _name_bars(axis: Any, labels: list[str]) -> None:
-    axis.set_yticks(range(len(labels)), labels)
-    axis.invert_yaxis()
-
-
 def _added_labels(rows: Sequence[Row]) -> list[str]:
     """What each rung adds to the one before it; its whole label where it does not keep all of that one."""
     labels = []
-    for before, row in zip([None, *rows], rows, strict=False):
-        parts = [row.setup.dtype, *row.setup.optimizations]
-        old = [before.setup.dtype, *before.setup.optimizations] if before else []
-        kept = before is not None and set(before.setup.optimizations) <= set(row.setup.optimizations)
+    for before, row in zip([rows[0], *rows], rows, strict=False):
+        old, parts = ((each.setup.dtype, *each.setup.optimizations) for each in (before, row))
+        kept = set(before.setup.optimizations) <= set(row.setup.optimizations)
         new = [part for part in parts if part and part not in old]
         labels.append(f"+ {', '.join(new)}" if kept and new else row.setup.label)
     return labels
@@ -290,9 +263,7 @@ def _stage_bars(thing: Row | Estimate) -> dict[str, tuple[float, float, float]]:
     """For each stage the bytes of weights and of activations, and TFLOP; of a row 0, the peak, and seconds."""
     if isinstance(thing, Estimate):
         return {name: (s.weight_bytes, s.activation_bytes, s.flops / 1e12) for name, s in thing.stages.items()}
-    measurement = thing.measurement
-    if measurement is None:
-        return dict.fromkeys(("encode", "denoise", "decode"), (0, 0, 0))
+    measurement = thing.measurement or Measurement()
     encode, sample, decode = (
         seconds or 0 for seconds in (measurement.encode_seconds, measurement.sample_seconds, measurement.decode_seconds)
     )

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from svdlab.optimizations import in_order
 from svdlab.prediction.cards import match_card
@@ -27,19 +26,15 @@ if TYPE_CHECKING:
 GiB = 2**30
 
 
-@dataclass(frozen=True)
-class MeasuredRung:
-    """A rung that was measured to its end.
-
-    Attributes:
-        row: Its row.
-        peak_gib: The most memory that a clip took, in GiB.
-        seconds: The median time of a clip.
-    """
+class MeasuredRung(NamedTuple):
+    """A rung that was measured to its end: its row, the most memory that a clip took, and a clip's median time."""
 
     row: Row
     peak_gib: float
     seconds: float
+
+    def __str__(self) -> str:
+        return f"`{self.row.setup.label}`, {self.seconds:.2f} s a clip, {self.peak_gib:.2f} GiB"
 
 
 def ladder(
@@ -50,7 +45,7 @@ def ladder(
     Args:
         setup: The baseline, or the name of a variant, which is then the baseline as it is.
         names: Optimisations in the order of the rungs, `"forward-chunking=2"` with a value, or a dtype ("bf16"), which
-            replaces the one below. Within a setup they are put into the order in which they are applied.
+            replaces the one below. A setup puts them into the order in which they are applied.
         request: The clip that every rung makes. Default: the variant's own, of the image "rocket".
         cumulative: Whether a rung keeps what the rungs below it have: "a", then "a, b", then "a, b, c". If False, each
             rung is the baseline and its own name alone: "a", then "b", then "c".
@@ -106,24 +101,19 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
         measurement, prediction = row.measurement or Measurement(), estimate(row.setup, row.request)
         card = match_card(row.machine.name) if row.machine else None
         clip, first_clip = measurement.clip_seconds, (rows[0].measurement or Measurement()).clip_seconds
-        peak, reserved, likeness = measurement.peak_bytes, measurement.peak_reserved_bytes, measurement.fidelity
+        peak, reserved, figures = measurement.peak_bytes, measurement.peak_reserved_bytes, measurement.figures
+        times = ("load_seconds", "first_seconds", "clip_seconds", "step_seconds", "decode_seconds")
         line = {
             "setup": row.setup.label,
             "exact": is_exact(row, rows[0]),
             "peak_gib": peak and peak / GiB,
             "predicted_gib": prediction.peak_bytes / GiB,
             "reserved_gib": reserved and reserved / GiB,
-            "load_seconds": measurement.load_seconds,
-            "first_seconds": measurement.first_seconds,
-            "clip_seconds": clip,
-            "step_seconds": measurement.step_seconds,
-            "decode_seconds": measurement.decode_seconds,
+            **{name: figures[name] for name in times},
             "speed": first_clip / clip if clip and first_clip else None,
             "of_peak_percent": 100 * prediction.flops / clip / card.flops if clip and card else None,
             "times_floor": clip / prediction.seconds(card).floor if clip and card else None,
-            "psnr_db": likeness.psnr_db,
-            "ssim": likeness.ssim,
-            "latents_relative": likeness.latents_relative,
+            **{name: figures[name] for name in ("psnr_db", "ssim", "latents_relative")},
             "error": row.error,
         }
         lines.append(line)
@@ -132,13 +122,10 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def ladder_advice(rows: Sequence[Row]) -> str:
-    """Which rung to take: the fastest, the one of least memory, what else is worth a look, and what failed.
+    """Which rung to take, in Markdown: the fastest, the leanest, what else is worth a look, and what failed.
 
     Args:
         rows: The rows of `profile`, the baseline first.
-
-    Returns:
-        Markdown, a line for each.
 
     Example:
         >>> print(ladder_advice(measured))
@@ -152,15 +139,12 @@ def ladder_advice(rows: Sequence[Row]) -> str:
         return f"Nothing was measured: {next((row.error for row in rows if row.error), 'the ladder has no rungs')}"
     exact = [rung for rung in rungs if is_exact(rung.row, rows[0])] or rungs
     fastest, leanest = min(exact, key=lambda rung: rung.seconds), min(exact, key=lambda rung: rung.peak_gib)
-    lines = []
-    for title, rung in (("the fastest, exact", fastest), ("the least memory, exact", leanest)):
-        lines.append(f"- **{title}:** `{rung.row.setup.label}`, {rung.seconds:.2f} s a clip, {rung.peak_gib:.2f} GiB")
+    lines = [f"- **the fastest, exact:** {fastest}", f"- **the least memory, exact:** {leanest}"]
     for rung in rungs:
         if rung not in exact and (rung.seconds < fastest.seconds or rung.peak_gib < leanest.peak_gib):
             psnr_db = (rung.row.measurement or Measurement()).fidelity.psnr_db
             distance = "" if psnr_db is None else f", {psnr_db:.0f} dB from the baseline's frames"
-            numbers = f"{rung.seconds:.2f} s a clip, {rung.peak_gib:.2f} GiB"
-            lines.append(f"- **not exact:** `{rung.row.setup.label}`, {numbers}{distance}")
+            lines.append(f"- **not exact:** {rung}{distance}")
     return "\n".join(lines + failed)
 
 

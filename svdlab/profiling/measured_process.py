@@ -1,13 +1,8 @@
-"""The process that is measured: what it does, step by step.
+"""The process that is measured: it reads a setup and a request, loads, and makes the clip several times.
 
-1. It reads a question from standard input: a setup, a request, and how often to repeat.
-2. It imports what it needs and downloads weights (stage "prepare"), then loads the setup (stage "load").
-3. It makes the clip once, and then as often as it was asked to. Each call has the stages "encode", "denoise", "decode"
-   and "finish" (pixels to pictures).
-4. It writes the frames into its folder, to be compared with those of another setup.
-
-Each event is written at once, as one line of JSON: [seconds, event, facts]. A process that is killed leaves all that
-was known until then. `profile.measure` starts it, and reads what it leaves:
+Its stages are "prepare" (imports, downloads), "load", and for each clip "encode", "denoise", "decode" and "finish"
+(pixels to pictures). Each event is written at once, as one line of JSON: [seconds, event, facts]. A process that is
+killed leaves all that was known until then. `profile.measure` starts it, and reads what it leaves:
 
     python -m svdlab.profiling.measured_process FOLDER < question.json
 """
@@ -41,7 +36,7 @@ EVENTS_FILE, FRAMES_FILE = "events.jsonl", "frames.npz"  # what the process leav
 
 
 def main() -> None:
-    """Measure what standard input asks for, into the folder that the command line names."""
+    """Measure the setup and request of standard input into the folder that the command line names."""
     folder = Path(sys.argv[1])
     events = _EventLog(folder)
     try:
@@ -64,8 +59,14 @@ def _measure(question: dict[str, Any], folder: Path, events: _EventLog) -> None:
     device = setup.device or best_device()
     events.write("fact", threads=torch.get_num_threads())
     events.watch_device(device)
-    if question["memory_limit_bytes"] is not None:
-        _limit_memory(device, question["memory_limit_bytes"])
+    limit_bytes = question["memory_limit_bytes"]
+    if limit_bytes is not None and device.startswith("cuda"):
+        share = limit_bytes / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), torch.device(device))
+    elif limit_bytes is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
     if setup.weights == "hub":  # a download is no part of loading
         hub.fetch(variant(setup.variant), half=setup.resolved().dtype != "fp32", revision=setup.revision)
     events.end_stage()
@@ -131,8 +132,9 @@ class _EventLog:
         """The memory in use now, and the card's peaks since the stage began."""
         self._write_sample()
         if self._card:
-            peaks = self._cuda.max_memory_allocated(self._card), self._cuda.max_memory_reserved(self._card)
-            self.write("peaks", allocated_bytes=peaks[0], reserved_bytes=peaks[1])
+            allocated_bytes = self._cuda.max_memory_allocated(self._card)
+            reserved_bytes = self._cuda.max_memory_reserved(self._card)
+            self.write("peaks", allocated_bytes=allocated_bytes, reserved_bytes=reserved_bytes)
 
     def watch_stages(self, pipeline: StableVideoDiffusionPipeline) -> Callable[..., None]:
         """Write where the stages of the pipeline's calls begin and end, and where its weights lie; gives the `on_step`.
@@ -192,19 +194,7 @@ class _EventLog:
         while os.getppid() == self._parent:
             self._write_sample()
             time.sleep(0.05 if self._card else 0.01)  # a card keeps its peaks, and asking it takes time
-        os._exit(1)  # Exit when the parent process dies.
-
-
-def _limit_memory(device: str, limit_bytes: int) -> None:
-    if device.startswith("cuda"):
-        import torch
-
-        share = limit_bytes / torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), torch.device(device))
-    else:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+        os._exit(1)  # nobody would read the rest
 
 
 def _process_peak_bytes() -> int | None:
@@ -219,8 +209,7 @@ def _process_peak_bytes() -> int | None:
 def _reason(error: Exception) -> str:
     if not is_out_of_memory(error):
         return describe_error(error)
-    size = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)  # torch's words
-    if size:
+    if size := re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE):  # torch's words
         return f"out of memory, it tried to allocate {size[1]} more."
     text = describe_error(error)
     return text if text.lower().startswith("out of memory") else f"out of memory: {text}"

@@ -1,9 +1,8 @@
 """What a setup takes in memory and time, measured in a process of its own.
 
-`measure` starts a fresh process for one setup (`measured_process` says what that does) and makes a row of the events
-that it wrote. So no setup inherits the memory or the compiled code of another one, and whatever ends the process, what
-was known until then is in the row. `profile` measures the rungs of a ladder one after another, into a folder of rows,
-and compares the frames of each with those of the first.
+`measure` starts a fresh process for one setup and makes a row of the events that it wrote (`measured_process`). So no
+setup inherits the memory or the compiled code of another one, and whatever ends the process, what was known until then
+is in the row. `profile` measures the rungs of a ladder one after another and compares their frames with the first's.
 """
 
 from __future__ import annotations
@@ -62,11 +61,10 @@ def measure(
     Args:
         setup: How the model runs.
         request: The clip to make.
-        repeats: Calls after the first one, whose medians the measurement gives. Default 3.
+        repeats: Calls after the first one, whose medians the measurement gives.
         baseline: An .npz of frames from an earlier measurement of the same request, to compare with.
         frames: Where the frames are kept, an .npz. Default: they are not kept.
-        memory_limit_bytes: How much memory the process may take: on a card what torch allocates, else all of its data
-            (Linux). Default: all there is.
+        memory_limit_bytes: Of torch on a card, of all the process's data elsewhere (Linux). Default: all there is.
         timeout_seconds: When the process is stopped. Default: never.
 
     Returns:
@@ -84,11 +82,12 @@ def measure(
     clear_leftovers(parent)
     with scratch_folder(parent) as scratch:
         question = {"setup": setup.to_json(), "request": trial.request.to_json(), "repeats": repeats}
-        question["memory_limit_bytes"] = memory_limit_bytes
-        exit_code = _run_measured_process(question, scratch, timeout_seconds)
+        exit_code = _run_measured_process(
+            question | {"memory_limit_bytes": memory_limit_bytes}, scratch, timeout_seconds
+        )
         measurement, facts = _read_events(scratch / EVENTS_FILE)
         error = None if facts.get("done") else _failure(measurement, facts, exit_code, scratch / _LOG_FILE)
-        likeness = fidelity(scratch / FRAMES_FILE, baseline) if baseline and error is None else Fidelity()
+        likeness = _fidelity(scratch / FRAMES_FILE, baseline) if baseline and error is None else Fidelity()
         measurement = dataclasses.replace(measurement, memory_limit_bytes=memory_limit_bytes, fidelity=likeness)
         if frames and error is None:
             (scratch / FRAMES_FILE).replace(frames)
@@ -121,19 +120,17 @@ def profile(
 ) -> list[Row]:
     """Measure a ladder, rung by rung, each in a process of its own; its frames are compared with the first rung's.
 
-    The first rung is measured twice: its `fidelity` says how much two runs of the same setup differ. Its frames stay in
-    the folder as an .npz. Rows that the folder has already are not measured again, whatever their `repeats`. Stopped at
-    any moment, even by `kill -9`, the next call measures what is missing. A rung that another process is measuring is
-    waited for.
+    The first rung is measured twice: its `fidelity` says how much two runs of the same setup differ. Rows that the
+    folder has already are not measured again, whatever their `repeats`. Stopped at any moment, even by `kill -9`, the
+    next call measures what is missing. A rung that another process is measuring is waited for.
 
     Args:
         trials: The rungs, as `ladder` returns them.
-        folder: Where the rows are, as those of a sweep. It is made if it is missing.
-        repeats: Calls after the first one, in each process. Default 3.
-        retry_failed: Whether rungs that failed in an earlier call are measured again. Default False.
-        memory_limit_bytes: How much memory each process may take; see `measure`. Default: all there is.
-        timeout_seconds: When a process is stopped. Default: never.
-        progress: Whether a bar shows which rung is measured. Default True.
+        folder: Where the rows are, and the first rung's frames; it is made if it is missing.
+        repeats: Calls after the first one, in each process.
+        retry_failed: Whether rungs that failed in an earlier call are measured again.
+        memory_limit_bytes, timeout_seconds: Of each process, as for `measure`.
+        progress: Whether a bar shows which rung is measured.
 
     Returns:
         The rows in the order of the trials, the failed ones with their reasons.
@@ -189,16 +186,7 @@ def profile(
     return [dataclasses.replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
 
 
-def fidelity(frames: Path, baseline: Path) -> Fidelity:
-    """How near the frames of one measurement come to those of another.
-
-    Args:
-        frames: An .npz with `frames` (count, height, width, 3) and `latents`, as `measure` keeps it.
-        baseline: The other one.
-
-    Returns:
-        Means over the frames. Equal frames have 100 dB, an SSIM of 1 and differences of 0.
-    """
+def _fidelity(frames: Path, baseline: Path) -> Fidelity:
     with np.load(frames) as one, np.load(baseline) as other:
         pairs = list(zip(one["frames"], other["frames"], strict=True))
         latents, baseline_latents = one["latents"], other["latents"]
