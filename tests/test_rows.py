@@ -165,7 +165,7 @@ def test_a_torn_row_counts_as_not_there(tmp_path):
 
 def test_rows_of_an_older_version_still_read(tmp_path):
     old = {"key": "ab" * 8, "setup": {"variant": "svd"}, "request": {"image": "rocket"}, "picture": "5f" * 32}
-    old["quality"] = dataclasses.asdict(quality()) | {"motion_mean_percent": 0.5}
+    old["quality"] = dataclasses.asdict(quality()) | {"motion_mean_percent": 0.5, "loop_seam": None}
     (tmp_path / f"{old['key']}.json").write_text(json.dumps(old))
     [read] = read_rows(tmp_path)
     assert (read.status, read.timings, read.measurement, read.clip, read.version) == ("done", {}, None, None, None)

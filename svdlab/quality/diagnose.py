@@ -62,7 +62,10 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """A list of findings, the gravest first. `print` it, or leave it last in a cell, for two lines each."""
+    """A list of findings, the gravest first. `print` it, or leave it last in a cell, for two lines each.
+
+    Each has a `symptom`, its `evidence`, the likely `cause`, an `advice`, and the `changes` that `apply` makes.
+    """
 
     def apply(self, before: Changed) -> Changed:
         """The request, or the setup, with the changes of all findings; of two for one field the graver one's.

@@ -23,7 +23,7 @@ from svdlab.quality.likeness import resized
 _MOVING_SHARE_OF_WIDTH = 0.0005  # in a frame: half a pixel of 1024. Slower than this counts as standing still
 _AGREEMENT = 0.5  # of the textured picture must follow one camera, or nobody can tell camera from object
 _FLOW_SIDE = 256  # pixels of the longer side, up or down: 512 takes twice as long and is no nearer to the truth
-_FLOW_PASSES = 3  # the camera found so far is taken out before the flow is measured again
+_FLOW_PASSES = 3  # the camera of the last pass is taken out before the flow is measured again
 _FLOW_BLUR = 1.5  # pixels: banding in skies is no texture
 _FLOW_TEXTURE = 2e-5  # least eigenvalue (cornerMinEigenVal) of a point that tells where it goes: half a level a pixel
 _FLOW_NOISE = (
@@ -85,7 +85,7 @@ def _flows(grey: list[np.ndarray]) -> Iterator[_Flow]:
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     search.setFinestScale(1)
     pictures = [cv2.GaussianBlur(resized(picture, _FLOW_SIDE), (0, 0), _FLOW_BLUR) for picture in grey]
-    (height, width), near = pictures[0].shape, np.ones((_FLOW_REACH,) * 2, np.uint8)
+    (height, width), neighbourhood = pictures[0].shape, np.ones((_FLOW_REACH,) * 2, np.uint8)
     start = _grid(height, width)
     for before, after in pairwise(pictures):
         texture = cv2.cornerMinEigenVal(before, blockSize=5, ksize=3)
@@ -96,7 +96,7 @@ def _flows(grey: list[np.ndarray]) -> Iterator[_Flow]:
             steadied = _at(after, by_camera)
             change = cv2.subtract(before, steadied, dtype=cv2.CV_32F)
             change = np.abs(change - np.median(change))  # a change of the light is no motion
-            moves = cv2.dilate(change, near)[..., None] > _FLOW_NOISE
+            moves = cv2.dilate(change, neighbourhood)[..., None] > _FLOW_NOISE
             end = cv2.transform(start + search.calc(before, steadied, np.zeros_like(start)) * moves, camera)
             x, y = cv2.split(by_camera)
             inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)

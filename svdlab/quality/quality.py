@@ -21,8 +21,7 @@ class Quality:
         motion_median_px: how far the picture moves in a frame: the median of its pixels.
         motion_mean_px: the mean of its pixels.
         motion_fast_px: the median of the fastest twentieth: the speed of an object that covers about that much.
-        camera_motion_px: the mean length of the shift, turn and zoom that most of the picture follows. None where less
-            than half of it agrees on one.
+        camera_motion_px: mean length of the shift, turn and zoom that half of the picture follows. None: there is none.
         object_motion_px: the fastest pixels again, the camera taken out (97.5th percentile). None as for the camera.
         moving_share: 0 to 1 of the picture moves by more than 0.05 % of the width in a frame. In still clips
             under 0.003, where light may change: the flame of the tiny rocket alone is 0.011.

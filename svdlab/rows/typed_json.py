@@ -53,14 +53,7 @@ def from_plain(kind: Any, value: Any, name: str) -> Any:
         name: the field's name.
 
     Raises:
-        ValueError: something in it has another type; the sentence names the field.
-
-    Example:
-        >>> from_plain(tuple[float, ...], [1, 2.5], "seconds")
-        (1, 2.5)
-        >>> from_plain(dict[str, float], {"sample": "long"}, "timings")
-        Traceback (most recent call last):
-        ValueError: timings.sample is not a number
+        ValueError: something in it has another type: "timings.sample_seconds is not a number".
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
