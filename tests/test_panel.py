@@ -267,12 +267,10 @@ def test_a_clip_that_waits_can_be_cancelled(tried, small, tmp_path):
     assert (other.rows, tried.rows, tried.alert.value) == ([], [], "")
 
 
-def test_all_clips_of_all_panels_are_made_on_one_thread(small, tmp_path, monkeypatch):
+def test_all_clips_of_all_panels_are_made_on_one_thread(small, once, tmp_path, monkeypatch):
     """CUDA graphs fail in another thread than the one that recorded them."""
-    threads, make_row = [], worker.make_row
-    monkeypatch.setattr(
-        worker, "make_row", lambda *args, **options: threads.append(threading.get_ident()) or make_row(*args, **options)
-    )
+    threads = []
+    monkeypatch.setattr(worker, "make_row", lambda *_, **__: threads.append(threading.get_ident()) or once.rows[0])
     tried, other = panel(*small, results=tmp_path), panel(*small, results=tmp_path)
     for each in (tried, other, tried):
         make(each)

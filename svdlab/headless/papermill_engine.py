@@ -9,7 +9,6 @@ pyproject.toml.
 from __future__ import annotations
 
 import atexit
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ if "matplotlib.pyplot" in sys.modules:
 os.chdir({cwd!r})
 get_ipython().reset(new_session=True)  # collects garbage too
 """
-_SAVE_SECONDS = 1  # between two copies of a notebook at least: papermill writes all of it twice a cell
 
 
 class WarmEngine(NBClientEngine):
@@ -41,23 +39,12 @@ class WarmEngine(NBClientEngine):
             kernel_name: of the kernel to run on, such as "python3".
             *args, **options: papermill's own.
         """
-        save, saved_at = nb_man.save, 0.0
-
-        def save_seldom(**options: Any) -> None:
-            nonlocal saved_at
-            if time.monotonic() - saved_at > _SAVE_SECONDS:
-                save(**options)
-                saved_at = time.monotonic()
-
-        nb_man.save = save_seldom
         try:
             manager = _warm_kernel(kernel_name)
             return super().execute_managed_notebook(nb_man, kernel_name, *args, km=manager, **options)
         except BaseException:  # Ctrl-C too: nobody should inherit what the kernel was doing then
             stop_kernels()
             raise
-        finally:
-            del nb_man.save  # papermill's own saves the last state
 
 
 class _KernelManager(AsyncKernelManager):

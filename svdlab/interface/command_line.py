@@ -51,15 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("default", category=UserWarning, module="svdlab")
         try:
             return options.run(options) or 0
-        except (ValueError, RuntimeError, MemoryError, OSError, ImportError) as error:
-            _tell(first_line(error, 2000))
-            return 2 if isinstance(error, ValueError) else 1
         except KeyboardInterrupt:
             _tell("stopped; nothing was written.")
             return 130
-        except Exception as error:  # a defect: of those the place is told too
-            _tell(describe_error(error))
-            return 1
+        except Exception as error:
+            is_defect = not isinstance(error, (ValueError, RuntimeError, MemoryError, OSError, ImportError))
+            _tell(describe_error(error) if is_defect else first_line(error, 2000))  # of a defect the place is told too
+            return 2 if isinstance(error, ValueError) else 1
 
 
 def _tell(sentence: str) -> None:

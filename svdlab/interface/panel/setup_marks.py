@@ -61,7 +61,8 @@ class SetupMarks(w.HTML):
             with self._lock:
                 self._question += 1
             self._tell("predicting memory and time…")
-            self.task = _THREAD.submit(self._mark, self._question, self.dropdown.value, request)
+            setup: Any = self.dropdown.value
+            self.task = _THREAD.submit(self._mark, self._question, setup, request)
 
     def _mark(self, question: int, setup: Setup, request: Request) -> None:
         if question != self._question:
