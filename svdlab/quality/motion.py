@@ -1,10 +1,10 @@
 """How much a clip moves, and how much it flickers when the motion is taken out.
 
 Optical flow says where each pixel of a frame goes in the next: dense inverse search (Kroeger et al., ECCV 2016;
-OpenCV's) on grey pictures of 256 pixels. Then the shift, turn and zoom that most of the picture follows is the camera;
-it is taken out, and the flow measured again, three times. What the camera does not explain is the motion of objects.
-Where a picture is flat, nobody can see motion: that part is taken to move with the camera.
-The constants were chosen on drawn clips whose motion is known.
+OpenCV's) on grey pictures of 256 pixels. The shift, turn and zoom that most of the picture follows is the camera; it is
+taken out, and the flow measured again, three times. What the camera does not explain is the motion of objects.
+A flat part, where nobody can see motion, is taken to move with the camera.
+The constants were chosen on drawn clips, where the true motion can be computed.
 """
 
 from __future__ import annotations

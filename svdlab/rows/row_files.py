@@ -83,16 +83,13 @@ def find_row(folder: str | Path, key: str) -> Row | None:
 def write_row(row: Row, folder: str | Path, scratch: Path, clip: Path | None = None) -> Row:
     """Move a row into `folder`, after its clip and its picture, so that no row ever names what is not there.
 
-    Of several writers of one key the last one wins.
+    Of several writers of one key the last one wins. Returns the row as it will be read.
 
     Args:
         row: what to write.
         folder: where to.
         scratch: a folder on the same disk, for files that are not complete yet.
         clip: the row's video, which is moved.
-
-    Returns:
-        The row as it will be read.
     """
     folder = Path(folder)
     if not isinstance(row.request.image, str):
