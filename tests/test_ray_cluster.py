@@ -29,7 +29,6 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 ROOT = Path(__file__).parents[1]
 SMALL = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
-WARM = Setup("svd", dtype="fp32")
 COLD = Setup("svd", dtype="bf16")
 
 
@@ -113,45 +112,24 @@ def meanwhile(strike: Callable[[], bool]) -> Iterator[list[float]]:
 # --- who gets what ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("waiting", "loaded", "own", "chosen"),
-    [
-        ({WARM: 1, COLD: 9}, {WARM: 1}, WARM, WARM),  # what it has, while there is any
-        ({WARM: 0, COLD: 3}, {WARM: 1}, WARM, COLD),
-        ({WARM: 4, COLD: 4}, {WARM: 1}, None, COLD),  # where nobody is
-        ({WARM: 4, COLD: 9}, {WARM: 1, COLD: 3}, None, WARM),  # where most are left for each
-        ({WARM: 1, COLD: 1}, {WARM: 1, COLD: 1}, None, None),  # loading once more would not pay
-        ({WARM: 0, COLD: 0}, {}, None, None),
-        ({WARM: 0, COLD: 1}, {}, WARM, COLD),
-    ],
-)
-def test_a_worker_keeps_its_setup_while_it_pays(waiting, loaded, own, chosen):
-    assert ray_cluster.next_setup(waiting, loaded, own) == chosen
-
-
 def test_a_worker_gets_the_share_that_its_setup_needs(monkeypatch, setup, ask):
     trials, gib = trials_of([setup, dataclasses.replace(setup, device="cpu")], ask, seed=1), 2**30
 
-    def share(needed_gib, card_gib, trials, *nodes):
+    def share(needed_gib, trials, *nodes):
         monkeypatch.setattr(ray_cluster, "_nodes", lambda: list(nodes))
         monkeypatch.setattr(ray_cluster, "_needed_bytes", lambda _: needed_gib * gib)
-        monkeypatch.setattr(ray_cluster, "_card_bytes", lambda: card_gib and card_gib * gib)
-        cores, cards = ray_cluster.worker_share([Task("", trial) for trial in trials])
-        return cores, cards, ray_cluster.places(cores, cards)
+        cores, cards = ray_cluster._worker_share([Task("", trial) for trial in trials])
+        return cores, cards, ray_cluster._places(cores, cards)
 
     head, cards = {"CPU": 4.0, "memory": 16 * gib}, {"CPU": 16.0, "GPU": 4.0, "memory": 64 * gib}
-    assert share(20, 24, trials, head, cards, cards) == (1, 1, 8)
-    assert share(11, 24, trials, head, cards, cards) == (1, 0.5, 16)
-    assert share(1, 80, trials, cards) == (1, 0.5, 8)  # no more than two on a card
-    assert share(11, None, trials, cards) == (1, 1, 4)
-    assert share(11, 24, trials, cards | {"CPU": 2.0}) == (0.5, 1, 4)  # hardly any cores
-    assert share(30, 24, trials, cards) == (1, 1, 4)  # too large by prediction: the worker will tell
-    assert share(2, 24, trials[1:], cards) == (1, 0, 16)
-    assert share(2, None, trials, head) == (1, 0, 4)
-    assert share(6, None, trials, head, {"CPU": 2.0, "memory": 16 * gib}) == (1, 0, 6)
-    assert share(8, None, trials, head) == (2, 0, 2)  # as many as the memory holds, the cores among them
-    assert share(99, None, trials, head) == (4, 0, 1)
-    assert share(2, None, trials) == (1, 0, 1)  # nobody there yet
+    assert share(20, trials, head, cards, cards) == (1, 1, 8)
+    assert share(1, trials, cards | {"CPU": 2.0}) == (0.5, 1, 4)  # hardly any cores
+    assert share(2, trials[1:], cards) == (1, 0, 16)
+    assert share(2, trials, head) == (1, 0, 4)
+    assert share(6, trials, head, {"CPU": 2.0, "memory": 16 * gib}) == (1, 0, 6)
+    assert share(8, trials, head) == (2, 0, 2)  # as many as the memory holds, the cores among them
+    assert share(99, trials, head) == (4, 0, 1)
+    assert share(2, trials) == (1, 0, 1)  # no node is up yet
 
 
 def test_one_precision_for_all_whatever_this_machine_has():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,18 +48,15 @@ def make_row(
     quality: bool = True,
     on_step: OnStep | None = None,
 ) -> Row:
-    """Make the clip of one trial on a loaded pipeline, and its row.
+    """Make the clip of one trial on a loaded pipeline, and its row; a row that failed, where the clip cannot be made.
 
     Args:
         pipeline: As `load` gives it.
         trial: What to make.
-        folder: The results folder, which must exist. The clip and the row are written there.
-        picture: The request's image, read and fitted already. Left out, it is read here.
-        quality: Whether to measure the clip's quality.
-        on_step: Called after every step as `generate` does.
-
-    Returns:
-        The row; where the clip could not be made, one with the status "failed" and the reason.
+        folder: The results folder, which must exist.
+        picture: The request's image as the model sees it; default: read here.
+        quality: Whether to measure the clip.
+        on_step: As for `generate`.
 
     Raises:
         ValueError: If the picture cannot be read.
@@ -68,22 +65,16 @@ def make_row(
     fitted = FittedPicture(picture, image_sha256(picture)) if picture else PictureCache().fitted(trial.request)
     row = _new_row(trial, setup_of(pipeline) or trial.setup, fitted)
     with claim(folder, row.key) as scratch:
-        return _make(pipeline, row, fitted, folder, scratch, quality, on_step, None)
+        return _make(pipeline, row, fitted, folder, scratch, quality, on_step, {})
 
 
 @dataclass(frozen=True)
 class Task:
-    """A trial whose row is to be made by a sweep.
+    """A trial whose row is to be made by a sweep."""
 
-    Args:
-        key: The key of the row, as far as it is known before the weights are loaded.
-        trial: What to make.
-        replaces: When the failed row was created that this one replaces; None where there is none.
-    """
-
-    key: str
+    key: str  # of the row, as far as it can be told before the weights are loaded
     trial: Trial
-    replaces: str | None = None
+    replaces: str | None = None  # when the failed row was created that the new one replaces
 
 
 class RowMaker:
@@ -96,7 +87,7 @@ class RowMaker:
         self._encodings: dict[str, Any] = {}
 
     def warm(self, setup: Setup) -> bool:
-        """Load the pipeline of a setup, and tell whether that was to do. If it fails, `make` gives failed rows.
+        """Load the pipeline of a setup; False where it was loaded. If it fails, `make` gives failed rows.
 
         Args:
             setup: How the model runs.
@@ -113,15 +104,12 @@ class RowMaker:
     def make(
         self, task: Task, picture: FittedPicture, folder: Path, *, quality: bool = True, on_step: OnStep | None = None
     ) -> Row | None:
-        """Make the row of a task, unless it is there.
+        """The row of a task, made by this writer or by another one; None while another writer is making it.
 
         Args:
             task: What to make.
             picture: What the model sees.
             folder, quality, on_step: As for `make_row`.
-
-        Returns:
-            The row, made by this writer or by another one; None while another writer is making it.
         """
         self.warm(task.trial.setup)
         setup = task.trial.setup if self._pipeline is None else setup_of(self._pipeline) or task.trial.setup
@@ -144,10 +132,10 @@ def _make(
     scratch: Path,
     quality: bool,
     on_step: OnStep | None,
-    encodings: dict[str, Any] | None,
+    encodings: dict[str, Any],
 ) -> Row:
     try:
-        with exclusive(pipeline), nullcontext() if encodings is None else shared(pipeline, encodings):
+        with exclusive(pipeline), shared(pipeline, encodings):
             clip = generate(pipeline, row.request, on_step=on_step, progress=False, picture=picture.image)
     except Exception as error:  # of any library below: it becomes the row
         return write_row(_failed(row, describe_error(error)), folder, scratch)
@@ -188,7 +176,7 @@ def failed_row(task: Task, picture: FittedPicture, reason: str) -> Row:
     Args:
         task: What was to be made.
         picture: What the model was to see.
-        reason: One sentence.
+        reason: Why, in one sentence.
     """
     return _failed(_new_row(task.trial, task.trial.setup, picture, task.key), reason)
 

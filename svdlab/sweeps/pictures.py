@@ -1,7 +1,6 @@
 """The conditioning pictures of a sweep: each is read and fitted once, however many trials share it.
 
-A trial names its picture by a path, a URL or the name of an example, or holds it. What the model sees is that picture
-at the clip's size. Its hash is part of the row's key.
+What the model sees is the request's picture at the clip's size. Its hash is part of the row's key.
 """
 
 from __future__ import annotations
@@ -31,13 +30,10 @@ class PictureCache:
         self._pictures: dict[Any, tuple[Any, FittedPicture]] = {}
 
     def fitted(self, request: Request) -> FittedPicture:
-        """The picture of a request as the model sees it, read where no request before asked for the same.
+        """The picture of a request; a ValueError where it cannot be read.
 
         Args:
             request: A complete request.
-
-        Raises:
-            ValueError: If the picture cannot be read.
         """
         source = request.image if isinstance(request.image, str) else id(request.image)
         wanted = (source, request.height, request.width, request.fit, request.focus)

@@ -28,12 +28,9 @@ class Plan:
     """What `run` would do; `print` it for a sentence.
 
     Args:
-        total: The clips of the sweep.
-        done: Those that are there.
-        failed: Those that failed in earlier runs.
-        to_make: Those that `run` would make.
-        seconds: The time for that on this machine, without loading weights; None where no row tells.
-        disk_bytes: The disk that it needs.
+        total, done, failed, to_make: Numbers of clips: all, those in the folder, failed earlier, made by `run`.
+        seconds: To make them on this machine, without loading weights; None where no row tells.
+        disk_bytes: The disk that they need.
     """
 
     total: int

@@ -1,31 +1,32 @@
-"""A sweep on a Ray cluster: warm workers on every card, and what they make as it is finished.
+"""A sweep on a Ray cluster: a warm worker on every card, and rows as they are finished.
 
-Ray places the workers, starts them again where they die, and moves the data. Here is only what Ray cannot know: how
-much of a card a worker needs, which task spares a worker loading other weights, and how often a task may kill one.
+Ray places the workers, starts them again where they die, and moves the data. Here is only what Ray cannot know: what a
+worker needs, which task spares it loading other weights, and how often a task may kill one.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import subprocess
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from svdlab.messages import first_line
 from svdlab.prediction.estimate import estimate
+from svdlab.rows.row import Row
+from svdlab.rows.row_files import write_row
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import with_image
-from svdlab.sweeps.make_row import Task
+from svdlab.sweeps.locks import clear_claims
+from svdlab.sweeps.make_row import Task, failed_row
 from svdlab.sweeps.pictures import PictureCache
 from svdlab.sweeps.ray_worker import Answer, RayWorker
 
 _TRIES = 3  # a task that its worker does not survive so often is to blame itself
-_WORKERS_PER_CARD = 2  # at most: one has the card while the other measures and writes its clip; more only take turns
 _LOOK_SECONDS = 5  # how often new nodes are looked for
 
 
@@ -34,8 +35,7 @@ def connected(on: str) -> Iterator[None]:
     """Reach Ray within a `with` block: the one that this process has already, else the one that is named.
 
     Args:
-        on: An address. "ray" is the cluster that this machine belongs to; where it belongs to none, a Ray of its own
-            is started, and ends with the block.
+        on: An address. "ray" is this machine's cluster; where it has none, a Ray of its own is started for the block.
 
     Raises:
         ModuleNotFoundError: If Ray is not installed.
@@ -67,12 +67,11 @@ def has_cards() -> bool:
 
 
 def cluster_setup(setup: Setup, has_cards: bool) -> Setup:
-    """A setup as the workers of a cluster will take it, so that a sweep has one precision.
+    """A setup as all workers take it, so that a sweep has one precision: fp16 on cards, fp32 on processors.
 
     Args:
         setup: The setup of a trial.
-        has_cards: Whether any node has a card. Such a cluster uses its cards, in fp16 where nothing else is said; one
-            without uses its processors, in fp32.
+        has_cards: Whether any node has a card; the cluster then uses its cards alone.
 
     Raises:
         ValueError: If the setup names one card: Ray gives them out.
@@ -84,66 +83,87 @@ def cluster_setup(setup: Setup, has_cards: bool) -> Setup:
     return replace(setup, dtype=setup.dtype or "fp32", device=setup.device or "cpu")
 
 
-@dataclass
-class WorkerHandle:
-    """A worker as the driver sees it."""
+def make_rows(
+    tasks: Iterable[Task],
+    folder: Path,
+    pictures: PictureCache,
+    scratch: Path,
+    store: str,
+    quality: bool,
+    show_workers: Callable[[int], object],
+) -> Generator[tuple[Task, Row], None, None]:
+    """Make the rows of tasks on the cluster, each as it is finished. Within `connected`.
 
+    Args:
+        tasks: What to make.
+        folder: The results folder.
+        pictures: What gives their pictures.
+        scratch: A claim in the folder: workers that see it write there.
+        store: The address of a store for a copy; "" for none.
+        quality: Whether clips are measured.
+        show_workers: Called with the number of workers that are up.
+
+    Raises:
+        RuntimeError: If no worker can be started.
+        Exception: What the code of a worker raises.
+    """
+    sweep = _ClusterSweep(list(tasks), folder, pictures, scratch, store, quality)
+    with closing(sweep.answers(show_workers)) as answers:
+        for task, answer in answers:
+            if answer.row is None:
+                row = failed_row(task, pictures.fitted(task.trial.request), answer.error)
+                yield task, write_row(row, folder, scratch)
+            elif answer.in_folder:
+                yield task, replace(answer.row, clip=answer.row.clip and folder / answer.row.clip.name)
+            else:
+                row, clip = replace(answer.row, request=task.trial.request, clip=None), None
+                if answer.clip is not None:
+                    clip = scratch / f"{row.key}.mp4"
+                    clip.write_bytes(answer.clip)
+                yield task, write_row(row, folder, scratch, clip)
+
+
+@dataclass
+class _WorkerHandle:
     actor: Any
     process: str = ""  # its name; "" until it has started
     setup: Setup | None = None  # whose pipeline it has
     task: Task | None = None  # what it is making
 
 
-class ClusterSweep:
-    """The tasks of a sweep and the workers that make them. Within `connected`.
+class _ClusterSweep:
+    """The tasks of a sweep and the workers that make them.
 
-    A task whose worker dies goes to another one, at most three times. Ray's `max_task_retries` would wait with it until
-    that worker is back, and one on a lost node may never be.
-
-    Args:
-        tasks: What to make.
-        pictures: What gives their pictures.
-        scratch: A claim in the results folder: workers that see it write there.
-        store: The address of a store for a copy of all that is made; "" for none.
-        quality: Whether clips are measured.
+    A task whose worker dies goes to another one. Ray's `max_task_retries` would wait with it until that worker is back,
+    and one on a lost node may never be.
     """
 
-    def __init__(self, tasks: Iterable[Task], pictures: PictureCache, scratch: Path, store: str, quality: bool) -> None:
+    def __init__(
+        self, tasks: list[Task], folder: Path, pictures: PictureCache, scratch: Path, store: str, quality: bool
+    ) -> None:
         import ray
 
-        self._pictures, self._quality = pictures, quality
+        self._folder, self._pictures, self._quality = folder, pictures, quality
         self._waiting: dict[Setup, deque[Task]] = {}
         for task in tasks:
             self._waiting.setdefault(task.trial.setup, deque()).append(task)
-        self._unfinished = sum(map(len, self._waiting.values()))
-        self._cores, self._cards = worker_share([task for queue in self._waiting.values() for task in queue])
+        self._unfinished = len(tasks)
+        self._cores, self._cards = _worker_share(tasks)
         actor = ray.remote(RayWorker).options(num_cpus=self._cores, num_gpus=self._cards, max_restarts=_TRIES)
         self._new_actor = lambda: actor.remote(scratch.absolute(), store)
-        self._workers: list[WorkerHandle] = []
-        self._calls: dict[Any, WorkerHandle] = {}  # what Ray is asked for, and of whom
+        self._workers: list[_WorkerHandle] = []
+        self._calls: dict[Any, _WorkerHandle] = {}  # what Ray is asked for, and of whom
         self._deaths = Counter[str]()  # of workers, by the key of their task
         self._sent: dict[str, Any] = {}  # pictures travel once to each node, not with each task
         self._reason = ""  # why the last worker died
 
-    def answers(
-        self, on_workers: Callable[[int], object], on_death: Callable[[str], object]
-    ) -> Generator[tuple[Task, Answer], None, None]:
-        """What came of each task, as it is finished.
-
-        Args:
-            on_workers: Called with the number of workers that are up.
-            on_death: Called with the name of a worker's process that has ended.
-
-        Raises:
-            RuntimeError: If no worker can be started.
-            Exception: What the code of a worker raises.
-        """
+    def answers(self, show_workers: Callable[[int], object]) -> Generator[tuple[Task, Answer], None, None]:
         import ray
 
         try:
             while self._unfinished:
-                while len(self._workers) < min(places(self._cores, self._cards), self._unfinished):
-                    self._workers.append(WorkerHandle(self._new_actor()))
+                while len(self._workers) < min(_places(self._cores, self._cards), self._unfinished):
+                    self._workers.append(_WorkerHandle(self._new_actor()))
                     self._start(self._workers[-1])
                 busy = set(map(id, self._calls.values()))
                 for worker in self._workers:
@@ -152,43 +172,39 @@ class ClusterSweep:
                 if not self._calls:
                     raise RuntimeError(f"No worker of the cluster can be started: {self._reason}")
                 starting = sum(worker.task is None for worker in self._calls.values())
-                on_workers(len(self._workers) - starting)
+                show_workers(len(self._workers) - starting)
                 for call in ray.wait(list(self._calls), timeout=_LOOK_SECONDS)[0]:
                     worker = self._calls.pop(call)
                     task, worker.task = worker.task, None
-                    answer = self._answer(call, worker, task, on_death)
-                    if task and answer:
+                    if (answer := self._answer(call, worker, task)) and task:
                         self._unfinished -= 1
                         yield task, answer
         finally:
             for worker in self._workers:
                 ray.kill(worker.actor)
-                on_death(worker.process)
+                clear_claims(self._folder, worker.process)
 
-    def _start(self, worker: WorkerHandle) -> None:
+    def _start(self, worker: _WorkerHandle) -> None:
         """Wait for a worker to run; after it died too, however long Ray then takes to find it a place."""
         self._calls[worker.actor.start.options(max_task_retries=-1).remote()] = worker
 
-    def _give_task(self, worker: WorkerHandle) -> None:
+    def _give_task(self, worker: _WorkerHandle) -> None:
+        """A task of the setup that the worker has loaded; where none is left, of that with the most tasks."""
         import ray
 
-        loaded = Counter(other.setup for other in self._workers if other.setup)
-        setup = next_setup({setup: len(queue) for setup, queue in self._waiting.items()}, loaded, worker.setup)
-        if setup is None:
+        if worker.setup is None or not self._waiting[worker.setup]:
+            worker.setup = max(self._waiting, key=lambda setup: len(self._waiting[setup]))
+        if not self._waiting[worker.setup]:
             return
-        task = self._waiting[setup].popleft()
+        worker.task = task = self._waiting[worker.setup].popleft()
         request, picture = task.trial.request, self._pictures.fitted(task.trial.request)
         if picture.sha256 not in self._sent:
             self._sent = dict(list(self._sent.items())[-63:]) | {picture.sha256: ray.put(picture)}
-        sent = task
         if not isinstance(request.image, str):  # the fitted picture goes instead
-            sent = replace(task, trial=replace(task.trial, request=with_image(request, None)))
-        self._calls[worker.actor.make.remote(sent, self._sent[picture.sha256], self._quality)] = worker
-        worker.setup, worker.task = setup, task
+            task = replace(task, trial=replace(task.trial, request=with_image(request, None)))
+        self._calls[worker.actor.make.remote(task, self._sent[picture.sha256], self._quality)] = worker
 
-    def _answer(
-        self, call: Any, worker: WorkerHandle, task: Task | None, on_death: Callable[[str], object]
-    ) -> Answer | None:
+    def _answer(self, call: Any, worker: _WorkerHandle, task: Task | None) -> Answer | None:
         """What came of a call; None where the worker has started, or its task goes back into the queue."""
         import ray
         from ray.exceptions import RayError, RayTaskError
@@ -203,7 +219,7 @@ class ClusterSweep:
                 if worker.process:
                     self._workers.remove(worker)
                 return None
-            on_death(worker.process)
+            clear_claims(self._folder, worker.process)
             worker.setup = None
             self._start(worker)
             self._deaths[task.key] += 1
@@ -218,56 +234,29 @@ class ClusterSweep:
         return answer
 
 
-def next_setup(waiting: Mapping[Setup, int], loaded: Mapping[Setup, int], own: Setup | None) -> Setup | None:
-    """The setup whose task a worker gets next; None where loading other weights does not pay any more.
+def _worker_share(tasks: list[Task]) -> tuple[float, int]:
+    """The cores and cards that each worker reserves: a card with a core, or else what its memory needs.
 
-    A worker keeps its setup while that has tasks. Then comes the setup with the most tasks for each worker that has it,
-    unless no more than one each are to come.
-
-    Args:
-        waiting: The number of tasks by setup.
-        loaded: The number of workers by the setup whose pipeline they have.
-        own: The setup whose pipeline this worker has.
+    As many share a node without cards as are predicted to fit into its memory, with a core each at least. The least
+    node counts for all. Ray limits the threads of a worker to its cores.
     """
-    if own is not None and waiting.get(own):
-        return own
-    most = max(waiting, key=lambda setup: waiting[setup] / (loaded.get(setup, 0) or 0.5))
-    return most if waiting[most] > loaded.get(most, 0) else None
-
-
-def worker_share(tasks: Iterable[Task]) -> tuple[float, float]:
-    """The cores and cards that each worker reserves.
-
-    As many share a card, or a node without one, as are predicted to fit into its memory together, with a core each. The
-    least node counts for all. Ray limits the threads of a worker to its cores.
-
-    Args:
-        tasks: What the workers will make.
-    """
-    tasks, nodes = list(tasks), _nodes()
-    needed = _needed_bytes(tasks)
+    nodes = _nodes()
     with_cards = [node for node in nodes if node.get("GPU")]
     if with_cards and any(task.trial.setup.device != "cpu" for task in tasks):
-        cores = min(node.get("CPU", 0) / node["GPU"] for node in with_cards)
-        several = max(1, min(_WORKERS_PER_CARD, (_card_bytes() or 0) // needed, int(cores)))
-        return min(1.0, int(100 * cores / several) / 100), 1 / several
+        return min(1.0, *(int(100 * node.get("CPU", 0) / node["GPU"]) / 100 for node in with_cards)), 1
+    needed = _needed_bytes(tasks)
     nodes = [node for node in nodes if node.get("CPU", 0) >= 1] or [{"CPU": 1.0}]
     workers = [(node["CPU"], min(node["CPU"], node.get("memory", 0) // needed)) for node in nodes]
     return min(cores // max(1, count) for cores, count in workers), 0
 
 
-def places(cores: float, cards: float) -> int:
-    """The number of workers of a share that the nodes hold; at least 1, which waits for a node.
-
-    Args:
-        cores: The cores of a worker.
-        cards: The cards of a worker.
-    """
+def _places(cores: float, cards: int) -> int:
+    """The number of workers of a share that the nodes hold; at least 1, which waits for a node."""
     shares = [(share, name) for share, name in ((cores, "CPU"), (cards, "GPU")) if share]
     return max(1, sum(int(min(node.get(name, 0) // share for share, name in shares)) for node in _nodes()))
 
 
-def _needed_bytes(tasks: Iterable[Task]) -> int:
+def _needed_bytes(tasks: list[Task]) -> int:
     shapes, needed = {}, [1]
     for trial in (task.trial for task in tasks):
         r = trial.request
@@ -285,29 +274,3 @@ def _nodes() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _card_bytes() -> int | None:
-    """The memory of the smallest card; None where it is not told. NVIDIA's own tool is asked, since Ray hides cards
-    from whoever has not reserved one, and all may be reserved."""
-    import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    task = ray.remote(_cards_of_node).options(num_cpus=0)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-    strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    try:
-        sizes = ray.get([task.options(scheduling_strategy=each).remote() for each in strategies], timeout=60)
-    except (RayError, TimeoutError):
-        return None
-    return min((size for node in sizes for size in node), default=None)
-
-
-def _cards_of_node() -> list[int]:
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-        return [int(line) * 2**20 for line in text.split()]
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return []

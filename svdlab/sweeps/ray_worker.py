@@ -1,7 +1,7 @@
 """What runs on a Ray cluster: a worker is one process with one warm pipeline.
 
 A worker that sees the results folder writes its rows there. Another one sends row and clip back through Ray. With a
-store it does both: it puts a copy there and sends it.
+store it puts a copy there and sends them as well.
 """
 
 from __future__ import annotations
@@ -24,28 +24,16 @@ from svdlab.sweeps.pictures import FittedPicture
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a task on a cluster.
+    """What came of a task on a cluster."""
 
-    Args:
-        row: The row, without a picture in memory; None where the task left none.
-        in_folder: Whether row and clip are in the results folder already.
-        clip: The file of the clip, where it is not.
-        error: Why there is no row.
-    """
-
-    row: Row | None
+    row: Row | None  # without a picture in memory; None where the task left none
     in_folder: bool = False
-    clip: bytes | None = None
-    error: str = ""
+    clip: bytes | None = None  # the file, where it is not in the folder
+    error: str = ""  # why there is no row
 
 
 class RayWorker:
-    """One process with one warm pipeline, as Ray runs it.
-
-    Args:
-        scratch: The claim of the sweep, which lies in the results folder.
-        store: The address of a store; "" for none.
-    """
+    """One process with one warm pipeline, as Ray runs it."""
 
     def __init__(self, scratch: Path, store: str) -> None:
         self.maker, self.store = RowMaker(), store
@@ -56,15 +44,12 @@ class RayWorker:
         return process_name()
 
     def make(self, task: Task, picture: FittedPicture, quality: bool) -> Answer | None:
-        """Make the row of a task.
+        """What came of a task; None while another writer is making it.
 
         Args:
-            task: What to make. No name in its request is resolved on this machine.
+            task: What to make. No name in its request is looked up on this machine.
             picture: What the model sees.
             quality: Whether to measure the clip.
-
-        Returns:
-            What came of it; None while another writer is making it.
         """
         _exit_if_card_is_lost()
         if task.trial.request.image is None:  # it had no name, and only what the model sees was sent
@@ -75,52 +60,9 @@ class RayWorker:
                 time.sleep(random.uniform(0.1, 0.4))  # it comes back soon, where nothing else is left
                 return None
             if self.store:
-                put(Path(place), self.store)
+                _put(Path(place), self.store)
             clip = None if self.folder or row.clip is None else row.clip.read_bytes()
         return Answer(replace(row, request=with_image(row.request, None)), self.folder is not None, clip)
-
-
-def put(place: Path, store: str) -> None:
-    """Copy the files of a folder into a store, each whole or not at all, a row after what it names.
-
-    Args:
-        place: The folder.
-        store: An address that fsspec knows.
-    """
-    import fsspec
-
-    files, root = fsspec.url_to_fs(store)
-    files.makedirs(root, exist_ok=True)
-    for path in sorted((path for path in place.iterdir() if path.is_file()), key=is_row_file):
-        with files.transaction, files.open(f"{root}/{path.name}", "wb") as file:
-            file.write(path.read_bytes())
-
-
-def fetch(store: str, folder: Path, scratch: Path) -> None:
-    """Bring what a store has and a folder has not, each file whole or not at all, a row after what it names.
-
-    Args:
-        store: An address that fsspec knows.
-        folder: The results folder.
-        scratch: A folder on the same disk.
-    """
-    import fsspec
-
-    files, root = fsspec.url_to_fs(store)
-    names = {Path(path).name for path in files.ls(root, detail=False)} if files.exists(root) else set()
-    for name in sorted(map(Path, names - {path.name for path in folder.iterdir()}), key=is_row_file):
-        if name.suffix in (".json", ".mp4", ".png"):
-            files.get_file(f"{root}/{name}", str(scratch / name))
-            (scratch / name).replace(folder / name)
-
-
-def is_row_file(path: Path) -> bool:
-    """Whether a file is a row; rows are copied last.
-
-    Args:
-        path: The file.
-    """
-    return path.suffix == ".json"
 
 
 def _exit_if_card_is_lost() -> None:
@@ -131,3 +73,36 @@ def _exit_if_card_is_lost() -> None:
             torch.cuda.synchronize()
         except RuntimeError:
             os._exit(1)
+
+
+def _put(place: Path, store: str) -> None:
+    """Copy the files of a folder into a store, as `fetch` brings them."""
+    import fsspec
+
+    files, root = fsspec.url_to_fs(store)
+    files.makedirs(root, exist_ok=True)
+    for path in sorted((path for path in place.iterdir() if path.is_file()), key=_is_row):
+        with files.transaction, files.open(f"{root}/{path.name}", "wb") as file:
+            file.write(path.read_bytes())
+
+
+def fetch(store: str, folder: Path, scratch: Path) -> None:
+    """Bring what a store has and a folder has not, each file complete or not at all, a row after what it names.
+
+    Args:
+        store: An address that fsspec knows.
+        folder: The results folder.
+        scratch: A folder on the same disk.
+    """
+    import fsspec
+
+    files, root = fsspec.url_to_fs(store)
+    names = {Path(path).name for path in files.ls(root, detail=False)} if files.exists(root) else set()
+    for name in sorted(map(Path, names - {path.name for path in folder.iterdir()}), key=_is_row):
+        if name.suffix in (".json", ".mp4", ".png"):
+            files.get_file(f"{root}/{name}", str(scratch / name))
+            (scratch / name).replace(folder / name)
+
+
+def _is_row(path: Path) -> bool:
+    return path.suffix == ".json"

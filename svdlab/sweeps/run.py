@@ -11,20 +11,21 @@ import dataclasses
 import random
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 from svdlab.pipelines.cached import unload_cached
+from svdlab.progress_bar import Progress
 from svdlab.rows.row import Row
-from svdlab.rows.row_files import find_row, write_row
+from svdlab.rows.row_files import find_row
 from svdlab.rows.row_key import row_key
 from svdlab.sweeps import ray_cluster, ray_worker
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, clear_claims, is_claimed
-from svdlab.sweeps.make_row import RowMaker, Task, failed_row
+from svdlab.sweeps.make_row import RowMaker, Task
 from svdlab.sweeps.pictures import PictureCache
-from svdlab.sweeps.sweep_bar import SweepBar
 
 
 def run(
@@ -112,11 +113,13 @@ def _make_rows(
 ) -> dict[str, Row]:
     """The rows that are there, and those of the tasks, by their keys."""
     rows, count = dict(rows), len(rows) + len(tasks)
-    with claim(folder, "sweep") as scratch, SweepBar([task.trial for task in tasks.values()], progress) as bar:
+    with claim(folder, "sweep") as scratch, _SweepBar([task.trial for task in tasks.values()], progress) as bar:
         if on:
-            new_rows = _run_on_ray(tasks.values(), folder, pictures, scratch, store, quality, bar)
+            new_rows = ray_cluster.make_rows(
+                tasks.values(), folder, pictures, scratch, store, quality, bar.show_workers
+            )
         else:
-            new_rows = _run_here(tasks.values(), folder, pictures, quality, bar)
+            new_rows = _make_rows_here(tasks.values(), folder, pictures, quality, bar)
         try:
             with closing(new_rows):
                 for task, row in new_rows:
@@ -139,8 +142,8 @@ def _make_rows(
     return rows
 
 
-def _run_here(
-    tasks: Collection[Task], folder: Path, pictures: PictureCache, quality: bool, bar: SweepBar
+def _make_rows_here(
+    tasks: Collection[Task], folder: Path, pictures: PictureCache, quality: bool, bar: _SweepBar
 ) -> Generator[tuple[Task, Row], None, None]:
     """Make rows in this process, setup after setup; those that other writers are making come last."""
     setups = list(dict.fromkeys(task.trial.setup for task in tasks))
@@ -166,32 +169,6 @@ def _run_here(
             yield task, row
 
 
-def _run_on_ray(
-    tasks: Iterable[Task],
-    folder: Path,
-    pictures: PictureCache,
-    scratch: Path,
-    store: str,
-    quality: bool,
-    bar: SweepBar,
-) -> Generator[tuple[Task, Row], None, None]:
-    """Make rows on a cluster; they come as they are finished."""
-    sweep = ray_cluster.ClusterSweep(tasks, pictures, scratch, store, quality)
-    with closing(sweep.answers(bar.show_workers, lambda process: clear_claims(folder, process))) as answers:
-        for task, answer in answers:
-            if answer.row is None:
-                row = failed_row(task, pictures.fitted(task.trial.request), answer.error)
-                yield task, write_row(row, folder, scratch)
-            elif answer.in_folder:
-                yield task, dataclasses.replace(answer.row, clip=answer.row.clip and folder / answer.row.clip.name)
-            else:
-                row, clip = dataclasses.replace(answer.row, request=task.trial.request, clip=None), None
-                if answer.clip is not None:
-                    clip = scratch / f"{row.key}.mp4"
-                    clip.write_bytes(answer.clip)
-                yield task, write_row(row, folder, scratch, clip)
-
-
 def _rows_of_finished_sweep(
     trials: list[Trial], folder: Path, pictures: PictureCache, retry_failed: bool
 ) -> list[Row] | None:
@@ -208,3 +185,39 @@ def _rows_of_finished_sweep(
 
 def _keys(trials: Iterable[Trial], pictures: PictureCache) -> list[str]:
     return [row_key(trial.setup, trial.request, pictures.fitted(trial.request).sha256) for trial in trials]
+
+
+class _SweepBar(Progress):
+    """One line with the time left. It counts steps, since clips of more steps take longer."""
+
+    def __init__(self, trials: Sequence[Trial], progress: bool) -> None:
+        self.clips, self.finished, self.workers, self.steps_finished = len(trials), 0, 0, 0
+        steps = sum(trial.request.num_inference_steps for trial in trials)
+        # no smoothing, the mean of all so far: with a decode every few steps, that of the last would swing
+        super().__init__(total=steps, unit="step", disable=not progress, smoothing=0)
+
+    def begin(self, trial: Trial) -> None:
+        self.set_description_str(f"clip {self.finished + 1} of {self.clips}", refresh=False)
+        self.set_postfix_str(str(trial))
+
+    def step(self, *_: Any) -> None:
+        self.update()
+
+    def wait(self, clips: int) -> None:
+        self.set_postfix_str(f"waiting for {clips} clip{'s' * (clips != 1)} of another writer")
+
+    def show_workers(self, workers: int) -> None:
+        if workers and not self.workers and not self.finished:
+            self.unpause()  # the time left is that of clips, not of starting workers
+        self.workers, seconds = workers, self.format_dict["elapsed"]
+        text = f"clip {self.finished} of {self.clips}, {workers} worker{'s' * (workers != 1)}"
+        self.set_description_str(text, refresh=False)
+        self.set_postfix_str(f"{60 * self.finished / seconds:.1f} clips a minute" if self.finished and seconds else "")
+
+    def finish(self, trial: Trial) -> None:
+        """Count a clip, also one that failed half way or that somebody else made."""
+        self.finished += 1
+        self.steps_finished += trial.request.num_inference_steps
+        if self.workers:
+            self.show_workers(self.workers)
+        self.update(self.steps_finished - self.n)
