@@ -59,14 +59,13 @@ def read_rows(folder: str | Path) -> list[Row]:
     return sorted(rows.values(), key=lambda row: (row.created, row.key))
 
 
-def find_row(folder: str | Path, key: str) -> Row | None:
+def find_row(folder: str | Path, key: str, *, warn: bool = True) -> Row | None:
     """The row of a key, or None where it has to be made: there is none, it cannot be read, or its clip is not its own.
-
-    A warning names a clip that has to be made again.
 
     Args:
         folder: where the rows are.
         key: 16 hex digits, as `row_key` gives them.
+        warn: whether a warning names a clip that has to be made again.
     """
     for name in _row_names(key):
         try:
@@ -76,7 +75,8 @@ def find_row(folder: str | Path, key: str) -> Row | None:
             continue
         if not problem:
             return row
-        warnings.warn(f"{row.clip} {problem}: it counts as not made.", UserWarning, stacklevel=2)
+        if warn:
+            warnings.warn(f"{row.clip} {problem}: it counts as not made.", UserWarning, stacklevel=2)
     return None
 
 

@@ -1,7 +1,7 @@
 """A sweep is a list of trials: one setup and one complete request for each clip. `grid` builds that list.
 
-Axes are fields of a request with several values. A grid holds every combination of them, each once. It is counted
-before it is built, so that a slip of a few zeros costs no minutes and no memory.
+Axes are fields of a request with several values. A grid holds every combination of them once. It is counted before it
+is built, so that a slip of a few zeros costs no minutes and no memory.
 """
 
 from __future__ import annotations
@@ -75,12 +75,8 @@ def grid(
             `{"start": 0, "stop": 240, "step": 60}` or `{"start": 0.02, "stop": 0.32, "num": 5, "log": True}`.
             A value that comes twice counts once.
 
-    Returns:
-        The trials, in order.
-
     Raises:
-        ValueError: If an axis is no field of a request, if a trial cannot be made (the first such is named with its
-            field), or if there are more than `max_trials`.
+        ValueError: If an axis is no field of a request, or a trial cannot be, or there are more than `max_trials`.
 
     Example:
         >>> from svdlab import Request, Setup, grid
@@ -110,7 +106,9 @@ def grid(
             fields = dict(zip([*together, *crossed], [*pair, *values], strict=True))
             try:
                 with quiet_requests():  # each concern is named once, below
-                    trials.append(Trial(each, _request(request, fields, each.variant), tuple(names)))
+                    complete = dataclasses.replace(with_image(request, "-"), **fields | {"image": "-"})
+                    complete = with_image(complete.filled(each.variant), fields.get("image", request.image))
+                    trials.append(Trial(each, complete, tuple(names)))
             except (ValueError, TypeError) as error:
                 raise ValueError(f"Trial {len(trials) + 1} ({_named(fields) or each.variant}): {error}") from None
             concerns |= dict.fromkeys(trials[-1].request.concerns())
@@ -120,11 +118,11 @@ def grid(
 
 
 def with_image(request: Request, image: Any) -> Request:
-    """A request for another picture. The picture is shared: `dataclasses.replace` would copy it, and warn again.
+    """A request for another picture, which is shared: `dataclasses.replace` would copy it, and warn again.
 
     Args:
         request: Any request.
-        image: What its `image` becomes; it is not checked.
+        image: Its new `image`, unchecked.
     """
     other = copy.copy(request)
     object.__setattr__(other, "image", image)
@@ -189,12 +187,6 @@ def _distinct(values: list[Any]) -> list[Any]:
         return list(dict.fromkeys(values))
     except TypeError:  # a picture has no hash
         return [v for i, v in enumerate(values) if not any(v is other or v == other for other in values[:i])]
-
-
-def _request(request: Request, fields: dict[str, Any], variant: str) -> Request:
-    """The complete request of one trial; its picture is neither read nor copied again."""
-    named = dataclasses.replace(with_image(request, "-"), **fields | {"image": "-"})
-    return with_image(named.filled(variant), fields.get("image", request.image))
 
 
 def _named(fields: Mapping[str, Any]) -> str:

@@ -1,13 +1,9 @@
 """Claims: who is making which clip in a results folder, so that two processes do not make the same one.
 
-A claim is a hidden folder beside the rows, named `.<key>~<machine>~<process>~<start>~<number>`. It is the scratch space
-of its owner: a file that is not whole yet lies in there. Its name says who the owner is. A host's name is not enough
-for that, since containers and cloned machines share it: the boot and the PID namespace belong to the machine's name,
-and its start to the process.
-
-The owner touches its claim every few seconds. Whether a process of this machine lives can be looked up. A writer on
-another machine is taken to live while its claim is fresh. A claim whose owner is known to be dead is removed at once,
-any other one after a day of silence.
+A claim is a hidden folder beside the rows, named `.<key>~<machine>~<process>~<start>~<number>`: its owner's scratch
+space. Containers and cloned machines share a host's name, so that boot and PID namespace belong to the machine's.
+The owner touches its claim every few seconds. A writer on another machine is taken to live while its claim is fresh.
+A claim whose owner is known to be dead is removed at once, any other one after a day of silence.
 """
 
 from __future__ import annotations
@@ -35,17 +31,11 @@ _own_claims: set[str] = set()  # the names of those that this process holds now
 
 @contextmanager
 def claim(folder: Path, key: str) -> Iterator[Path]:
-    """Claim `key` in a results folder, and give its scratch folder, which is removed afterwards.
+    """Claim a key, and give a new folder on the same disk for unfinished files, which is removed afterwards.
 
     Args:
         folder: The results folder. It must exist.
-        key: What is claimed, in a results folder the key of a row.
-
-    Yields:
-        A new folder on the same disk, for files that are not whole yet.
-
-    Raises:
-        OSError: If the folder is gone or cannot be written to.
+        key: What is claimed: the key of a row.
     """
     scratch = folder / f".{key}~{process_name()}~{time.time_ns()}"
     scratch.mkdir()
@@ -63,11 +53,10 @@ def claim(folder: Path, key: str) -> Iterator[Path]:
 def is_contested(scratch: Path) -> bool:
     """Whether a living writer besides the owner of this claim claims the same key.
 
-    Of two writers that claim a key at once, at least the one that looks last sees the other. Both may see each other,
-    so whoever gives way for that looks again after a random time.
+    Two writers that claim a key at once may both see each other: whoever gives way looks again after a random time.
 
     Args:
-        scratch: A claim that was just made, as `claim` yields it.
+        scratch: A claim that was just taken, as `claim` yields it.
     """
     return is_claimed(scratch.parent, scratch.name[1:].split("~")[0], besides=scratch)
 
@@ -78,7 +67,7 @@ def is_claimed(folder: Path, key: str, besides: Path | None = None) -> bool:
     Args:
         folder: The results folder.
         key: The key of the row.
-        besides: A claim that does not count: one's own.
+        besides: One's own claim, which does not count.
     """
     # The time of the file server, where a claim of one's own tells it: clocks of machines differ.
     now = besides.stat().st_mtime if besides else time.time()
@@ -91,18 +80,18 @@ def is_claimed(folder: Path, key: str, besides: Path | None = None) -> bool:
 
 
 def clear_claims(folder: Path, dead_process: str = "") -> None:
-    """Remove what killed writers left in a results folder: their claims, and their files that never became whole.
+    """Remove what killed writers left in a results folder: their claims and unfinished files.
 
     Args:
         folder: The results folder.
-        dead_process: The `process_name` of a process that is known to have ended, on whatever machine it ran.
+        dead_process: The `process_name` of a process that has ended, on whatever machine it ran.
     """
     for entry in list(os.scandir(folder)):
         if entry.name.startswith(".") and entry.name.count("~") >= 3:
             with suppress(FileNotFoundError):
                 old = time.time() - entry.stat().st_mtime > ABANDONED_SECONDS
-                known_dead = bool(dead_process) and f"~{dead_process}~" in entry.name
-                if known_dead or not _may_live(entry.name) or (old and not _is_of_this_machine(entry.name)):
+                has_ended = bool(dead_process) and f"~{dead_process}~" in entry.name
+                if has_ended or not _may_live(entry.name) or (old and not _is_of_this_machine(entry.name)):
                     shutil.rmtree(entry, ignore_errors=True)
     clear_leftovers(folder)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -57,10 +55,6 @@ def make_row(
         picture: The request's image as the model sees it; default: read here.
         quality: Whether to measure the clip.
         on_step: As for `generate`.
-
-    Raises:
-        ValueError: If the picture cannot be read.
-        OSError: If the folder cannot be written to.
     """
     fitted = FittedPicture(picture, image_sha256(picture)) if picture else PictureCache().fitted(trial.request)
     row = _new_row(trial, setup_of(pipeline) or trial.setup, fitted)
@@ -117,10 +111,10 @@ class RowMaker:
         with claim(folder, row.key) as scratch:
             if is_contested(scratch):
                 return None
-            if (finished := find_row(folder, row.key)) and finished.created != task.replaces:
+            if (finished := find_row(folder, row.key, warn=False)) and finished.created != task.replaces:
                 return finished
             if self._pipeline is None:
-                return write_row(_failed(row, self._load_error), folder, scratch)
+                return write_row(dataclasses.replace(row, status="failed", error=self._load_error), folder, scratch)
             return _make(self._pipeline, row, picture, folder, scratch, quality, on_step, self._encodings)
 
 
@@ -138,26 +132,27 @@ def _make(
         with exclusive(pipeline), shared(pipeline, encodings):
             clip = generate(pipeline, row.request, on_step=on_step, progress=False, picture=picture.image)
     except Exception as error:  # of any library below: it becomes the row
-        return write_row(_failed(row, describe_error(error)), folder, scratch)
+        return write_row(dataclasses.replace(row, status="failed", error=describe_error(error)), folder, scratch)
     timings, notes, measured = dict(clip.timings), list(clip.notes), None
     if quality:
         from svdlab.quality.assess import assess
 
-        with _timed(timings, "quality_seconds"):
-            try:
-                measured = assess(clip)
-            except Exception as error:  # the clip itself is whole, and took longer to make
-                notes.append(f"Its quality could not be measured: {describe_error(error)}")
+        started = time.perf_counter()
+        try:
+            measured = assess(clip)
+        except Exception as error:  # the clip itself is complete, and took longer to make
+            notes.append(f"Its quality could not be measured: {describe_error(error)}")
+        timings["quality_seconds"] = time.perf_counter() - started
     if not scratch.is_dir():  # saving would make the folder again
         raise FileNotFoundError(f"{folder} was deleted or renamed while a clip was made for it.")
-    with _timed(timings, "save_seconds"):
-        file = clip.save(scratch / f"{row.key}.mp4")
+    started = time.perf_counter()
+    file = clip.save(scratch / f"{row.key}.mp4")
+    timings["save_seconds"] = time.perf_counter() - started
     row = dataclasses.replace(row, timings=timings, quality=measured, notes=tuple(notes))
     return write_row(row, folder, scratch, file)
 
 
 def _new_row(trial: Trial, setup: Setup, picture: FittedPicture, key: str = "") -> Row:
-    """The row of a trial before there is an answer."""
     return Row(
         key=key or row_key(setup, trial.request, picture.sha256),
         setup=setup.resolved(),
@@ -178,15 +173,5 @@ def failed_row(task: Task, picture: FittedPicture, reason: str) -> Row:
         picture: What the model was to see.
         reason: Why, in one sentence.
     """
-    return _failed(_new_row(task.trial, task.trial.setup, picture, task.key), reason)
-
-
-def _failed(row: Row, reason: str) -> Row:
+    row = _new_row(task.trial, task.trial.setup, picture, task.key)
     return dataclasses.replace(row, status="failed", error=reason)
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    timings[name] = time.perf_counter() - started

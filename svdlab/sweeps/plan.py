@@ -69,7 +69,7 @@ def plan(trials: Iterable[Trial], folder: str | Path, *, retry_failed: bool = Fa
     """
     pictures = PictureCache()
     trials_by_key = {row_key(t.setup, t.request, pictures.fitted(t.request).sha256): t for t in trials}
-    status = {key: row.status for key in trials_by_key if (row := find_row(folder, key))}
+    status = {key: row.status for key in trials_by_key if (row := find_row(folder, key, warn=False))}
     to_make = [
         trial for key, trial in trials_by_key.items() if key not in status or (retry_failed and status[key] == "failed")
     ]
@@ -110,5 +110,6 @@ def _work(request: Request) -> int:
 
 
 def _duration(seconds: float) -> str:
-    unit, size = ("h", 3600) if seconds > 5400 else ("min", 60) if seconds > 90 else ("s", 1)
-    return f"{seconds / size:.1f} {unit}" if size > 1 else f"{max(seconds, 1):.0f} s"
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds > 90 else f"{max(seconds, 1):.0f} s"

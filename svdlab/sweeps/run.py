@@ -47,9 +47,8 @@ def run(
     Args:
         trials: What to make, as `grid` gives it.
         folder: The results folder. It is made where it is missing.
-        on: Where to make it. "" is this process, "ray" the Ray cluster that this machine belongs to, or else its own
-            cards; an address such as "ray://head:10001" is a cluster elsewhere. A trial whose worker dies goes to
-            another worker, and becomes a failed row the third time.
+        on: Where: "" is this process, "ray" the Ray cluster of this machine, or else its own cards; an address such as
+            "ray://head:10001" is a cluster elsewhere. A trial that kills three workers becomes a failed row.
         store: An address that fsspec knows, such as "s3://bucket/motion", for a cluster only. Workers put a copy of
             what they make there, and what is there already is brought into the folder first.
         retry_failed: Whether trials that failed in an earlier run are made again.
@@ -96,23 +95,23 @@ def run(
             if key not in rows or key in replaced
         }
         if tasks:
-            kept = {key: row for key, row in rows.items() if key not in tasks}
-            rows = _make_rows(tasks, kept, folder, pictures, on, store, progress, quality)
+            rows = {key: row for key, row in rows.items() if key not in tasks}
+            _make_rows(tasks, rows, folder, pictures, on, store, progress, quality)
     return [dataclasses.replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
 
 
 def _make_rows(
     tasks: Mapping[str, Task],
-    rows: Mapping[str, Row],
+    rows: dict[str, Row],
     folder: Path,
     pictures: PictureCache,
     on: str,
     store: str,
     progress: bool,
     quality: bool,
-) -> dict[str, Row]:
-    """The rows that are there, and those of the tasks, by their keys."""
-    rows, count = dict(rows), len(rows) + len(tasks)
+) -> None:
+    """Add the rows of the tasks to those that the folder has, by their keys."""
+    count = len(rows) + len(tasks)
     with claim(folder, "sweep") as scratch, _SweepBar([task.trial for task in tasks.values()], progress) as bar:
         if on:
             new_rows = ray_cluster.make_rows(
@@ -139,7 +138,6 @@ def _make_rows(
                 f"The folder {folder} was deleted or renamed during the run, after {len(rows)} of {count} rows: run "
                 "again into the folder that is meant."
             )
-    return rows
 
 
 def _make_rows_here(
@@ -176,7 +174,7 @@ def _rows_of_finished_sweep(
     finished = []
     for has_cards in (True, False):
         settled = [dataclasses.replace(t, setup=ray_cluster.cluster_setup(t.setup, has_cards)) for t in trials]
-        rows = [find_row(folder, key) for key in _keys(settled, pictures)]
+        rows = [find_row(folder, key, warn=False) for key in _keys(settled, pictures)]
         if all(row is not None and not (retry_failed and row.status == "failed") for row in rows):
             pairs = zip(rows, settled, strict=True)
             finished.append([dataclasses.replace(row, request=t.request, axes=t.axes) for row, t in pairs if row])
