@@ -98,10 +98,10 @@ def test_a_wall_is_decoded_frame_by_frame(rows, tmp_path, monkeypatch):
     frames = [Image.new("RGB", (128, 72), (i * 10, 0, 0)) for i in range(25)]
     clip = write_video(tmp_path / "long.mp4", frames, 7)
     del frames
-    decode, decoded, alive = clip_grid._decode, [], []
+    iterate, decoded, alive = clip_grid.iterate_frames, [], []
 
     def spy(path):
-        for frame in decode(path):
+        for frame in iterate(path):
             decoded.append(weakref.ref(frame))
             yield frame
 
@@ -109,7 +109,7 @@ def test_a_wall_is_decoded_frame_by_frame(rows, tmp_path, monkeypatch):
         for _ in frames:
             alive.append(sum(reference() is not None for reference in decoded))
 
-    monkeypatch.setattr(clip_grid, "_decode", spy)
+    monkeypatch.setattr(clip_grid, "iterate_frames", spy)
     monkeypatch.setattr(clip_grid, "write_video", consume)
     many = [replace(rows[0], clip=clip, request=replace(rows[0].request, seed=seed)) for seed in range(12)]
     save_wall(many, tmp_path / "wall.mp4", "seed")

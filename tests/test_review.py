@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shlex
 import threading
 import warnings
@@ -113,6 +114,36 @@ def test_stars_and_notes_are_kept_beside_the_rows_and_disturb_none(motion):
     assert review(motion).entries[0].note == Note()
     with pytest.raises(ValueError, match="6 rows have a key that begins with '00'"):
         looked.star("00")
+
+
+@pytest.mark.parametrize("text", ['{"star": true, "text": "\\ud800"}', '{"star": true, "text": 5}', "[" * 100_000])
+def test_a_note_that_nobody_wrote_is_an_empty_one(motion, text):
+    entry = review(motion).entries[0]
+    entry.write_note(Note(True, "mine"))
+    [path] = motion.glob("*.note")
+    path.write_text(text)
+    assert entry.note == Note()
+    path.unlink()
+    os.mkfifo(path)  # a reader would wait for ever
+    assert entry.note == Note()
+    path.unlink()
+    path.symlink_to(motion.parent / "elsewhere")
+    (motion.parent / "elsewhere").write_text('{"star": true, "text": "a secret"}')
+    assert entry.note == Note()
+
+
+def test_the_newest_study_may_hold_a_broken_link(motion, tmp_path):
+    (motion / "0.json").symlink_to(tmp_path / "nothing")
+    assert newest(tmp_path) == [motion]
+
+
+def test_an_export_replaces_no_videos_of_somebodys_own(motion, tmp_path):
+    looked = review(motion)
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "beach.mp4").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="give a new folder"):
+        looked.export(tmp_path / "holiday", [looked.rows[0].key])
+    assert (tmp_path / "holiday" / "beach.mp4").read_bytes() == b"mine"
 
 
 def test_several_writers_of_one_note_leave_a_whole_one(motion):

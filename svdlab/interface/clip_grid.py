@@ -1,25 +1,22 @@
 """A wall of clips: one knob across, another down, all playing in step. Inline, or as one video to send to somebody.
 
-A wall has a place for every pair of values. A place without a clip is grey and says why. The video is composed frame by
-frame: of each clip one frame at a time is in memory, so that a wall may hold a hundred of them.
+A wall has a place for every pair of values. A place without a clip is grey and says why. The video is composed with one
+frame of each clip in memory, so that a wall may hold a hundred of them.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
-from av.error import FFmpegError
-from av.stream import Disposition
 from PIL import Image, ImageDraw, ImageFont
 
 from svdlab.interface.row_labels import distinct_texts, settings, setup_labels
 from svdlab.interface.study_folder import why_no_clip
+from svdlab.media.read_video import iterate_frames
 from svdlab.media.show import Shown, show
 from svdlab.media.write_video import check_path, write_video
 from svdlab.messages import did_you_mean
@@ -55,9 +52,6 @@ def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int |
         down: The knob that grows downwards. Left out, there is a single line.
         width: Of each clip on the page, in pixels. Left out, the grid fills a notebook's width.
 
-    Returns:
-        What a cell shows as its last expression; its `labels` name the places.
-
     Raises:
         ValueError: There are no rows, or a knob is no field of theirs.
 
@@ -78,7 +72,7 @@ def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int |
 def save_wall(
     rows: Iterable[Row], path: str | Path, across: str, down: str | None = None, fps: float | None = None
 ) -> Path:
-    """Write the wall as one video, with the names and values of both knobs along its edges.
+    """Write the wall as one video, with the names and values of both knobs along its edges; the path comes back.
 
     Args:
         rows: What to hang.
@@ -86,9 +80,6 @@ def save_wall(
         across: As in `wall`.
         down: As in `wall`.
         fps: Playback speed, frames a second. Left out, it is the slowest `fps` of the rows.
-
-    Returns:
-        The path.
 
     Raises:
         ValueError: There is no clip to hang, a knob is no field of the rows, or the path has another ending.
@@ -135,24 +126,15 @@ def _frames(hung: _Wall) -> Iterator[Image.Image]:
     side = min(_CELL, (_WIDEST - 80) // len(hung.columns)) // 2 * 2
     cell = (side, round(side * first.height / first.width / 2) * 2)
     page, corners = _page(hung, cell)
-    streams = {place: _decode(clip) for place, row in hung.rows.items() if (clip := row.clip_file())}
+    streams = {place: iterate_frames(clip) for place, row in hung.rows.items() if (clip := row.clip_file())}
     while streams:
         for place, stream in list(streams.items()):
-            if (frame := next(stream, None)) is None:
+            try:
+                page.paste(next(stream).resize(cell, Image.Resampling.LANCZOS), corners[place])
+            except (StopIteration, ValueError):  # at its end, or cut short
                 del streams[place]
-            else:
-                page.paste(frame.resize(cell, Image.Resampling.LANCZOS), corners[place])
         if streams:
             yield page.copy()
-
-
-def _decode(clip: Path) -> Iterator[Image.Image]:
-    """The frames of an MP4 as they are asked for; a clip that is cut short ends early."""
-    with suppress(FFmpegError), av.open(str(clip), format="mp4") as container:
-        video = next(stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic)
-        video.thread_count = 1  # each thread holds frames of its own
-        for frame in container.decode(video):
-            yield frame.to_image()
 
 
 def _page(hung: _Wall, cell: tuple[int, int]) -> tuple[Image.Image, dict[tuple[str, str], tuple[int, int]]]:

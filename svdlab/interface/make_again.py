@@ -5,11 +5,11 @@ Only what differs from the defaults is written, so that a reader sees what was c
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 
 from svdlab.request import Request
 from svdlab.rows.row import Row
+from svdlab.rows.typed_json import fields_of
 from svdlab.setup import Setup
 
 
@@ -18,7 +18,7 @@ def python_lines(row: Row, setup: Setup | None = None, fps: float | None = None)
 
     Args:
         row: What to make again.
-        setup: The setup to write down. Left out, it is the row's, which has everything filled in.
+        setup: To write down. Left out, it is the row's, which has everything filled in.
         fps: Playback speed, frames a second. Left out, it is that of the request.
     """
     setup = setup or row.setup
@@ -34,7 +34,7 @@ def python_lines(row: Row, setup: Setup | None = None, fps: float | None = None)
 
 
 def python_and_shell_lines(row: Row) -> str:
-    """The Python that makes the clip of a row again and, where the row has a clip, the same for a shell.
+    """`python_lines` and, where the row has a clip, the same for a shell.
 
     Args:
         row: What to make again.
@@ -45,6 +45,5 @@ def python_and_shell_lines(row: Row) -> str:
 
 def _arguments(thing: Request | Setup, default: Request | Setup) -> str:
     """The fields that are not at their default, as keyword arguments."""
-    names = [field.name for field in dataclasses.fields(thing) if field.name != "image"]
-    changed = [name for name in names if getattr(thing, name) != getattr(default, name)]
-    return "".join(f", {name}={getattr(thing, name)!r}" for name in changed)
+    defaults = fields_of(default) | {"image": fields_of(thing).get("image")}
+    return "".join(f", {name}={value!r}" for name, value in fields_of(thing).items() if value != defaults[name])

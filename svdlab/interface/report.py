@@ -1,7 +1,7 @@
 """One page about studies, for somebody who has no Python: findings, curves, walls, all rows, how to make them again.
 
 The page opens by a double click and asks nothing of any network: its content policy allows only what is inside it, or
-the folder of videos beside it. `templates/report.html` lays it out; this file gathers what it says.
+the folder of videos beside it. `templates/report.html` lays out what this file gathers.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from svdlab.atomic_files import atomic_write, clear_leftovers
+from svdlab.atomic_files import atomic_write
 from svdlab.interface import plots
-from svdlab.interface.row_labels import knobs, settings, setup_labels
+from svdlab.interface.row_labels import knobs, settings, setup_labels, text_of
 from svdlab.interface.row_page import embedded, render, rows_page
 from svdlab.interface.study_folder import Entry, file_names, is_replaceable, read_entries
 from svdlab.media.encode import data_url
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _STYLES = {"light": ("default", "#ffffff"), "dark": ("dark_background", "#161616")}  # matplotlib's, the page's paper
+_UNITS = {"_bytes": " (GiB)", "_seconds": " (s)", "_db": " (dB)", "_": " "}  # endings of the names of figures
 
 
 def report(
@@ -41,16 +42,12 @@ def report(
 ) -> Path:
     """Write a page about studies: what the clips share, findings and curves for what varied, memory and time, all rows.
 
-    It appears whole or not at all. A report that was there is replaced.
+    It appears whole or not at all, and replaces an older one. The path comes back.
 
     Args:
         folders: A study, a folder of studies, or several of these.
         path: A name that ends in `.html`.
-        videos: "inside" makes one file to send. "beside" keeps the clips in a folder next to it (`report_files/`), for
-            clips that are many or large.
-
-    Returns:
-        The path.
+        videos: "inside" makes one file to send; "beside" keeps clips that are many or large in a folder next to it.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -65,15 +62,11 @@ def report(
     if path.suffix.lower() not in (".html", ".htm") or videos not in ("inside", "beside"):
         raise ValueError(f"Cannot write {path.name!r} with videos={videos!r}: use a name.html, and inside or beside.")
     entries, folder = read_entries(folders), path.with_name(f"{path.stem}_files")
-    clear_leftovers(path.parent)
     if path.is_dir() or (videos == "beside" and not is_replaceable(folder)):
         raise ValueError(f"{path} or {folder.name} is something else than a report: give this one another name.")
-    names = {entry.clip: name for entry, name in zip(entries, file_names(entries), strict=True) if entry.clip}
-
-    def beside(entry: Entry) -> str | None:
-        return f"{quote(folder.name)}/{quote(names[entry.clip])}" if entry.clip in names else None
-
-    clip_url = embedded if videos == "inside" else beside
+    names = {clip: name for entry, name in zip(entries, file_names(entries), strict=True) if (clip := entry.clip)}
+    urls = {clip: f"{quote(folder.name)}/{quote(name)}" for clip, name in names.items()}
+    clip_url = embedded if videos == "inside" else lambda entry: urls.get(entry.clip)
     sections = [_section(list(own), clip_url) for _, own in groupby(entries, lambda entry: entry.folder)]
     days = sorted({entry.row.created[:10] for entry in entries if entry.row.created})
     page = render(
@@ -82,7 +75,7 @@ def report(
         media_sources="data:" if videos == "inside" else "'self' file:",
         rows=len(entries),
         failed=sum(entry.row.status != "done" for entry in entries),
-        days=" to ".join(dict.fromkeys((days[0], days[-1]))) if days else "",
+        days=" to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
         sections=sections,
     )
     with ExitStack() as stack:  # the page takes its place last
@@ -91,7 +84,7 @@ def report(
             copies = stack.enter_context(atomic_write(folder))
             copies.mkdir()
             for clip, name in names.items():
-                copyfile(str(clip), copies / name, follow_symlinks=False)
+                copyfile(clip, copies / name, follow_symlinks=False)
         document.write_text(page, encoding="utf-8")
     return path
 
@@ -100,44 +93,37 @@ def _section(entries: list[Entry], clip_url: Callable[[Entry], str | None]) -> d
     rows, name = [entry.row for entry in entries], entries[0].folder.resolve().name
     frame = rows_table(rows).assign(setup=setup_labels(rows))
     varied = [knob for knob in knobs(rows) if len(set(frame[knob])) > 1]
-    opened = "wall" if any(entry.clip for entry in entries) else ""
     return {
         "name": name,
         "shared": _shared_settings(rows),
         "findings": [_finding(frame, knob) for knob in [knob for knob in varied if knob != "seed"] or varied],
-        "measured": _measured(rows),
-        "page": rows_page(entries, f"Rows of {name}", clip_url, opened=opened),
+        "measured": _measured([row for row in rows if row.measurement]),
+        "page": rows_page(entries, f"Rows of {name}", clip_url, opened="wall" if any(e.clip for e in entries) else ""),
     }
 
 
 def _shared_settings(rows: Sequence[Row]) -> dict[str, str]:
     """The settings that are the same for all rows, and where they ran."""
-    same = {name: values[0] for name, values in settings(rows).items() if len(set(values)) == 1}
-    shared = {
-        **{name: ", ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in same.items()},
-        "machine": " / ".join(dict.fromkeys(str(row.machine) for row in rows if row.machine)),
-        "svdlab": ", ".join(dict.fromkeys(row.version for row in rows if row.version)),
-    }
-    return {name: str(value) for name, value in shared.items() if value not in (None, "")}
+    shared = {name: text_of(values[0], 12) for name, values in settings(rows).items() if len(set(values)) == 1}
+    shared["machine"] = " / ".join(dict.fromkeys(str(row.machine) for row in rows if row.machine))
+    shared["svdlab"] = ", ".join(dict.fromkeys(row.version for row in rows if row.version))
+    return {name: text for name, text in shared.items() if text}
 
 
 def _finding(frame: pd.DataFrame, knob: str) -> dict[str, Any]:
-    """What a knob does, in sentences and curves; the reason where that cannot be told."""
+    """What a knob does, in paragraphs and lists and in curves; the reason where that cannot be told."""
     try:
         text, done = study.findings(frame, knob), study.rows_with_clips(frame)
     except ValueError as error:
-        return {"knob": knob, "problem": str(error)}
-    lines = [line for line in text.splitlines() if line]
-    items = [_markdown(line[2:]) for line in lines if line.startswith("- ")]
-    first, *rest = [_markdown(line) for line in lines if not line.startswith("- ")]
-    return {
-        "knob": knob,
-        "first": first,
-        "items": items,
-        "rest": rest,
-        "clips": len(done),
-        "curves": _curves(done, knob),
-    }
+        return {"knob": knob, "blocks": [str(error)], "curves": {}}
+    blocks = [_markdown(block) for block in text.split("\n\n") if block]
+    return {"knob": knob, "blocks": blocks, "curves": _curves(done, knob), "clips": len(done)}
+
+
+def _markdown(text: str) -> Markup:
+    """Text with the code and the strong words of its Markdown."""
+    marked = re.sub(r"`(.+?)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", marked))
 
 
 def _curves(done: pd.DataFrame, knob: str) -> dict[str, str]:
@@ -145,7 +131,7 @@ def _curves(done: pd.DataFrame, knob: str) -> dict[str, str]:
     import matplotlib.pyplot as plt
 
     urls: dict[str, str] = {}
-    for name, (style, paper) in _STYLES.items() if study.complete_measures(done, knob, tuple(study.MEASURES)) else ():
+    for name, (style, paper) in _STYLES.items() if study.complete_measures(done, knob) else ():
         file = io.BytesIO()
         with plt.style.context([style, {"axes.facecolor": paper}]):
             plots.curves(done, knob).savefig(file, format="png", dpi=110, facecolor=paper)
@@ -154,25 +140,16 @@ def _curves(done: pd.DataFrame, knob: str) -> dict[str, str]:
 
 
 def _measured(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """The table of memory and time, of the rows where they were measured: bytes in GiB."""
-    measured = [row for row in rows if row.measurement]
-    if not measured:
+    """The table of memory and time of rows that were measured: bytes in GiB."""
+    if not rows:
         return None
-    figures = [row.measurement.figures for row in measured if row.measurement]
-    columns: dict[str, Sequence[Any]] = {"row": [row.key[:8] for row in measured], **knobs(measured)}
+    figures = [row.measurement.figures for row in rows if row.measurement]
+    columns: dict[str, Sequence[Any]] = {"row": [row.key[:8] for row in rows], **knobs(rows)}
     for name in figures[0]:
-        heading = name
-        for ending, unit in {"_bytes": " (GiB)", "_seconds": " (s)", "_db": " (dB)", "_": " "}.items():
-            heading = heading.replace(ending, unit)
-        values: list[Any] = [line[name] for line in figures]
-        if name.endswith("_bytes"):
-            values = [value and value / 2**30 for value in values]
+        unit, heading = (2**30 if name.endswith("_bytes") else 1), name
+        for ending, text in _UNITS.items():
+            heading = heading.replace(ending, text)
+        values = [None if line[name] is None else line[name] / unit for line in figures]
         if any(value is not None for value in values):
             columns[heading] = values
     return {"heads": list(columns), "lines": list(zip(*columns.values(), strict=True))}
-
-
-def _markdown(text: str) -> Markup:
-    """A line of findings: code and strong words of its Markdown."""
-    marked = re.sub(r"`(.+?)`", r"<code>\1</code>", str(escape(text)))
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", marked))

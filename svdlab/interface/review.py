@@ -1,8 +1,7 @@
 """Everything that was made, at a glance: a table whose clips play, to filter, compare, star, export and make again.
 
 `review("results/motion")` as the last expression of a cell shows the table. Its methods do from Python what the table
-does by mouse: `looked = review(…)`, then `looked.star("1c207b8c")`, `looked.compare("1c207b8c", "2a2dbf50")`,
-`looked.export("chosen.zip")`, `print(looked.again("1c207b8c"))`. Rows go by their key or its beginning.
+does by mouse. Rows go by their key or its beginning.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from svdlab.atomic_files import atomic_write, clear_leftovers
+from svdlab.atomic_files import atomic_write
 from svdlab.interface.clip_grid import wall
 from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.row_page import embedded, render, rows_page
 from svdlab.interface.study_folder import Entry, Note, file_names, is_replaceable, read_entries
-from svdlab.media.read_video import read_frames
 from svdlab.media.show import Shown
 from svdlab.quality.assess import difference
 from svdlab.rows.row import Row
@@ -35,8 +33,8 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
     """The rows of any studies as a table to filter, sort, star and note, with clips that play as they come into sight.
 
     Tick two to six rows to compare them in step, with scrubbing, the difference from the first, and measures. *Wall*
-    hangs the rows that the filter leaves by any two knobs. In a notebook that JupyterLab does not trust, which runs no
-    scripts, there is the plain table. Stars and notes can be written while the kernel runs, and always be read.
+    hangs the rows that the filter leaves by any two knobs. Stars and notes can be written while the kernel runs, and
+    always be read.
 
     Args:
         folders: A study, a folder of studies, or several of these.
@@ -45,16 +43,14 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
             sight, by a widget of the `lab` extra; without it, and in an export, pictures stand in their place. Left
             out, up to 4 MiB of clips are embedded.
 
-    Returns:
-        A `Review`: the last expression of a cell shows it.
-
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: There is no row in any of them.
 
     Example:
         >>> from svdlab import review
-        >>> looked = review("results/motion")
+        >>> [row.request.motion_bucket_id for row in review("results/motion").rows]
+        [30, 220]
     """
     return Review(read_entries(folders), inside)
 
@@ -67,7 +63,7 @@ class Review:
     Attributes:
         entries: The rows with their folders and notes, oldest first within a study.
         rows: The rows alone.
-        inside: Whether the clips travel inside the page.
+        inside: As in `review`.
 
     Example:
         >>> from svdlab import review
@@ -79,10 +75,6 @@ class Review:
         Note(star=True, text='the flame is right')
         >>> looked.wall().labels
         ['motion_bucket_id 30', 'motion_bucket_id 220']
-        >>> looked.compare(first, second).labels == [first, second]
-        True
-        >>> "generate(pipeline, request)" in looked.again(first)
-        True
         >>> sorted(file.suffix for file in looked.export("chosen").iterdir())
         ['.csv', '.mp4']
     """
@@ -154,27 +146,23 @@ class Review:
     def export(self, path: str | Path, keys: Iterable[str] | None = None) -> Path:
         """Copy clips under telling names, with their rows as `rows.csv`, into a new folder or a `.zip`.
 
-        It appears whole or not at all. An export that was there is replaced.
+        It appears whole or not at all, and replaces an older one. The path comes back.
 
         Args:
             path: A new folder, or a name that ends in `.zip`.
             keys: Of the rows. Left out, those with a star.
 
-        Returns:
-            The path.
-
         Raises:
             ValueError: None of the rows has a clip, or something else is at the path.
         """
-        path, wanted = Path(path), [row.key for row in self.starred] if keys is None else keys
-        chosen = [entry for entry in map(self._entry, wanted) if entry.clip]
+        path, starred = Path(path), [entry for entry in self.entries if entry.note.star]
+        chosen = [entry for entry in (starred if keys is None else map(self._entry, keys)) if entry.clip]
         if not chosen:
             raise ValueError("There is no clip to export: star a row first, looked.star(key), or name keys.")
-        clear_leftovers(path.parent)
         if path.suffix not in (".zip", "") or not (path.suffix or is_replaceable(path)):
             raise ValueError(f"Cannot export to {path}: give a new folder, or a name that ends in .zip.")
-        name_of = {id(entry): name for entry, name in zip(self.entries, file_names(self.entries), strict=True)}
-        names = [name_of[id(entry)] for entry in chosen]
+        all_names = file_names(self.entries)
+        names = [all_names[self.entries.index(entry)] for entry in chosen]
         files = {name: entry.clip.read_bytes() for name, entry in zip(names, chosen, strict=True) if entry.clip}
         files["rows.csv"] = _csv(chosen, names)
         with atomic_write(path) as scratch:
@@ -194,8 +182,6 @@ class Review:
             raise ValueError(f"{len(matches)} rows have a key that begins with {key!r}: take one from the table.")
         return next(iter(matches.values()))
 
-    # --- in a notebook ------------------------------------------------------------------------------------------------
-
     def _repr_html_(self, name: str = "", live: bool = False) -> str:
         return rows_page(self.entries, "Rows", embedded if self.inside else lambda _: None, name=name, live=live)
 
@@ -208,10 +194,10 @@ class Review:
             from anywidget import AnyWidget
         except ImportError:
             AnyWidget = None
-        if AnyWidget is None or not hasattr(shell, "kernel"):
-            display(HTML(self._repr_html_()))
+        live = AnyWidget is not None and hasattr(shell, "kernel")
+        display(HTML(self._repr_html_(name, live)))
+        if not live:
             return
-        display(HTML(self._repr_html_(name, live=True)))
         courier = type("Courier", (AnyWidget,), {"_esm": render("courier.js", name=name)})()
         courier.on_msg(self._answer)
         self._couriers.append(courier)
@@ -239,7 +225,7 @@ def _likeness_to_first(entries: Sequence[Entry]) -> dict[str, list[float | None]
     columns: dict[str, list[float | None]] = {"PSNR (dB) against the first": [None], "SSIM against the first": [None]}
     for entry in entries[1:]:
         try:
-            likeness = difference(*(read_frames(str(each.clip))[0] for each in (entry, entries[0])))
+            likeness = difference(entry.row.open(), entries[0].row.open())
             values = (likeness.psnr_db, likeness.ssim)
         except ValueError:  # of other sizes, or gone
             values = (None, None)

@@ -1,29 +1,27 @@
 """The words for rows: which settings vary, and short labels that tell rows apart.
 
 Rows of one sweep share most of their settings. A *knob* is a field of a request in which they differ, or "setup" where
-their setups do, labelled by `Setup.label`. Everything that shows rows (wall, review, report, panel) takes its words
-from here, so that two things that differ never carry the same label.
+their setups do. Everything that shows rows (wall, review, report, panel) takes its words from here, so that two things
+that differ never carry the same label.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from svdlab.media.images import image_sha256
-from svdlab.request import Request
 from svdlab.rows.row import Row
-from svdlab.setup import Setup
+from svdlab.rows.typed_json import fields_of
 
 
 def text_of(value: Any, digits: int = 4) -> str:
-    """A value as a table shows it.
+    """A value as a table shows it; "" for None.
 
     Args:
-        value: A field of a row, or a measure. Missing is "".
+        value: A field of a row, or a measure.
         digits: Of a float.
     """
     if isinstance(value, tuple):
@@ -35,11 +33,7 @@ def distinct_texts(values: Iterable[Any]) -> dict[Any, str]:
     """The different values in their order, each with a short text that no other has.
 
     Args:
-        values: Anything hashable. Of a path its end is shown, of a float its first digits: one more until all differ.
-
-    Example:
-        >>> distinct_texts(["a/cat.png", "b/cat.png", "a/cat.png"])
-        {'a/cat.png': 'a/cat.png', 'b/cat.png': 'b/cat.png'}
+        values: Numbers, names or paths. As much of a path's end, and of a float's digits, is shown as tells all apart.
     """
     different, texts = list(dict.fromkeys(values)), []
     for more in range(14):
@@ -56,12 +50,10 @@ def settings(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """Every field of the rows' setups and requests: its name, and a value for each row.
 
     Args:
-        rows: Any rows. Their images and weights are told by the ends of their paths.
+        rows: Any rows. Of images and weights the ends of their paths are given.
     """
-    columns: dict[str, list[Any]] = {}
-    for part, kind in (("setup", Setup), ("request", Request)):
-        for name in (field.name for field in dataclasses.fields(kind)):
-            columns[name] = [getattr(getattr(row, part), name) for row in rows]
+    lines = [fields_of(row.setup) | fields_of(row.request) for row in rows]
+    columns = {name: [line[name] for line in lines] for name in lines[0]}
     for name in ("image", "weights"):
         paths = [value if isinstance(value, str) else f"picture {image_sha256(value)[:6]}" for value in columns[name]]
         texts = distinct_texts(paths)
@@ -75,11 +67,12 @@ def setup_labels(rows: Sequence[Row]) -> list[str]:
     Args:
         rows: Any rows.
     """
-    labels, columns = [row.setup.label for row in rows], settings(rows)
-    if len(set(labels)) < len({row.setup for row in rows}):
-        others = [name for name in ("variant", "weights", "revision", "device") if len(set(columns[name])) > 1]
-        return [", ".join([label, *(str(columns[name][i]) for name in others)]) for i, label in enumerate(labels)]
-    return labels
+    labels = [row.setup.label for row in rows]
+    if len(set(labels)) == len({row.setup for row in rows}):
+        return labels
+    columns = settings(rows)
+    others = [columns[name] for name in ("variant", "weights", "revision", "device") if len(set(columns[name])) > 1]
+    return [", ".join(map(str, parts)) for parts in zip(labels, *others, strict=True)]
 
 
 def knobs(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -87,34 +80,28 @@ def knobs(rows: Sequence[Row]) -> dict[str, list[Any]]:
 
     Args:
         rows: Any rows. Where nothing differs, the knob is the seed.
-
-    Example:
-        >>> knobs(rows)
-        {'motion_bucket_id': [30, 220]}
     """
-    of_request = [field.name for field in dataclasses.fields(Request) if field.name != "variant"]
-    columns = {name: values for name, values in settings(rows).items() if name in of_request}
-    columns = {"setup": setup_labels(rows), **columns}
+    of_request = fields_of(rows[0].request).keys() - {"variant"}
+    columns = {"setup": setup_labels(rows)}
+    columns |= {name: values for name, values in settings(rows).items() if name in of_request}
     differing = [name for name, values in columns.items() if len(set(values)) > 1]
     axes = [axis for row in rows for axis in row.axes if axis in differing]
     return {name: columns[name] for name in dict.fromkeys([*axes, *differing]) or ("seed",)}
 
 
 def row_labels(rows: Sequence[Row]) -> list[str]:
-    """One label for each row: the knobs in which the rows differ; for a single row, bucket and seed.
+    """One label for each row, no two the same: the knobs in which the rows differ; for a single row, bucket and seed.
 
     Args:
-        rows: Any rows. No two get the same label.
+        rows: Any rows.
 
     Example:
         >>> row_labels(rows)
         ['motion_bucket_id 30', 'motion_bucket_id 220']
-        >>> row_labels(rows[:1])
-        ['motion_bucket_id 30, seed 0']
     """
     varied = knobs(rows)
     if list(varied) == ["seed"]:
-        varied = {"motion_bucket_id": settings(rows)["motion_bucket_id"]} | varied
+        varied = {"motion_bucket_id": [row.request.motion_bucket_id for row in rows]} | varied
     texts = {name: distinct_texts(values) for name, values in varied.items()}
     return _numbered(
         ", ".join(f"{name} {texts[name][values[i]]}" for name, values in varied.items()) for i in range(len(rows))

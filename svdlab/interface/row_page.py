@@ -3,8 +3,6 @@
 Python decides what the columns are, `templates/review.html` lays them out, `review.js` brings them to life. Jinja
 escapes every value, so that hostile text in a row stays text. Where no script runs, as in a notebook that JupyterLab
 does not trust, the plain table remains.
-Clips carry the picture that they started from. It stands in a clip's place until the clip plays, and is sent once for
-all rows that share it.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
+from PIL import Image, ImageOps
 
 from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
@@ -70,12 +68,19 @@ def rows_page(
         opened: What is above the table at first: "compare" (all rows), "wall" (by the first two knobs), or "".
         measures: Further measures, in front of those of the rows: a heading, and a value for each row.
     """
-    rows = [entry.row for entry in entries]
-    across, down, *_ = *knobs(rows), "", ""
-    posters: dict[str, str] = {}
+    rows, timed = [entry.row for entry in entries], ("sample_seconds", "decode_seconds")
+    varied = knobs(rows)
+    across, down, *_ = *varied, "", ""
+    numbers: dict[str, Sequence[Any]] = {
+        **(measures or {}),
+        **{heading: [getattr(row.quality, field, None) for row in rows] for field, heading in MEASURES.items()},
+        "seconds": [sum(row.timings.get(part, 0) for part in timed) if row.timings else None for row in rows],
+    }
+    columns = [("knob", *column) for column in varied.items()] + [("measure", *column) for column in numbers.items()]
+    posters: dict[str, str] = {}  # the picture that a clip started from is sent once for all rows that share it
     for entry in entries:
-        if entry.clip and _picture(entry.row) not in posters:
-            posters[_picture(entry.row)] = _poster_url(entry.clip)
+        if entry.clip and not posters.get(_picture_id(entry.row)):
+            posters[_picture_id(entry.row)] = _poster_url(entry.clip)
     return render(
         "review.html",
         name=name or secrets.token_hex(8),
@@ -84,14 +89,14 @@ def rows_page(
         across=across,
         down=down,
         entries=entries,
-        columns=_columns(rows, measures or {}),
+        columns=[column for column in columns if any(value is not None for value in column[2])],
         noted=live or any(entry.note != Note() for entry in entries),
         several_studies=len({entry.folder for entry in entries}) > 1,
         clip_url=clip_url,
         why_no_clip=why_no_clip,
         make_again=python_and_shell_lines,
-        posters=list(posters.values()),
-        poster_places=[list(posters).index(_picture(row)) if _picture(row) in posters else "" for row in rows],
+        posters=posters,
+        picture_id=_picture_id,
         thumbnail=_THUMBNAIL,
         controls=Markup(_CONTROLS.read_text(encoding="utf-8")),
     )
@@ -106,31 +111,18 @@ def embedded(entry: Entry) -> str | None:
     return data_url("video/mp4", clip.read_bytes()) if (clip := entry.clip) else None
 
 
-def _columns(rows: Sequence[Row], measures: Mapping[str, Sequence[Any]]) -> list[tuple[str, str, Sequence[Any]]]:
-    """The columns that hold anything: "knob" or "measure", a heading, and a value for each row."""
-    of_quality = {text: [getattr(row.quality, name, None) for row in rows] for name, text in MEASURES.items()}
-    parts = ("sample_seconds", "decode_seconds")
-    seconds = [sum(row.timings.get(part, 0) for part in parts) if row.timings else None for row in rows]
-    columns = [("knob", heading, values) for heading, values in knobs(rows).items()]
-    columns += [
-        ("measure", heading, values) for heading, values in {**measures, **of_quality, "seconds": seconds}.items()
-    ]
-    return [column for column in columns if any(value is not None for value in column[2])]
-
-
-def _picture(row: Row) -> str:
-    """What rows share that started from the same picture."""
-    return row.picture_sha256 or row.key
+def _picture_id(row: Row) -> str:
+    return (row.picture_sha256 or row.key)[:16]
 
 
 def _poster_url(clip: Path) -> str:
-    """The picture that a clip started from, small; "" where the file holds none."""
+    """The picture that a clip started from, small; "" where the file holds none or is cut short."""
     try:
         picture = read_metadata(clip)[1]
-    except ValueError:  # cut short: it will not play either
-        picture = None
+    except ValueError:
+        return ""
     if picture is None:
         return ""
-    file, height = io.BytesIO(), max(1, round(2 * _THUMBNAIL * picture.height / picture.width))
-    picture.convert("RGB").resize((2 * _THUMBNAIL, height), Image.Resampling.LANCZOS).save(file, "JPEG", quality=80)
+    file, size = io.BytesIO(), (2 * _THUMBNAIL, 10**4)  # twice the width, for sharp screens
+    ImageOps.contain(picture.convert("RGB"), size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=80)
     return data_url("image/jpeg", file.getvalue())

@@ -1,9 +1,9 @@
-"""Folders of rows as a person keeps them: studies, their clips, and what somebody noted about each.
+"""Folders of rows as a person keeps them: studies, their clips, and what somebody noted beside each row.
 
 A *study* is a folder that a sweep wrote. A star and a note are a small file beside the row, `<key>.note`: they travel
 with the folder, and no row is touched.
-Folders are passed around, so a clip is shown or copied only where it is the file that the row was written with. A link
-under its name might lead to any file of the reader's.
+Folders are passed around, so only regular files are read, and a clip is shown or copied only where it is the file that
+the row was written with. A link under its name might lead to any file of the reader's.
 """
 
 from __future__ import annotations
@@ -39,18 +39,22 @@ class Entry:
 
     @property
     def note(self) -> Note:
-        """The note as it is on disk now; an empty one where there is none that can be read."""
+        """The note as it is on disk now; an empty one where none can be read."""
+        path = self._note_path
+        if path.is_symlink() or not path.is_file():  # a named pipe would be waited for
+            return Note()
         try:
-            fields = json.loads(self._note_path.read_bytes())
-            return Note(bool(fields["star"]), str(fields["text"]))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            fields = json.loads(path.read_bytes())
+            fields["text"].encode()  # half a character, which no page could be written with
+            return Note(bool(fields["star"]), fields["text"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return Note()
 
     def write_note(self, note: Note) -> None:
         """Write the note beside the row. Of several writers the last one wins.
 
         Args:
-            note: What takes the place of the one that is there; an empty one leaves no file.
+            note: Replaces the old one; an empty one leaves no file.
         """
         if note == Note():
             self._note_path.unlink(missing_ok=True)
@@ -110,7 +114,7 @@ def newest(folder: str | Path = "") -> list[Path]:
         'motion'
     """
     studies = [study for study in _studies(Path(folder or results_folder("", ""))) if any(study.glob("*.mp4"))]
-    return sorted(studies, key=lambda study: max(file.stat().st_mtime for file in study.glob("*.json")))[-1:]
+    return sorted(studies, key=lambda study: max(file.lstat().st_mtime for file in study.glob("*.json")))[-1:]
 
 
 def _studies(folder: Path) -> list[Path]:
@@ -125,7 +129,7 @@ def file_names(entries: Sequence[Entry]) -> list[str]:
     """A telling name for each clip, no two the same: its study, what varies, its key.
 
     Args:
-        entries: All that there are, of which some may be copied.
+        entries: All of them, also those that are not copied.
     """
     names = []
     for entry, label in zip(entries, row_labels([entry.row for entry in entries]), strict=True):
@@ -135,11 +139,11 @@ def file_names(entries: Sequence[Entry]) -> list[str]:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Whether an export may be written there: nothing is there, or only what an export or a report left.
+    """Whether an export may be written there: nothing is there, or only files as `file_names` names them.
 
     Args:
         folder: The folder to be written.
     """
     if not folder.is_dir():
         return not folder.exists()
-    return all(file.suffix == ".mp4" or file.name == "rows.csv" for file in folder.iterdir())
+    return all(re.fullmatch(r"rows\.csv|.+_[0-9a-f]{16}\.mp4", file.name) for file in folder.iterdir())

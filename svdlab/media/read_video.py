@@ -68,19 +68,31 @@ def read_frames(path: str | Path) -> tuple[list[Image.Image], float]:
     with _explained(path):
         if kind in ("gif", "webp"):
             return _read_animation(path)
-        frames = []
-        with av.open(str(path), format=kind) as container:
-            stream = _main_stream(container, path)
-            _check_pixels(stream.width, stream.height, stream.frames, path)
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    raise ValueError(f"{path} is cut short: its last frames are missing.")
-                for frame in packet.decode():
-                    _check_pixels(frame.width, frame.height, len(frames) + 1, path)
-                    frames.append(frame.to_image())
-            if not frames or len(frames) < stream.frames:
-                raise ValueError(f"{path} is cut short: {len(frames)} of {stream.frames} frames can be read.")
-            return frames, float(stream.average_rate or stream.guessed_rate or 0)
+    return list(iterate_frames(path)), probe(path).fps
+
+
+def iterate_frames(path: Path) -> Iterator[Image.Image]:
+    """The RGB frames of an MP4 or MOV, one at a time, for what would not fit into memory at once.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: As `read_frames`; where the file is cut short, after its last frame.
+    """
+    with _explained(path), av.open(str(path), format=_kind(path)) as container:
+        stream, count = _main_stream(container, path), 0
+        stream.thread_count = 1  # each thread would hold frames of its own
+        _check_pixels(stream.width, stream.height, stream.frames, path)
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise ValueError(f"{path} is cut short: its last frames are missing.")
+            for frame in packet.decode():
+                count += 1
+                _check_pixels(frame.width, frame.height, count, path)
+                yield frame.to_image()
+        if not count or count < stream.frames:
+            raise ValueError(f"{path} is cut short: {count} of {stream.frames} frames can be read.")
 
 
 def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
