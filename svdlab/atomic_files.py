@@ -63,9 +63,11 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     while True:
         folder = parent / f"{_PREFIX}{secrets.token_hex(6)}"
         folder.mkdir()
-        lock = _lock(folder)
+        lock = _lock(folder, wait=True)
         if folder.exists():  # not so where another process cleared it before it was locked
             break
+        if lock is not None:
+            os.close(lock)
     try:
         yield folder
     finally:
@@ -109,14 +111,14 @@ def _replaced(path: Path) -> Path:
     return path.with_name(f"{_PREFIX}{path.name}{_REPLACED}")
 
 
-def _lock(folder: Path) -> int | None:
+def _lock(folder: Path, wait: bool = False) -> int | None:
     """A descriptor that holds the folder's lock; None where another process holds it."""
     with suppress(OSError, ImportError):  # neither folders nor locks can be opened so on Windows
         import fcntl
 
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             return descriptor
         except OSError as error:
             if not isinstance(error, BlockingIOError) and time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:

@@ -146,6 +146,7 @@ def test_an_export_replaces_no_videos_of_somebodys_own(motion, tmp_path):
     assert (tmp_path / "holiday" / "beach.mp4").read_bytes() == b"mine"
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_several_writers_of_one_note_leave_a_whole_one(motion):
     entry = review(motion).entries[0]
     writers = [threading.Thread(target=entry.write_note, args=(Note(True, "x" * size),)) for size in range(1, 40)]
