@@ -21,7 +21,7 @@ def golden_traces():
 
     from svdlab.prediction import fake_run
 
-    fake_run._known.update(golden_traces.read())
+    fake_run._traces.update(golden_traces.read())
 
 
 @pytest.fixture(scope="session")

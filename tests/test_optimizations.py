@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -214,8 +215,9 @@ def test_attention_refuses_a_kernel_that_cannot_be_had(setup_of):
         load(setup_of("attention=cudnn"))
 
 
-def test_a_compiled_module_gives_the_same(setup_of, micro):
-    """One small block, compiled in earnest; all of them on whole clips are for the slow tests."""
+def test_a_compiled_module_gives_the_same(setup_of, micro, monkeypatch):
+    """One small block, traced as one graph; kernels, and whole clips, are for the slow tests."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     pipeline = load(setup_of("compile-blocks"))
     block, plain = (
         next(m for m in p.unet.modules() if type(m).__name__ == "BasicTransformerBlock") for p in (pipeline, micro)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterable
 from importlib import import_module
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from svdlab.messages import did_you_mean, shorten
@@ -19,23 +20,16 @@ if TYPE_CHECKING:
     Parsed = tuple[tuple[Optimization, str | None], ...]
 
 
-def _find_all() -> dict[str, Optimization]:
-    modules = [import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
-    every = (value for module in modules for value in vars(module).values() if isinstance(value, Optimization))
-    return {o.name: o for o in sorted(every, key=lambda o: (PHASES.index(o.phase), o.name))}
-
-
-OPTIMIZATIONS: dict[str, Optimization] = _find_all()
+_modules = [import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
+_every = (value for module in _modules for value in vars(module).values() if isinstance(value, Optimization))
+OPTIMIZATIONS = {o.name: o for o in sorted(_every, key=lambda o: (PHASES.index(o.phase), o.name))}
 
 
 def parse(text: str) -> tuple[Optimization, str | None]:
-    """The optimisation that a text names, and its value.
+    """The optimisation that a text names, and the value after "=": None where there is none.
 
     Args:
         text: such as `"model-offload"` or `"forward-chunking=5"`.
-
-    Returns:
-        The optimisation, and what follows "=": None where nothing does.
 
     Raises:
         ValueError: the name or the value is unknown.
@@ -51,13 +45,10 @@ def parse(text: str) -> tuple[Optimization, str | None]:
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Sort names of optimisations into the order in which they can be applied.
+    """Names of optimisations in the order of their phases, in which they can be applied; otherwise as given.
 
     Args:
         names: each with or without a value.
-
-    Returns:
-        Those of phase "weights" first, then "placement", then "graph", otherwise as given.
 
     Example:
         >>> in_order(["single-token", "model-offload"])
@@ -75,19 +66,16 @@ def check(parsed: Parsed) -> None:
     Raises:
         ValueError: two of them cannot, with the reason.
     """
-    chosen = [optimization for optimization, _ in parsed]
-    for i, later in enumerate(chosen):
-        for earlier in chosen[:i]:
-            if earlier is later:
-                raise ValueError(f"{later.name!r} is named twice: name it once.")
-            reason = later.conflicts.get(earlier.name) or earlier.conflicts.get(later.name)
-            if reason:
-                raise ValueError(f"{earlier.name!r} and {later.name!r} cannot be had together: {reason}.")
-            if PHASES.index(earlier.phase) > PHASES.index(later.phase):
-                raise ValueError(
-                    f"{later.name!r} ({later.phase}) must come before {earlier.name!r} ({earlier.phase}): "
-                    f"the order is {', then '.join(PHASES)}."
-                )
+    for (earlier, _), (later, _) in combinations(parsed, 2):
+        if earlier is later:
+            raise ValueError(f"{later.name!r} is named twice: name it once.")
+        if reason := later.conflicts.get(earlier.name) or earlier.conflicts.get(later.name):
+            raise ValueError(f"{earlier.name!r} and {later.name!r} cannot be had together: {reason}.")
+        if PHASES.index(earlier.phase) > PHASES.index(later.phase):
+            raise ValueError(
+                f"{later.name!r} ({later.phase}) must come before {earlier.name!r} ({earlier.phase}): "
+                f"the order is {', then '.join(PHASES)}."
+            )
 
 
 def check_request(parsed: Parsed, request: Request) -> None:

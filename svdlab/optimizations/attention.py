@@ -1,13 +1,11 @@
 """Choose the kernel of attention: PyTorch picks one by itself, and not always the fastest.
 
-diffusers' `set_attention_backend()` finds none of this UNet's processors and says nothing. Here each layer gets a
-processor that allows a single kernel of `torch.nn.functional.scaled_dot_product_attention`, which raises where that
-cannot be had. Layers whose processor is not diffusers' own any more keep theirs.
+diffusers' `set_attention_backend()` silently does nothing on this UNet. Here each layer gets a processor that allows a
+single kernel and raises where it cannot be had. Layers whose processor is not diffusers' own any more keep theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from svdlab.optimizations.registry import Optimization
@@ -15,7 +13,7 @@ from svdlab.optimizations.registry import Optimization
 KERNELS = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION", "math": "MATH"}
 
 
-class OneKernel:
+class _OneKernel:
     """diffusers' own attention processor, allowed one kernel."""
 
     def __init__(self, name: str) -> None:
@@ -31,28 +29,22 @@ class OneKernel:
             return self.inner(*args, **kwargs)
 
 
-def _attentions(pipeline: Any) -> Iterator[Any]:
-    from diffusers.models.attention_processor import Attention
-
-    return (module for module in pipeline.unet.modules() if isinstance(module, Attention))
-
-
 def _is_diffusers_own(processor: Any) -> bool:
     return type(processor).__module__.startswith("diffusers.")
 
 
 def _apply(pipeline: Any, value: str | None) -> None:
-    for attention in _attentions(pipeline):
-        if _is_diffusers_own(attention.processor):
-            attention.set_processor(OneKernel(value or "flash"))
+    processors = pipeline.unet.attn_processors
+    chosen = {name: _OneKernel(value or "flash") if _is_diffusers_own(p) else p for name, p in processors.items()}
+    pipeline.unet.set_attn_processor(chosen)
 
 
 def _holds(pipeline: Any) -> bool:
     """Whether no layer chooses by itself, and the kernel runs in the UNet's dtype on its device; raises where not."""
     import torch
 
-    processors = [attention.processor for attention in _attentions(pipeline)]
-    chosen = next((processor for processor in processors if isinstance(processor, OneKernel)), None)
+    processors = pipeline.unet.attn_processors.values()
+    chosen = next((processor for processor in processors if isinstance(processor, _OneKernel)), None)
     if chosen is None or any(map(_is_diffusers_own, processors)):
         return False
     weight = next(pipeline.unet.parameters())

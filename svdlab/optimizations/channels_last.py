@@ -1,7 +1,6 @@
 """Lay the convolutions' weights out with channels last, which many kernels prefer.
 
-`unet.to(memory_format=torch.channels_last)` raises on this UNet, since it has 3D convolutions too. Here each
-convolution gets the format of its own dimension.
+`unet.to(memory_format=…)` raises on this UNet, which has 3D convolutions too: each gets the format of its dimension.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ from svdlab.optimizations.registry import Optimization
 
 
 def _convolutions(pipeline: Any) -> Iterator[tuple[Any, Any]]:
-    """Each convolution of the UNet and the VAE, with its memory format."""
     import torch
 
+    formats = {torch.nn.Conv2d: torch.channels_last, torch.nn.Conv3d: torch.channels_last_3d}
     for module in (*pipeline.unet.modules(), *pipeline.vae.modules()):
-        if isinstance(module, torch.nn.Conv2d):
-            yield module, torch.channels_last
-        elif isinstance(module, torch.nn.Conv3d):
-            yield module, torch.channels_last_3d
+        if type(module) in formats:
+            yield module, formats[type(module)]
 
 
 def _apply(pipeline: Any, value: str | None) -> None:

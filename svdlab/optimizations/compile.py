@@ -1,8 +1,7 @@
 """Compile the parts that compute: 20 to 25 % faster by the guides, after a first call that takes minutes.
 
 `torch.compile(pipe.vae)` does nothing, since the pipeline calls `vae.decode` and never the module itself: here the
-decoder inside is compiled. Modules are compiled in place, so that offload hooks, `.config` and `.dtype` stay where
-diffusers looks for them.
+decoder inside is compiled. Modules are compiled in place: offload hooks, `.config` and `.dtype` stay where they are.
 """
 
 from __future__ import annotations

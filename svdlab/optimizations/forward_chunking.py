@@ -36,21 +36,13 @@ def _chunks_of(pipeline: Any) -> set[int]:
     return {size for size in sizes if size is not None}
 
 
-def _set_chunk(pipeline: Any, size: int) -> None:
-    if _chunks_of(pipeline) != {size}:
-        pipeline.unet.enable_forward_chunking(chunk_size=size, dim=0)
-
-
 def _apply(pipeline: Any, value: str | None) -> None:
-    _set_chunk(pipeline, int(value) if value is not None else _chunk_for(None, pipeline.unet.config["num_frames"]))
+    size = int(value) if value is not None else _chunk_for(None, pipeline.unet.config["num_frames"])
+    pipeline.unet.enable_forward_chunking(chunk_size=size, dim=0)
 
 
 def _before_clip(pipeline: Any, value: str | None, request: Request) -> None:
-    _set_chunk(pipeline, _chunk_for(value, request.num_frames))
-
-
-def _check_request(value: str | None, request: Request) -> None:
-    _chunk_for(value, request.num_frames)
+    pipeline.unet.enable_forward_chunking(chunk_size=_chunk_for(value, request.num_frames), dim=0)
 
 
 FORWARD_CHUNKING = Optimization(
@@ -62,6 +54,6 @@ FORWARD_CHUNKING = Optimization(
     holds=lambda pipeline: len(_chunks_of(pipeline)) == 1,
     values="a divisor of the clip's frames",
     accepts=lambda text: bool(re.fullmatch(r"[1-9]\d{0,3}", text, re.ASCII)),
-    check_request=_check_request,
+    check_request=lambda value, request: _chunk_for(value, request.num_frames),
     before_clip=_before_clip,
 )

@@ -1,6 +1,6 @@
 """Keep the UNet's weights in 8 bits and compute in 16: half the weight memory, slightly other frames.
 
-diffusers' layerwise casting to float8_e4m3fn. It cannot be undone: load again to be without it.
+diffusers' layerwise casting to float8_e4m3fn, which cannot be undone: load again to be without it.
 """
 
 from __future__ import annotations

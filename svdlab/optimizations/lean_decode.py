@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 ELEMENTS = 2**26  # of one piece of work: a frame of 128 channels at 576x1024 is a little more, and fills any card
 
 
-def _in_pieces(decoder_class: type) -> type:
-    """The decoder's class with a forward that works piece by piece."""
-
-    class PieceByPiece(decoder_class):
-        def forward(self, sample: Any, image_only_indicator: Any, num_frames: int = 1) -> Any:
-            import torch
-
-            return torch.cat([_decode(self, video) for video in sample.split(num_frames)])
-
-    return PieceByPiece
-
-
 def _decode(decoder: Any, video: torch.Tensor) -> torch.Tensor:
     """(frames, channels, height, width) latents to pixels."""
     first, *others = decoder.mid_block.resnets
@@ -116,7 +104,13 @@ def _normalised(norm: Any, piece: torch.Tensor, mean: torch.Tensor, variance: to
 
 
 def _apply(pipeline: Any, value: str | None) -> None:
-    pipeline.vae.decoder.__class__ = _in_pieces(type(pipeline.vae.decoder))
+    import torch
+
+    class PieceByPiece(type(pipeline.vae.decoder)):
+        def forward(self, sample: Any, image_only_indicator: Any, num_frames: int = 1) -> Any:
+            return torch.cat([_decode(self, video) for video in sample.split(num_frames)])
+
+    pipeline.vae.decoder.__class__ = PieceByPiece
 
 
 LEAN_DECODE = Optimization(

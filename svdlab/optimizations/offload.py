@@ -24,11 +24,10 @@ def _components(pipeline: Any) -> tuple[Any, Any, Any]:
 
 
 def _model_residence(stage: str, weights: Mapping[str, WeightBytes], value: str | None) -> Residence:
-    """A component leaves when the next one of "image_encoder->unet->vae" comes: the VAE, which encodes, stays through
-    the denoising, since none comes after it."""
+    # A component leaves when the next one of "image_encoder->unet->vae" comes: the VAE stays for the denoising.
     present = {"encode": ("image_encoder", "vae"), "denoise": ("unet", "vae"), "decode": ("vae",)}[stage]
-    moved = 2 * sum(weights[name].total for name in present) if stage == "encode" else 0  # there, and back afterwards
-    return Residence(sum(weights[name].total for name in present), moved)
+    size = sum(weights[name].total for name in present)
+    return Residence(size, 2 * size if stage == "encode" else 0)  # to the device, and back after the clip
 
 
 def _sequential_residence(stage: str, weights: Mapping[str, WeightBytes], value: str | None) -> Residence:

@@ -1,14 +1,14 @@
 """What an optimisation is: one way to run the same model in less memory or time.
 
 To add one, write a file beside this one with an `Optimization` in it, and a line in `tests/optimization_cases.py`.
-Nothing else: `Setup` accepts its name, `load` applies it, and predictions, ladders, the command line, the generic tests
-and the README's table (`make readme`) find it.
+`Setup`, `load`, predictions, ladders, the command line and the tests find it; `make readme` writes it into the README.
 
-It has to prove that it holds, since diffusers has switches that silently do nothing on this UNet. The proof has two
-halves. **Structure, at load:** `holds` looks at the modules as they are (classes, processors, dtypes, hooks, layouts),
-at all that it was applied to, and never at a note that `apply` left. It is False on a plain pipeline and after somebody
-undid the change. **Behaviour, after the first clip:** its line among the cases, by which the tests compare latents and
-frames with those of plain diffusers on the same weights, and see that they change as `affects` says.
+It has to prove that it holds, since diffusers has switches that silently do nothing on this UNet. At load `holds` looks
+at all that it was applied to (classes, processors, dtypes, hooks, layouts), never at a note that `apply` left. Its line
+among the cases compares latents and frames with those of plain diffusers, which may differ as `affects` says.
+
+The pipeline feeds the VAE's encoder and decoder in the type of `vae.dtype`, the encoder's. An `apply` that gives a part
+another type casts what goes in: `decoder.to(dtype).register_forward_pre_hook(cast)`.
 """
 
 from __future__ import annotations
@@ -47,40 +47,24 @@ FindResidence = Callable[[str, Mapping[str, WeightBytes], "str | None"], Residen
 
 @dataclass(frozen=True)
 class Optimization:
-    """One way to run the same model in less memory or time.
+    """One way to run the same model in less memory or time; `apply` gets the pipeline and the value after "="."""
 
-    Attributes:
-        name: as a setup names it.
-        phase: "weights", "placement" or "graph": when it is applied.
-        affects: "nothing", where every bit stays; "rounding"; "latents", which become others, and so do the frames; or
-            "frames" alone, where the latents keep every bit.
-        what: one sentence: what it does and what it costs.
-        apply: changes a loaded pipeline; called with the pipeline and the value.
-        holds: whether the change is really there; called with the pipeline after all are applied.
-        values: in words, what may follow the name and "="; empty where nothing may.
-        accepts: whether a text is one of those values.
-        conflicts: names of others that it cannot be had with, each with the reason.
-        accelerator: whether it needs something other than the processor.
-        check_request: raises a `ValueError` where it cannot serve a request; called with the value and the request.
-        before_clip: makes a pipeline ready for the next clip; called with the pipeline, the value and the request.
-        traced: whether a prediction applies it to the modules that it runs; called with the value.
-        residence: for a prediction, where the weights are; None leaves that to others.
-    """
-
-    name: str
-    phase: Phase
-    affects: Affects
-    what: str
-    apply: Callable[[Any, str | None], None]
-    holds: Callable[[Any], bool]
-    values: str = ""
-    accepts: Callable[[str], bool] = lambda text: False
-    conflicts: Mapping[str, str] = field(default_factory=dict)
-    accelerator: bool = False
-    check_request: Callable[[str | None, Request], None] = lambda value, request: None
+    name: str  # as a setup names it
+    phase: Phase  # when it is applied
+    affects: Affects  # "nothing": every bit stays; "rounding"; "latents": those and so the frames; "frames" alone
+    what: str  # one sentence: what it does and what it costs
+    apply: Callable[[Any, str | None], None]  # changes a loaded pipeline
+    holds: Callable[[Any], bool]  # whether the change is in force; called after all are applied
+    values: str = ""  # in words, what may follow the name and "="; empty where nothing may
+    accepts: Callable[[str], bool] = lambda text: False  # whether a text is one of those values
+    conflicts: Mapping[str, str] = field(default_factory=dict)  # names that it cannot be had with, and the reasons
+    accelerator: bool = False  # whether it needs something other than the processor
+    # Raises a `ValueError` where it cannot serve a request.
+    check_request: Callable[[str | None, Request], object] = lambda value, request: None
+    # Makes a pipeline ready for the next clip.
     before_clip: Callable[[Any, str | None, Request], None] = lambda pipeline, value, request: None
-    traced: Callable[[str | None], bool] = lambda value: True
-    residence: FindResidence | None = None
+    traced: Callable[[str | None], bool] = lambda value: True  # whether a prediction applies it to what it runs
+    residence: FindResidence | None = None  # where the weights are, for a prediction; None leaves that to others
 
     @property
     def exact(self) -> bool:

@@ -1,8 +1,8 @@
 """Skip the cross-attention that cannot choose: SVD's context is one token, so attention to it is that token.
 
-CLIP gives one embedding of the picture. The softmax over one key is 1 whatever the query, so `attn2(x)` is
-`to_out(to_v(embedding))` at every place, and queries, keys and scores need not be computed: 3.6 % of the operations of
-SVD-XT's step and 6.7 % of its bytes, by computation. The frames differ by rounding alone.
+The softmax over one key is 1 whatever the query, so `attn2(x)` is `to_out(to_v(embedding))` at every place, and
+queries, keys and scores need not be computed: 3.6 % of the operations of SVD-XT's step and 6.7 % of its bytes, by
+computation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from svdlab.optimizations.registry import Optimization
 
 
-class SingleToken:
+class _SingleToken:
     """An attention processor for a context of one token. Raises where there are more."""
 
     def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, **_: Any) -> Any:
@@ -22,19 +22,13 @@ class SingleToken:
         return (value / attn.rescale_output_factor).expand(-1, hidden_states.shape[1], -1)
 
 
-def _cross_attentions(pipeline: Any) -> list[Any]:
-    layers = (getattr(module, "attn2", None) for module in pipeline.unet.modules())
-    return [layer for layer in layers if layer is not None]
-
-
 def _apply(pipeline: Any, value: str | None) -> None:
-    for attention in _cross_attentions(pipeline):
-        attention.set_processor(SingleToken())
+    processors = pipeline.unet.attn_processors
+    pipeline.unet.set_attn_processor({n: _SingleToken() if ".attn2." in n else p for n, p in processors.items()})
 
 
 def _holds(pipeline: Any) -> bool:
-    attentions = _cross_attentions(pipeline)
-    return bool(attentions) and all(isinstance(attention.processor, SingleToken) for attention in attentions)
+    return all(isinstance(p, _SingleToken) for n, p in pipeline.unet.attn_processors.items() if ".attn2." in n)
 
 
 SINGLE_TOKEN = Optimization(

@@ -1,7 +1,7 @@
 """Run the two halves of the guidance batch one after the other: much less memory, next to no time.
 
 Guidance asks the UNet twice, without and with the picture, and diffusers asks both in one batch. A large card gains
-little from the batch at these sizes, and pays for it with twice the activations. The frames differ by rounding alone.
+little from the batch at these sizes, and pays for it with twice the activations.
 """
 
 from __future__ import annotations
@@ -12,29 +12,23 @@ from typing import Any
 from svdlab.optimizations.registry import Optimization
 
 
-def _splitting(unet_class: type) -> type:
-    """The UNet's class with a forward that takes one video at a time."""
+def _apply(pipeline: Any, value: str | None) -> None:
+    import torch
 
-    class OneVideoAtATime(unet_class):
+    unet = pipeline.unet
+
+    class OneVideoAtATime(type(unet)):
         def forward(self, sample: Any, timestep: Any, encoder_hidden_states: Any, **kwargs: Any) -> Any:
-            import torch
-
             forward = super().forward
             if len(sample) == 1:
                 return forward(sample, timestep, encoder_hidden_states, **kwargs)
             kwargs["return_dict"] = False  # as the pipeline asks
-            videos = zip(
-                *(t.split(1) for t in (sample, encoder_hidden_states, kwargs.pop("added_time_ids"))), strict=True
-            )
+            halves = (t.split(1) for t in (sample, encoder_hidden_states, kwargs.pop("added_time_ids")))
+            videos = zip(*halves, strict=True)
             outputs = [forward(x, timestep, states, added_time_ids=ids, **kwargs)[0] for x, states, ids in videos]
             return (torch.cat(outputs),)
 
-    return OneVideoAtATime
-
-
-def _apply(pipeline: Any, value: str | None) -> None:
-    unet = pipeline.unet
-    unet.__class__ = _splitting(type(unet))
+    unet.__class__ = OneVideoAtATime
     # An offloading hook calls the forward that it found, and puts it back whenever it is renewed, after every clip.
     if "_old_forward" in vars(unet):
         unet._old_forward = MethodType(type(unet).forward, unet)

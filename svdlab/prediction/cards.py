@@ -1,7 +1,7 @@
 """Graphics cards as their makers describe them: what a prediction needs to know of one.
 
-A card is found by the name that its maker or its driver gives it. Laptops' chips are other chips under the same names,
-so they are not known. A prediction's floor is what a card could do at best.
+A card is known by the name that its maker or its driver gives it. Laptops' chips are other chips under the same names,
+so they are not listed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,13 @@ GiB = 2**30
 
 @dataclass(frozen=True)
 class Card:
-    """One card.
+    """One card, as it is sold."""
 
-    Attributes:
-        name: as its maker sells it, without "NVIDIA" and "GeForce".
-        memory_bytes: of the card.
-        flops: a second: 16-bit multiply-adds with 32-bit sums, as PyTorch asks for them, without sparsity. On GeForce
-            cards that is half of what is advertised for 16-bit sums.
-        bandwidth_bytes: a second, of the card's own memory.
-        source: of these figures.
-    """
-
-    name: str
+    name: str  # without "NVIDIA" and "GeForce"
     memory_bytes: int
-    flops: float
-    bandwidth_bytes: float
-    source: str
+    flops: float  # a second: dense 16-bit multiply-adds with 32-bit sums, half of what GeForce cards advertise
+    bandwidth_bytes: float  # a second, of the card's own memory
+    source: str  # of these figures
 
 
 _AMPERE = "NVIDIA GA102 white paper, appendix A; twice the 32-bit rate at boost clock"
@@ -39,8 +30,7 @@ _ADA = "NVIDIA Ada white paper, appendix A; twice the 32-bit rate at boost clock
 _BLACKWELL = "NVIDIA RTX Blackwell white paper, appendix A; twice the 32-bit rate at boost clock"
 _TURING = "NVIDIA Turing white paper, appendix A; four times the 32-bit rate at boost clock"
 
-# name: (GiB, TFLOP/s, GB/s, source)
-_KNOWN: dict[str, tuple[float, float, float, str]] = {
+_FIGURES: dict[str, tuple[float, float, float, str]] = {  # name: (GiB, TFLOP/s, GB/s, source)
     "RTX 2060": (6, 25.8, 336, _TURING),
     "RTX 2070": (8, 29.9, 448, _TURING),
     "RTX 2080": (8, 40.3, 448, _TURING),
@@ -80,7 +70,7 @@ _KNOWN: dict[str, tuple[float, float, float, str]] = {
 }
 CARDS: dict[str, Card] = {
     name: Card(name, int(gib * GiB), tflops * 1e12, gb * 1e9, source)
-    for name, (gib, tflops, gb, source) in _KNOWN.items()
+    for name, (gib, tflops, gb, source) in _FIGURES.items()
 }
 
 
@@ -90,11 +80,8 @@ def find_card(name: str) -> Card:
     Args:
         name: such as "RTX 3060", with or without "NVIDIA" and "GeForce".
 
-    Returns:
-        The card as it is sold.
-
     Raises:
-        ValueError: none is known by that name.
+        ValueError: no card is known by that name.
 
     Example:
         >>> find_card("NVIDIA GeForce RTX 3060").memory_bytes / 2**30
@@ -107,8 +94,22 @@ def find_card(name: str) -> Card:
     return card
 
 
+def match_card(name: str) -> Card | None:
+    """The card that a driver calls by this name: the longest known name that begins it; None for all others.
+
+    Args:
+        name: as `torch.cuda.get_device_properties` gives it.
+    """
+    words = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|GPU|Generation)\b", " ", name, flags=re.IGNORECASE)
+    words = re.sub(r"[\s_-]+", " ", words).strip().upper()
+    best = max((card for card in CARDS if re.match(rf"{re.escape(card.upper())}(?!\w)", words)), key=len, default=None)
+    if best is None or re.search(r"\b(LAPTOP|MAX Q|MOBILE)\b", words):
+        return None
+    return None if {"TI", "SUPER"} & set(words[len(best) :].split()) else CARDS[best]
+
+
 def this_card() -> Card | None:
-    """This machine's card, with the memory that it really has; None where there is none, or none that is known."""
+    """This machine's card, with the memory that it really has; None where it has none that is known."""
     import torch
 
     if not torch.cuda.is_available():
@@ -124,9 +125,6 @@ def parse_memory(text: str | int) -> int:
     Args:
         text: such as "12GB", "7.5 GiB" or "700M", or a number of bytes. As cards are sold, a GB here is 2**30 bytes.
 
-    Returns:
-        Bytes, over 0.
-
     Raises:
         ValueError: it is no amount of memory.
 
@@ -139,25 +137,6 @@ def parse_memory(text: str | int) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:(G)|M)(?:B|iB)?\s*", str(text)[:50], re.IGNORECASE)
     size = int(float(match[1]) * (GiB if match[2] else 2**20)) if match else 0
     if size <= 0:
-        sentence = "is no amount of memory: expected something like '12GB', or bytes over 0."
-        raise ValueError(f"memory={shorten(text)} {sentence}")
+        expected = "is no amount of memory: expected something like '12GB', or bytes over 0."
+        raise ValueError(f"memory={shorten(text)} {expected}")
     return size
-
-
-def match_card(name: str) -> Card | None:
-    """The card that a driver calls by this name.
-
-    Args:
-        name: as `torch.cuda.get_device_properties` gives it.
-
-    Returns:
-        The card with the longest known name that begins it; None where none does, and for laptops' chips, which are
-        others under the same name.
-    """
-    words = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|GPU|Generation)\b", " ", name, flags=re.IGNORECASE)
-    words = re.sub(r"[\s_-]+", " ", words).strip().upper()
-    known = [card for card in CARDS if re.match(rf"{re.escape(card.upper())}(?!\w)(?! LAPTOP)", words)]
-    best = max(known, key=len, default=None)
-    if best is None or re.search(r"\bLAPTOP\b|\bMAX Q\b|\bMOBILE\b", words):
-        return None
-    return None if {"TI", "SUPER"} & set(words[len(best) :].split()) else CARDS[best]

@@ -1,10 +1,8 @@
 """What a setup will need and take, predicted: no card, no weights, seconds.
 
-The real modules run on tensors without values (`fake_run`), so every optimisation that changes what is computed is seen
+The real modules run on tensors without values (`fake_run`), so every optimisation that changes what is computed counts
 by construction. An offload is modelled by what it leaves on the device when. A card's time comes from its FLOP/s and
 its bandwidth: the floor, which nothing can undercut, and an expectation, of which published times set the scale.
-
-Not modelled: the workspaces of cuDNN and cuBLAS, the CUDA context, fragmentation. `ALLOWANCE_BYTES` stands for them.
 """
 
 from __future__ import annotations
@@ -30,25 +28,17 @@ LINK_BYTES = 8e9  # a second
 
 @dataclass(frozen=True)
 class Stage:
-    """One of "encode", "denoise" and "decode". Counts are of the whole stage: of all steps, of all chunks.
+    """One of "encode", "denoise" and "decode". Counts are of all its steps, or of all its chunks."""
 
-    Attributes:
-        weight_bytes: weights on the device at once.
-        activation_bytes: the most that lives beside the weights.
-        passes: calls of the module: steps, or decode chunks.
-        moved_bytes: weights brought to the device, over all passes.
-        operations: (FLOP, bytes read and written, how often) of each kind of operation.
-    """
-
-    weight_bytes: int
-    activation_bytes: int
-    passes: int
-    moved_bytes: int
-    operations: tuple[tuple[int, int, int], ...]
+    weight_bytes: int  # weights on the device at once
+    activation_bytes: int  # the most that lives beside the weights
+    passes: int  # calls of the module: steps, or decode chunks
+    moved_bytes: int  # weights brought to the device, over all passes
+    operations: tuple[tuple[int, int, int], ...]  # (FLOP, bytes read and written, how often) of each kind
 
     @property
     def peak_bytes(self) -> int:
-        """What PyTorch will have allocated at the highest moment of the stage, in bytes."""
+        """What PyTorch will have allocated at the highest moment of the stage."""
         return self.weight_bytes + self.activation_bytes
 
     @property
@@ -58,21 +48,15 @@ class Stage:
 
     @property
     def least_bytes(self) -> int:
-        """What multiplications must read and write, in bytes, with everything between them fused away."""
+        """What multiplications must read and write, with everything between them fused away."""
         return sum(size * times for flops, size, times in self.operations if flops)
 
 
 class Seconds(NamedTuple):
-    """How long a clip takes on a card, in seconds.
+    """How long a clip takes on a card, in seconds."""
 
-    Attributes:
-        floor: no program can be faster: all of the card's FLOP/s or all of its bandwidth, whichever takes longer.
-        expected: where the card does as well as published ones did: each operation's own floor at `UTILISATION`, and
-            the weights' way to the card. Compiled code is expected as eager code: what it gains must be measured.
-    """
-
-    floor: float
-    expected: float
+    floor: float  # no program can be faster: all of the card's FLOP/s or all of its bandwidth, whichever takes longer
+    expected: float  # each operation's own floor at `UTILISATION`, and the weights' way; compiled code counts as eager
 
 
 @dataclass(frozen=True)
@@ -95,12 +79,12 @@ class Estimate:
 
     @property
     def peak_bytes(self) -> int:
-        """What PyTorch will have allocated at the highest moment of the clip, in bytes."""
+        """What PyTorch will have allocated at the highest moment of the clip."""
         return max(stage.peak_bytes for stage in self.stages.values())
 
     @property
     def needed_bytes(self) -> int:
-        """What the device must have, in bytes: the peak and the allowance."""
+        """What the device must have: the peak and the allowance."""
         return self.peak_bytes + self.allowance_bytes
 
     @property
@@ -109,24 +93,18 @@ class Estimate:
         return sum(stage.flops for stage in self.stages.values())
 
     def fits(self, memory_bytes: int) -> bool:
-        """Whether a device's memory is enough.
+        """Whether `needed_bytes` is no more than a device has.
 
         Args:
-            memory_bytes: all that the device has.
-
-        Returns:
-            True where `needed_bytes` is no more.
+            memory_bytes: all of the device's memory.
         """
         return self.needed_bytes <= memory_bytes
 
     def seconds(self, card: Card) -> Seconds:
-        """How long the clip takes on a card.
+        """How long the clip takes on a card: the least possible, and what to expect.
 
         Args:
             card: from `find_card` or `this_card`.
-
-        Returns:
-            The floor and the expectation, in seconds.
         """
         floor = expected = 0.0
         for stage in self.stages.values():
@@ -152,9 +130,6 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
         setup: how the model runs.
         request: what is asked; left out, the variant's own size, frames and steps.
 
-    Returns:
-        Bytes and operations by stage.
-
     Raises:
         ValueError: the setup cannot serve the request.
 
@@ -168,22 +143,21 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
         >>> 0 < prediction.seconds(find_card("RTX 3060")).floor < 1
         True
     """
-    request = (Request(image="rocket") if request is None else request).filled(setup.variant)
+    request = (request or Request(image="rocket")).filled(setup.variant)
     check_request(setup.parsed, request)
-    placed = next(((o.residence, value) for o, value in setup.parsed if o.residence), None)
+    find_residence, value = next(((o.residence, value) for o, value in setup.parsed if o.residence), (None, None))
     stages, component_bytes = {}, {}
-    for name, traced in trace(setup, request).items():
+    for name, stage in trace(setup, request).items():
         steps = request.num_inference_steps if name == "denoise" else 1  # of which a trace holds one
-        component_bytes = {part: sizes.total for part, sizes in traced.weights.items()}  # the last stage's: as loaded
+        component_bytes = {part: sizes.total for part, sizes in stage.weights.items()}  # the last stage's: as loaded
         residence = Residence(sum(component_bytes.values()), 0)  # without an offload
-        if placed:
-            find_residence, value = placed
-            residence = find_residence(name, traced.weights, value)
+        if find_residence:
+            residence = find_residence(name, stage.weights, value)
         stages[name] = Stage(
-            weight_bytes=residence.device_bytes,
-            activation_bytes=traced.activation_bytes,
-            passes=traced.passes * steps,
-            moved_bytes=residence.moved_bytes * traced.passes * steps,
-            operations=tuple((flops, size, times * steps) for flops, size, times in traced.operations),
+            residence.device_bytes,
+            stage.activation_bytes,
+            stage.passes * steps,
+            residence.moved_bytes * stage.passes * steps,
+            tuple((flops, size, times * steps) for flops, size, times in stage.operations),
         )
     return Estimate(setup, request, stages, component_bytes)

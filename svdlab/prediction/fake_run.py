@@ -1,9 +1,7 @@
 """What a model computes, moves and holds, without a value: its real modules on fake tensors.
 
 A fake tensor has a shape and a type and nothing inside, so a step of SVD-XT takes a few seconds of one core. A meter
-sees every operation that PyTorch would run: its FLOP, its bytes, and which tensors live at the same time. Memory and
-time depend on nothing else, so `estimate` is made of it.
-
+gets every operation that PyTorch would run: its FLOP, its bytes, and which tensors live at the same time.
 The fake tensors are on a "cpu" that has no end: fake CUDA tensors fail on a PyTorch without CUDA. A trace depends
 neither on where weights wait nor on the number of steps. It is remembered in this process and on disk.
 """
@@ -41,7 +39,7 @@ _NO_TRAFFIC = ("empty", "empty_strided", "new_empty", "new_empty_strided", "empt
 
 @dataclass(frozen=True)
 class StageTrace:
-    """One stage of a clip as the meter saw it; of "denoise" a single step."""
+    """One stage of a clip as the meter counted it; of "denoise" a single step."""
 
     weights: dict[str, WeightBytes]  # of "image_encoder", "unet" and "vae", in the types that they have in this stage
     activation_bytes: int  # the most that lives at once beside the weights
@@ -49,39 +47,40 @@ class StageTrace:
     operations: list[tuple[int, int, int]]  # (FLOP, bytes read and written, how often) of each kind
 
 
-_known: dict[str, dict[str, StageTrace]] = {}  # by `_key`
+_traces: dict[str, dict[str, StageTrace]] = {}  # by `_key`
 
 
 def trace(setup: Setup, request: Request) -> dict[str, StageTrace]:
-    """The fake run of a clip, remembered where the same was run before.
+    """The fake run of a clip, remembered where the same was run before: "encode", "denoise" (one step) and "decode".
 
     Args:
         setup: how the model runs. Its placement changes nothing here.
         request: what is asked, complete.
-
-    Returns:
-        The stages "encode", "denoise" (one step) and "decode".
     """
     key = _key(setup, request)
-    if key not in _known:
-        digest = hashlib.sha256(" ".join((key, _configuration(setup), _code())).encode()).hexdigest()
+    if key not in _traces:
+        folder = _weights_folder(setup)
+        files = [folder / name / "config.json" for name in COMPONENTS] if folder else []
+        configurations = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        digest = hashlib.sha256(" ".join((key, *configurations, _code())).encode()).hexdigest()
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         file = home / "svdlab" / "traces" / f"{digest[:32]}.json"
         try:
-            _known[key] = _from_json(file.read_text())
+            _traces[key] = _from_json(file.read_text())
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            _known[key] = fake_run(setup, request)
+            _traces[key] = fake_run(setup, request)
             with suppress(OSError), atomic_write(file) as beside:  # in a read-only home the next process traces again
-                beside.write_text(_to_json(_known[key]))
-    return _known[key]
+                beside.write_text(_to_json(_traces[key]))
+    return _traces[key]
 
 
 def _key(setup: Setup, request: Request) -> str:
     """All that a trace depends on, such as "svd-xt fp16 single-token 25x576x1024 chunk 5 batch 2"."""
     names = [text for text, (o, value) in zip(setup.optimizations, setup.parsed, strict=True) if o.traced(value)]
-    where = [str(folder) for folder in (_weights_folder(setup),) if folder]
+    folder = _weights_folder(setup)
     size = f"{request.num_frames}x{request.height}x{request.width}"
     chunks = f"chunk {request.decode_chunk_size} batch {_batch(request)}"
+    where = [str(folder)] if folder else []
     return " ".join((setup.variant, *where, str(setup.resolved().dtype), *names, size, chunks))
 
 
@@ -98,14 +97,11 @@ def _from_json(text: str) -> dict[str, StageTrace]:
 
 
 def fake_run(setup: Setup, request: Request) -> dict[str, StageTrace]:
-    """Run a clip's three stages on fake tensors.
+    """Run a clip's "encode", one step of its "denoise", and its "decode" on fake tensors.
 
     Args:
         setup: how the model runs.
         request: what is asked, complete.
-
-    Returns:
-        What the meter saw of "encode", "denoise" (one step) and "decode".
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -132,10 +128,9 @@ def fake_run(setup: Setup, request: Request) -> dict[str, StageTrace]:
     def decode() -> Any:
         return pipeline.decode_latents(torch.empty(1, *latents, dtype=dtype), frames, chunk)
 
-    fakes = FakeTensorMode(allow_non_fake_inputs=True)
     for module in (module for part in modules for module in part.modules()):
         module._apply = partial(_replace_parameters, module)  # on these alone: others may be making a clip meanwhile
-    with quiet_libraries(), fakes, torch.no_grad():
+    with quiet_libraries(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for part in modules:
             part.to_empty(device="cpu")
         for optimization, value in setup.parsed:
@@ -199,14 +194,12 @@ def _allocated(size: int) -> int:
 def _meter(run: Callable[[], Any], modules: Iterable[nn.Module], passes: int = 1) -> tuple[int, int, list[Any]]:
     """Activation bytes, passes and operations of one run."""
     meter = _meter_class()()
-    for module in modules:
-        for tensor in (*module.parameters(), *module.buffers()):
-            meter.count_storage(tensor)
-    weights = meter.live
+    for tensor in (tensor for module in modules for tensor in (*module.parameters(), *module.buffers())):
+        meter.count_storage(tensor)
+    weights = meter.live_bytes
     with meter:
         run()
-    operations = [(flops, size, times) for (flops, size), times in meter.operations.items()]
-    return meter.peak - weights, passes, operations
+    return meter.peak_bytes - weights, passes, [(*kind, times) for kind, times in meter.operations.items()]
 
 
 @lru_cache(maxsize=1)
@@ -224,11 +217,11 @@ def _meter_class() -> Any:
         return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
     class Meter(TorchDispatchMode):
-        """Sees every operation: its FLOP, its bytes, and the storages that live."""
+        """Gets every operation: its FLOP, its bytes, and the storages that live."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.live = self.peak = 0
+            self.live_bytes = self.peak_bytes = 0
             self.storages: dict[int, Any] = {}
             self.operations: Counter[tuple[int, int]] = Counter()
 
@@ -236,13 +229,11 @@ def _meter_class() -> Any:
             kwargs = kwargs or {}
             out = func(*args, **kwargs)
             new = sum([self.count_storage(tensor) for tensor in tensors(out)])
-            packet = func.overloadpacket
+            packet, flops = func.overloadpacket, 0
             if packet in flop_registry:
                 flops = flop_registry[packet](*args, **kwargs, out_val=out)
             elif packet.__name__ == "_scaled_dot_product_flash_attention_for_cpu":  # torch's registry lacks it
                 flops = sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
-            else:
-                flops = 0
             if (new or func._schema.is_mutable) and packet.__name__ not in _NO_TRAFFIC:  # a view moves nothing
                 self.operations[int(flops), sum(map(traffic, tensors((args, kwargs, out))))] += 1
             return out
@@ -256,21 +247,15 @@ def _meter_class() -> Any:
             size = _allocated(storage.nbytes())
 
             def release(_: Any) -> None:
-                self.live -= size
+                self.live_bytes -= size
                 self.storages.pop(key, None)
 
             self.storages[key] = weakref.ref(storage, release)
-            self.live += size
-            self.peak = max(self.peak, self.live)
+            self.live_bytes += size
+            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
             return True
 
     return Meter
-
-
-def _configuration(setup: Setup) -> str:
-    folder = _weights_folder(setup)
-    files = [folder / name / "config.json" for name in COMPONENTS] if folder else []
-    return " ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,9 @@ them compiles, since what that gains has to be measured. What a setup asks for s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,29 +26,22 @@ def fitting_setup(
     request: Request | None = None,
     say: Callable[[str], object] = print,
 ) -> Setup:
-    """The fastest exact setup predicted to fit: what `Setup.fitting` returns.
+    """What `Setup.fitting` returns.
 
     Args:
-        variant: left out, "svd-xt" where there is a card, else "tiny".
-        memory: of a card, such as "8GB", or in bytes; left out, this machine's.
-        request: what is asked; left out, the variant's own size and frames.
-        say: gets a sentence with the reason.
-
-    Returns:
-        The setup.
-
-    Raises:
-        MemoryError: none fits.
+        variant: this and the others as for `Setup.fitting`.
+        memory: as there.
+        request: as there.
+        say: as there.
     """
     on_card = memory is not None or best_device() == "cuda"
     name = variant or ("svd-xt" if on_card else "tiny")
     memory_bytes = Machine.here().memory_bytes or 0 if memory is None else parse_memory(memory)
-    where = f"{memory_bytes / 2**30:.1f} GiB" + ("" if on_card else " of this machine's memory")
-    base = Setup(name, dtype="fp16" if on_card and name != "tiny" else None)
     if name == "tiny":
         say("tiny: the bundled model, small enough for any machine." + (" No card was found." * (not on_card)))
-        return base
-    estimates = candidates(base, request, on_card=on_card)
+        return Setup(name)
+    where = f"{memory_bytes / 2**30:.1f} GiB" + ("" if on_card else " of this machine's memory")
+    estimates = candidates(Setup(name, dtype="fp16" if on_card else None), request, on_card=on_card)
     best = next((each for each in estimates if each.fits(memory_bytes)), None)
     if best is None:
         least = min(estimates, key=lambda each: each.needed_bytes)
@@ -72,46 +67,32 @@ def candidates(
         setup: what it asks for stays in every candidate, and alone is one of them.
         request: what is asked; left out, the variant's own size and frames.
         card: whose times count; left out, this machine's, or an RTX 3060.
-        on_card: whether there is a card to offload from; left out, it is looked for.
+        on_card: whether there is a card to offload from; left out, the setup's device or this machine's decides.
         approximate: list those too that change the frames.
-
-    Returns:
-        Estimates, by predicted time.
 
     Example:
         >>> from svdlab import Setup, candidates
         >>> [each.setup.label for each in candidates(Setup("tiny", dtype="fp32"), on_card=False)]
         ['fp32, single-token', ...]
     """
+    request = (request or Request(image="rocket")).filled(setup.variant)
     if on_card is None:
         on_card = (setup.device or best_device()) != "cpu"
-    return _fastest_first(_candidates(setup, request, on_card, approximate), card or _usual_card())
-
-
-def _candidates(setup: Setup, request: Request | None, on_card: bool, approximate: bool = False) -> list[Estimate]:
-    request = (Request(image="rocket") if request is None else request).filled(setup.variant)
     split = ("split-guidance",) if request.max_guidance_scale > 1 else ()
     chunk = next(f"forward-chunking={n}" for n in (5, 2, 1) if request.num_frames % n == 0)
-    leaner = [("single-token", *split), ("single-token", *split, chunk)]
-    graphs = dict.fromkeys([("single-token",), *leaner, *((*graph, "lean-decode") for graph in leaner)])
+    graphs = [("single-token",), ("single-token", *split), ("single-token", *split, chunk)]
+    graphs += [(*graph, "lean-decode") for graph in graphs[1:]]
     placements = [(), ("model-offload",), ("group-offload",)] if on_card else [()]
-    extras: list[tuple[str, ...]] = [()]
+    changes: list[tuple[str, ...]] = [()]
     if approximate:
-        extras += [(name,) for name, o in OPTIMIZATIONS.items() if not o.exact and (on_card or not o.accelerator)]
-    sets = [(*extra, *placement, *graph) for graph in graphs for extra in extras for placement in placements]
-    setups = [*([setup] if setup.optimizations else []), *_together(setup, sets)]
-    return [estimate(each, request) for each in dict.fromkeys(setups)]
-
-
-def _together(setup: Setup, sets: Iterable[tuple[str, ...]]) -> Iterator[Setup]:
-    """The setup with each set of names beside its own, where they can be had together."""
+        changes += [(name,) for name, o in OPTIMIZATIONS.items() if not o.exact and (on_card or not o.accelerator)]
     own = {optimization.name for optimization, _ in setup.parsed}
-    for names in sets:
-        added = [text for text in names if parse(text)[0].name not in own]
-        try:
-            yield replace(setup, optimizations=in_order((*setup.optimizations, *added)))
-        except ValueError:  # a conflict
-            continue
+    setups = [setup] if setup.optimizations else []
+    for graph, change, placement in itertools.product(graphs, changes, placements):
+        added = [text for text in (*change, *placement, *graph) if parse(text)[0].name not in own]
+        with suppress(ValueError):  # a conflict
+            setups.append(replace(setup, optimizations=in_order((*setup.optimizations, *added))))
+    return _fastest_first((estimate(each, request) for each in dict.fromkeys(setups)), card or _usual_card())
 
 
 def _usual_card() -> Card:
@@ -131,8 +112,8 @@ def estimates_table(estimates: Iterable[Estimate], memory_bytes: int, card: Card
         card: whose times count; left out, they are None.
 
     Returns:
-        For each its "setup" (the variant) and "optimizations", peaks by stage and what is needed in GiB, "fits", and
-        "floor_seconds" and "expected_seconds".
+        "setup" (the variant), "optimizations", peaks by stage and what is needed in GiB, "fits", and the floor and the
+        expectation in seconds.
     """
     lines = []
     for each in estimates:
@@ -154,11 +135,11 @@ def cards_table(setup: Setup, request: Request | None = None) -> list[dict[str, 
         request: what is asked; left out, the variant's own size and frames.
 
     Returns:
-        For each "card" and "memory_gib"; "optimizations", "needed_gib", "floor_seconds" and "expected_seconds" of the
-        candidate, None where none fits; and the "source" of the card's figures.
+        The card's name, memory and source of figures, and what `estimates_table` says of the candidate: None where none
+        fits.
     """
     names = ("optimizations", "needed_gib", "floor_seconds", "expected_seconds")
-    lines, estimates = [], _candidates(setup, request, on_card=True)
+    lines, estimates = [], candidates(setup, request, on_card=True)
     for card in CARDS.values():
         fitting = _fastest_first((each for each in estimates if each.fits(card.memory_bytes)), card)
         best = next(iter(estimates_table(fitting[:1], card.memory_bytes, card)), {})
@@ -168,15 +149,12 @@ def cards_table(setup: Setup, request: Request | None = None) -> list[dict[str, 
 
 
 def smaller_chunk(setup: Setup, request: Request, memory_bytes: int) -> Estimate | None:
-    """The fastest candidate at the largest decode chunk at which one fits. A smaller chunk changes the picture.
+    """The fastest candidate at the largest decode chunk at which one fits; None where nothing fits.
 
     Args:
         setup: what it asks for stays.
         request: what is asked, complete.
         memory_bytes: of the device.
-
-    Returns:
-        The estimate; None where nothing fits.
     """
     for chunk in range(request.decode_chunk_size - 1, 0, -1):
         if request.num_frames % chunk == 0 or chunk <= 4:  # few to try: each is another trace
@@ -187,24 +165,20 @@ def smaller_chunk(setup: Setup, request: Request, memory_bytes: int) -> Estimate
 
 
 def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> str:
-    """Which setups need less than this one, and what they cost in time.
+    """A sentence: which setups need less than this one, and what they cost in time.
 
     Args:
         setup: what it asks for stays where that helps; else only what changes the frames stays.
         request: what is asked, complete.
         memory_bytes: that they must fit in; left out, it is enough that they need less.
-
-    Returns:
-        A sentence.
     """
     card, now = _usual_card(), estimate(setup, request)
     limit = min(now.needed_bytes - 1, memory_bytes or now.needed_bytes)
     changing = tuple(t for t, (o, _) in zip(setup.optimizations, setup.parsed, strict=True) if not o.exact)
-    fitting: list[Estimate] = []
-    for base in (setup, replace(setup, optimizations=changing)):
-        fitting = fitting or [each for each in candidates(base, request, card) if each.fits(limit)]
-    texts, least = [], limit + 1
-    for each in fitting:  # the fastest first, then each that needs less than all before it
+    bases = (setup, replace(setup, optimizations=changing))
+    fitting = ([each for each in candidates(base, request, card) if each.fits(limit)] for base in bases)
+    texts, least = [], now.needed_bytes
+    for each in next(filter(None, fitting), []):  # the fastest first, then each that needs less than all before it
         if each.needed_bytes < least:
             least = each.needed_bytes
             more = each.seconds(card).expected / now.seconds(card).expected - 1
