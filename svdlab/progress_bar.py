@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
+
+_silencing = threading.Lock()
+_states: list[Any] = []  # of the libraries, before each block of `quiet_libraries` that has not ended
 
 
 class Progress(tqdm):
@@ -56,14 +60,16 @@ def quiet_libraries() -> Iterator[None]:
     from transformers.utils import logging as transformers
 
     libraries: list[Any] = [diffusers, transformers]
-    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+    with _silencing:
+        _states.append([(each, each.get_verbosity(), each.is_progress_bar_enabled()) for each in libraries])
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
     try:
         yield
     finally:
-        for library, verbosity, bars in before:
-            library.set_verbosity(verbosity)
-            if bars:
-                library.enable_progress_bar()
+        with _silencing:  # the block that ends last puts back what the first one met, in whatever order threads end
+            for library, verbosity, bars in _states.pop():
+                library.set_verbosity(verbosity)
+                if bars:
+                    library.enable_progress_bar()

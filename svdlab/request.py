@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from svdlab.media.images import fit_image, open_image
 from svdlab.messages import did_you_mean, shorten
 from svdlab.request_checks import RANGES, Fit, check_request
-from svdlab.variants import variant
+from svdlab.variants import Variant, variant
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,10 +137,6 @@ class Request:
 
         Raises:
             ValueError: it was filled from another variant before, whose numbers would be wrong here.
-
-        Example:
-            >>> Request(image="rocket", fps=10).filled("tiny").num_frames
-            14
         """
         if self.variant == name and preset is None and not self._is_open():
             return self
@@ -166,29 +162,28 @@ class Request:
         """One sentence for each value that the model was not trained for; none for a request with open fields."""
         if self.variant is None or self._is_open():
             return []
-        v, steps = variant(self.variant), self.num_inference_steps
-        (low_fps, high_fps), (low_steps, high_steps) = v.fps_range, v.steps_range
-        cases = [
-            (
-                not low_fps <= self.fps <= high_fps,
-                f"fps={self.fps} is outside {low_fps} to {high_fps}, what {v.name} was trained for: expect odd motion.",
-            ),
-            (
-                (self.height, self.width) != (v.height, v.width),
+        return list(self._concerns(variant(self.variant)))
+
+    def _concerns(self, v: Variant) -> Iterator[str]:
+        steps, (low_fps, high_fps), (low_steps, high_steps) = self.num_inference_steps, v.fps_range, v.steps_range
+        if not low_fps <= self.fps <= high_fps:
+            trained = f"{low_fps} to {high_fps}, what {v.name} was trained for"
+            yield f"fps={self.fps} is outside {trained}: expect odd motion."
+        if (self.height, self.width) != (v.height, v.width):
+            yield (
                 f"{self.height}x{self.width} is not {v.height}x{v.width} (height x width), the size {v.name} was "
-                "trained at: quality falls quickly away from it; fit the picture instead and enlarge afterwards.",
-            ),
-            (steps < low_steps, f"num_inference_steps={steps} is under {low_steps}: the picture degrades."),
-            (steps > high_steps, f"num_inference_steps={steps} is over {high_steps}: rarely better, only slower."),
-            (
-                self.num_frames > v.frames,
-                f"num_frames={self.num_frames} is more than the {v.frames} that {v.name} was trained for: chain clips.",
-            ),
-        ]
+                "trained at: quality falls quickly away from it; fit the picture instead and enlarge afterwards."
+            )
+        if steps < low_steps:
+            yield f"num_inference_steps={steps} is under {low_steps}: the picture degrades."
+        if steps > high_steps:
+            yield f"num_inference_steps={steps} is over {high_steps}: rarely better, only slower."
+        if self.num_frames > v.frames:
+            trained = f"the {v.frames} that {v.name} was trained for"
+            yield f"num_frames={self.num_frames} is more than {trained}: chain clips."
         for name, value in v.only.items():
-            outside = f"{v.name} was tuned at {name}={value} only; {name}={getattr(self, name)} is outside that."
-            cases.append((getattr(self, name) != value, outside))
-        return [sentence for applies, sentence in cases if applies]
+            if getattr(self, name) != value:
+                yield f"{v.name} was tuned at {name}={value} only; {name}={getattr(self, name)} is outside that."
 
     def _is_open(self) -> bool:
         return any(getattr(self, name) is None for name in RANGES)
@@ -208,10 +203,6 @@ class Request:
 
         Args:
             text: the JSON, or the object in it; fields that it lacks keep today's defaults.
-
-        Example:
-            >>> Request.from_json('{"image": "rocket", "fps": 10}').fps
-            10
         """
         return cls(**fields_of_json(cls, text, "image"))
 

@@ -97,12 +97,15 @@ class Setup:
             >>> Setup("tiny", device="mps").resolved().dtype
             'fp32'
         """
-        device, revision, repository = self.device or best_device(), self.revision, variant(self.variant).repository
-        dtype = self.dtype or ("fp16" if device.startswith("cuda") else "fp32")  # on MPS too: diffusers issue 6220
-        if self.weights == "hub" and repository:
+        device, revision = self.device or best_device(), self.revision
+        # On Apple's GPUs fp16 gave black frames (diffusers issue 6220).
+        dtype = self.dtype or ("fp16" if device.startswith("cuda") else "fp32")
+        if self.weights == "hub":
             from huggingface_hub import try_to_load_from_cache
 
-            cached = try_to_load_from_cache(repository, "model_index.json", revision=revision)
+            cached = try_to_load_from_cache(
+                str(variant(self.variant).repository), "model_index.json", revision=revision
+            )
             revision = Path(cached).parent.name if isinstance(cached, str) else revision  # a snapshot's is its commit
         return dataclasses.replace(self, device=device, dtype=dtype, revision=revision)
 

@@ -252,7 +252,7 @@ def test_branch_tag_and_commit_are_honoured_and_the_setup_names_the_commit(serve
         assert loaded is not None
         assert loaded.revision == commit
         assert pipeline.scheduler.config["sigma_max"] == sigma_max
-        assert setup_of(load(Setup.from_json(loaded.to_json()))) == loaded  # what was recorded makes it again
+    assert setup_of(load(Setup.from_json(loaded.to_json()))) == loaded  # what was recorded makes it again
 
 
 def test_an_unknown_revision(serve, published):

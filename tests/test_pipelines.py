@@ -74,11 +74,12 @@ def test_the_type_to_encode_in(half, checkpoint):
 
 
 def test_two_threads_on_one_pipeline_wait_for_each_other(micro, ask, capfd):
-    expected, clips = generate(micro, ask(), progress=False).frames, {}
+    request = ask(num_frames=2, num_inference_steps=1, decode_chunk_size=2)
+    expected, clips = generate(micro, request, progress=False).frames, {}
     started = threading.Event()
 
     def make(name: str) -> None:
-        clips[name] = generate(micro, ask(), on_step=lambda *_: started.set(), progress=False).frames
+        clips[name] = generate(micro, request, on_step=lambda *_: started.set(), progress=False).frames
 
     with exclusive(micro), exclusive(micro):  # re-entrant
         threads = [threading.Thread(target=make, args=(name,)) for name in "ab"]
@@ -136,6 +137,19 @@ def test_progress_bars_of_libraries_are_put_back_as_they_were(shown):
         assert logging.is_progress_bar_enabled() == shown
     finally:
         (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+
+
+def test_libraries_are_put_back_when_two_threads_silence_them_at_once():
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    one, other = quiet_libraries(), quiet_libraries()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert not logging.is_progress_bar_enabled()
+    other.__exit__(None, None, None)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
 def test_quiet_requests_are_quiet_in_their_own_thread_alone():

@@ -376,6 +376,11 @@ def test_the_table_goes_into_files(tmp_path):
 # --- row_key --------------------------------------------------------------------------------------------------------
 
 
+def test_a_setup_without_a_device_keeps_the_key_that_older_rows_have():
+    for setup in (RANDOM, dataclasses.replace(RANDOM, device="cpu")):
+        assert row_key(setup, asked()) == "3100e5c8a589352b"
+
+
 def test_the_same_question_has_the_same_key_wherever_the_picture_lies(tmp_path, picture):
     picture.save(tmp_path / "a.png")
     (tmp_path / "moved").mkdir()
