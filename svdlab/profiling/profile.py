@@ -82,9 +82,8 @@ def measure(
     clear_leftovers(parent)
     with scratch_folder(parent) as scratch:
         question = {"setup": setup.to_json(), "request": trial.request.to_json(), "repeats": repeats}
-        exit_code = _run_measured_process(
-            question | {"memory_limit_bytes": memory_limit_bytes}, scratch, timeout_seconds
-        )
+        question["memory_limit_bytes"] = memory_limit_bytes
+        exit_code = _run_measured_process(question, scratch, timeout_seconds)
         measurement, facts = _read_events(scratch / EVENTS_FILE)
         error = None if facts.get("done") else _failure(measurement, facts, exit_code, scratch / _LOG_FILE)
         likeness = _fidelity(scratch / FRAMES_FILE, baseline) if baseline and error is None else Fidelity()
