@@ -110,6 +110,7 @@ def forked(work) -> int:
 
 
 @needs_fork
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "frames"])
 def test_killed_at_any_moment_of_an_export_there_is_a_whole_clip_the_old_or_the_new(tmp_path, name):
     path, old, new = tmp_path / name, noisy(2), noisy(3)
@@ -140,6 +141,7 @@ def test_killed_at_any_moment_of_an_export_there_is_a_whole_clip_the_old_or_the_
 
 
 @needs_fork
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["rename", "replace", "fsync", "unlink", "mkdir", "rmdir"])
 @pytest.mark.parametrize("name", ["clip.mp4", "frames"])
 def test_killed_before_and_after_every_dangerous_call_of_an_export(tmp_path, name, call):

@@ -40,9 +40,6 @@ def chain(
     Returns:
         A clip of segments x frames, less one frame at each joint, with `seams` for the joints and without latents.
 
-    Raises:
-        ValueError: For fewer than one segment; else as `generate`.
-
     Example:
         >>> longer = chain(pipeline, clip.request, 2, progress=False)
         >>> len(longer.frames), longer.segments
@@ -65,20 +62,11 @@ def chain(
 
 
 def jump(frames: list[Image.Image], frame: int) -> float | None:
-    """How much more changes into one frame than between the others.
+    """`Seam.jump` of a frame: the mean absolute change of the pixels into it, over the median of the other changes.
 
     Args:
         frames: RGB images of one size.
-        frame: The index of the frame, 1 or more.
-
-    Returns:
-        The mean absolute change of the pixels into it, over the median of that change between all other neighbours: 1
-        cannot be seen, 3 is a cut. None where nothing else moves.
-
-    Example:
-        >>> greys = [Image.new("RGB", (8, 8), (level,) * 3) for level in (0, 10, 40, 50)]
-        >>> jump(greys, 2)
-        3.0
+        frame: Its index, 1 or more.
     """
     pixels = np.stack([np.asarray(each, dtype=np.float32) for each in frames])
     change = np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3))

@@ -40,8 +40,7 @@ class Seam:
 
     Attributes:
         frame: The index of the new segment's first frame.
-        jump: The change into it over the median change between neighbouring frames: 1 cannot be seen, 3 is a visible
-            cut. None where nothing else moves.
+        jump: The change into it over the median of the others: 1 cannot be seen, 3 is a cut. None if nothing moves.
     """
 
     frame: int
@@ -103,10 +102,6 @@ class Clip:
 
         Returns:
             The path.
-
-        Raises:
-            ValueError: For another suffix or option, with the way out.
-            OSError: From a full disk, for example; what stood there before is kept.
 
         Example:
             >>> clip.save("fast.gif", fps=12, max_bytes=100_000).name

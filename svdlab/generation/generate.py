@@ -12,8 +12,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from svdlab.generation.clip import BLACK, Clip
@@ -91,8 +90,7 @@ def generate(
         A clip; with `seeds` a list of clips in their order.
 
     Raises:
-        GenerationError: The frames came out as not-a-number.
-        OutOfMemory: A GenerationError too.
+        GenerationError: The frames came out as not-a-number; its kind `OutOfMemory`: they did not fit the device.
         ValueError: The image cannot be read, the picture has another size, or the setup cannot make this request.
 
     Example:
@@ -123,11 +121,11 @@ def _generate_one(
     on_step: OnStep | None,
     progress: bool,
 ) -> Clip:
+    import torch
+
     notes, device, stage = list(request.concerns()), str(pipeline._execution_device), "encoding or in the first step"
-    with _pipeline_in_use(pipeline), _bar(request, progress) as bar:
-        for optimization, value in setup.parsed if setup else ():
-            optimization.before_clip(pipeline, value, request)
-        reset_peak(device)
+    steps = {"total": request.num_inference_steps, "desc": f"seed {request.seed}", "unit": "step"}
+    with exclusive(pipeline), keep_precision(pipeline), torch.no_grad(), Progress(**steps, disable=not progress) as bar:
 
         def after_step(done: int, total: int, latents: torch.Tensor) -> None:
             nonlocal stage
@@ -136,8 +134,11 @@ def _generate_one(
             if on_step is not None:
                 on_step(done, total, latents)
 
-        started = time.perf_counter()
         try:
+            for optimization, value in setup.parsed if setup else ():
+                optimization.before_clip(pipeline, value, request)
+            reset_peak(device)
+            started = time.perf_counter()
             latents = _encode_and_denoise(pipeline, request, picture, after_step)
             sampled, stage = time.perf_counter(), "decoding"
             bar.set_postfix_str(stage)
@@ -149,6 +150,8 @@ def _generate_one(
             exhausted = is_out_of_memory(error)
             if not exhausted:
                 raise
+        finally:
+            pipeline.maybe_free_model_hooks()  # what offloading holds on the device
     if exhausted:  # out here, where no traceback holds the tensors of the attempt
         raise OutOfMemory(_memory_advice(setup, request, stage, device))
     timings = {"sample_seconds": sampled - started, "decode_seconds": time.perf_counter() - sampled}
@@ -190,7 +193,7 @@ def _encode_and_denoise(
 def _decode(
     pipeline: StableVideoDiffusionPipeline, latents: torch.Tensor, request: Request, notes: list[str]
 ) -> torch.Tensor:
-    """Pixels (1, channels, frames, height, width) in -1..1; decoded again in fp32 where half precision overflowed."""
+    """Pixels (1, channels, frames, height, width) in -1..1."""
     import torch
 
     if not torch.isfinite(latents).all():
@@ -215,22 +218,6 @@ def _decode(
     )
 
 
-@contextmanager
-def _pipeline_in_use(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
-    """One clip at a time, without gradients; precision and memory of the pipeline as before, however the clip ends."""
-    import torch
-
-    with exclusive(pipeline), keep_precision(pipeline), torch.no_grad():
-        try:
-            yield
-        finally:
-            pipeline.maybe_free_model_hooks()  # what offloading holds on the device
-
-
-def _bar(request: Request, progress: bool) -> Progress:
-    return Progress(total=request.num_inference_steps, desc=f"seed {request.seed}", unit="step", disable=not progress)
-
-
 def _variant_of(request: Request, setup: Setup | None) -> str:
     if setup is not None:
         return setup.variant
@@ -243,7 +230,6 @@ def _variant_of(request: Request, setup: Setup | None) -> str:
 
 
 def _black_frames(frames: list[Image.Image]) -> str | None:
-    """A sentence about frames in which nothing can be seen; None where there are none."""
     black = [i for i, frame in enumerate(frames) if max(high for _, high in cast(Any, frame.getextrema())) <= BLACK]
     if not black:
         return None
@@ -254,7 +240,6 @@ def _black_frames(frames: list[Image.Image]) -> str | None:
 
 
 def _memory_advice(setup: Setup | None, request: Request, stage: str, device: str) -> str:
-    """What was being done when memory ran out, and the setups that would fit by prediction."""
     import torch
 
     size = f"{request.num_frames} frames of {request.height}x{request.width}, decode chunk {request.decode_chunk_size}"

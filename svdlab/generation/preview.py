@@ -30,14 +30,6 @@ def preview_frames(latents: torch.Tensor, variant: str, frames: int = 6) -> list
         latents: (1, frames, 4, height, width), scaled as the UNet has them.
         variant: "tiny", whose latents have colours of their own, or any of SVD's.
         frames: How many to show, from the first to the last.
-
-    Returns:
-        RGB images, an eighth of the clip's size (half for "tiny").
-
-    Example:
-        >>> import torch
-        >>> preview_frames(torch.zeros(1, 14, 4, 9, 16), "svd-xt", frames=3)[0].size
-        (16, 9)
     """
     import torch
 

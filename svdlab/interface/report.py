@@ -23,7 +23,7 @@ from svdlab.interface import plots
 from svdlab.interface.row_labels import knobs, settings, setup_labels, text_of
 from svdlab.interface.row_page import embedded, render, rows_page
 from svdlab.interface.study_folder import Entry, file_names, is_replaceable, read_entries
-from svdlab.media.encode import data_url
+from svdlab.media.images import data_url
 from svdlab.rows.row import Row
 from svdlab.rows.rows_table import rows_table
 from svdlab.sweeps import study

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.study_folder import Entry, Note, why_no_clip
-from svdlab.media.encode import data_url
+from svdlab.media.images import data_url
 from svdlab.media.read_video import read_metadata
 from svdlab.rows.row import Row
 from svdlab.sweeps.study import MEASURES

@@ -23,14 +23,7 @@ def download(url: str) -> bytes:
     """The bytes at a web address; redirects are followed, to http and https alone.
 
     Args:
-        url: An http:// or https:// URL without a user name or password.
-
-    Returns:
-        The body of the answer, at most `MAX_DOWNLOAD_BYTES`, fetched within about `MAX_DOWNLOAD_SECONDS`.
-
-    Raises:
-        ValueError: One sentence, for any other URL, an error of the server or the network, or a limit passed. It shows
-            the URL without its query, where keys are kept.
+        url: Without a user name or password. Messages show it without its query, where keys are kept.
     """
     import urllib.request as web
 

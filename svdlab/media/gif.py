@@ -26,12 +26,8 @@ _TICK = Fraction(1, 100)  # of a second
 _STEPS = [(256, 1, 1), (128, 1, 1), (64, 1, 1), (64, 0.75, 1), (64, 0.5, 1), (64, 0.25, 1), (64, 0.5, 2), (64, 0.25, 2)]
 
 
-class FrameFile:
-    """Frames in a temporary file: any iterable, to be read again and again without holding it in memory.
-
-    Args:
-        frames: RGB images of one size, read once.
-    """
+class _FrameFile:
+    """Frames in a temporary file: any iterable, to be read again and again without holding it in memory."""
 
     def __init__(self, frames: Iterable[Image.Image]) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
@@ -52,19 +48,16 @@ def write_gif(
     """Write one GIF; under a limit, the first of the smaller versions that fits.
 
     Args:
-        path: The file to write.
+        path: The file.
         frames: RGB images of one size.
-        fps: Playback speed, at most 50.
-        pack: Of the version's fps and number of frames, the text that goes into the file as its comment.
+        fps: At most 50.
+        pack: Turns a version's `fps` and `frames` into the text that the file carries as its comment.
         loop: How often it plays; 0 is for ever.
-        max_bytes: The most that the file may take; None for no limit.
-
-    Raises:
-        ValueError: For a higher fps, or where the smallest version is too large.
+        max_bytes: None for no limit.
     """
     if fps > MAX_GIF_FPS:
         raise ValueError(f"A GIF plays at most {MAX_GIF_FPS} fps: use fps={MAX_GIF_FPS} or .mp4, not {fps}.")
-    stored, data, comment = FrameFile(frames), b"", ""
+    stored, data, comment = _FrameFile(frames), b"", ""
     for colours, scale, every in _STEPS if max_bytes else _STEPS[:1]:
         size = (max(1, round(stored.size[0] * scale)), max(1, round(stored.size[1] * scale)))
         starts = [round(i / fps / _TICK) for i in [*range(0, stored.count, every), stored.count]]
@@ -79,7 +72,7 @@ def write_gif(
     )
 
 
-def _encode(stored: FrameFile, every: int, size: tuple[int, int], starts: list[int], colours: int, loop: int) -> bytes:
+def _encode(stored: _FrameFile, every: int, size: tuple[int, int], starts: list[int], colours: int, loop: int) -> bytes:
     """A GIF of each `every`-th frame at `size`; its frame i shows from `starts[i]` to `starts[i + 1]`, in ticks."""
 
     def video_frames() -> Iterator[av.VideoFrame]:

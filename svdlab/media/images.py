@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
-from svdlab.media.encode import data_url, png_bytes
 from svdlab.messages import did_you_mean, first_line, shorten
 
 if TYPE_CHECKING:
@@ -51,11 +50,7 @@ def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
         white, 16 bits scaled to 8, CMYK and foreign colours converted by the ICC profile where a usable one is present.
 
     Raises:
-        ValueError: One sentence, for anything that is no complete image, is too large, or cannot be fetched.
-
-    Example:
-        >>> open_image("rocket").size
-        (1024, 576)
+        ValueError: It is no complete image, is too large, or cannot be fetched.
     """
     if isinstance(source, Image.Image):
         return _rgb(source, "The image")
@@ -87,23 +82,17 @@ def fit_image(
     """The image at exactly the size asked for, antialiased; one of that size already keeps every pixel.
 
     Args:
-        image: Any PIL image.
-        height: Pixels.
-        width: Pixels.
+        image: Of any mode and size.
+        height: In pixels.
+        width: In pixels.
         how: "crop" fills the size with as much of the image as has its shape. "pad" shows all of it in the middle,
             over a blurred enlarged copy of itself (black bars would become part of the scene). "stretch" shows all of
             it, distorted.
         focus: x and y in 0..1, from the left and the top: the point that a crop keeps as near its middle as it can.
 
     Returns:
-        A new RGB image. `info["image_size"]` is the (width, height) that it was fitted from.
-
-    Raises:
-        ValueError: For another `how`, size or focus. A UserWarning is given where it must enlarge more than twice.
-
-    Example:
-        >>> fit_image(open_image("rocket"), height=72, width=128).size
-        (128, 72)
+        A new RGB image; `info["image_size"]` is the (width, height) that it was fitted from. Where it is enlarged more
+        than twice, a UserWarning says so.
     """
     if how not in ("crop", "pad", "stretch"):
         raise ValueError(f"how={shorten(how)} is unknown: expected one of crop, pad, stretch.")
@@ -132,23 +121,13 @@ def fit_image(
 def crop_box(
     size: tuple[int, int], height: int, width: int, focus: tuple[float, float] = (0.5, 0.5)
 ) -> tuple[float, float, float, float]:
-    """What a crop keeps of an image: the largest box of the target's shape with the focus nearest its middle.
+    """Left, top, right and bottom of what a crop keeps: the largest box of the target's shape nearest to the focus.
 
     Args:
         size: The image's (width, height) in pixels.
         height: Of the target.
         width: Of the target.
         focus: x and y in 0..1.
-
-    Returns:
-        Left, top, right and bottom in the image's pixels; whole numbers where nothing is resampled.
-
-    Raises:
-        ValueError: For a focus that is not two numbers from 0 to 1.
-
-    Example:
-        >>> crop_box((200, 100), height=10, width=10)
-        (50.0, 0.0, 150.0, 100.0)
     """
     if len(focus) != 2 or not all(0 <= f <= 1 for f in focus):
         raise ValueError(f"focus={shorten(focus)} must be two numbers from 0 to 1: x from the left, y from the top.")
@@ -163,41 +142,46 @@ def crop_box(
 
 
 def to_text(source: str | Path | bytes | Image.Image | np.ndarray) -> str:
-    """An image as the text that a request in JSON stores.
+    """A name, path or URL as it is; any other image as a `data:` URL that keeps every pixel.
 
     Args:
         source: As for `open_image`.
-
-    Returns:
-        A name, path or URL as it is; anything else as `data:image/png;base64,…`, which `open_image` turns back into
-        the same RGB image, pixel for pixel.
-
-    Example:
-        >>> to_text("rocket")
-        'rocket'
     """
     return str(source) if isinstance(source, str | Path) else data_url("image/png", png_bytes(open_image(source)))
 
 
+def png_bytes(image: Image.Image) -> bytes:
+    """The bytes of a PNG file.
+
+    Args:
+        image: Of a mode that PNG knows (RGB, RGBA, L, …).
+    """
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def data_url(kind: str, data: bytes) -> str:
+    """A file's bytes as a `data:` URL, a third longer than they are.
+
+    Args:
+        kind: The media type, for example "image/png".
+        data: The file's content.
+    """
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
 def image_sha256(image: Image.Image) -> str:
-    """The sha256 of an image's size and RGB pixels: the same for the same pixels, from whatever file.
+    """The sha256 of an image's size and RGB pixels, in hex: the same for the same pixels, from whatever file.
 
     Args:
         image: Any PIL image.
-
-    Returns:
-        64 hex digits.
-
-    Example:
-        >>> image_sha256(open_image("rocket")) == image_sha256(open_image(to_text(open_image("rocket"))))
-        True
     """
     image = open_image(image)
     return hashlib.sha256(f"RGB {image.width}x{image.height}\n".encode() + image.tobytes()).hexdigest()
 
 
 def _pad(image: Image.Image, height: int, width: int, scale: float) -> Image.Image:
-    """All of the image in the middle, over a copy of itself that fills the size and is blurred past recognition."""
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     inner = image.resize(size, Image.Resampling.LANCZOS)
     if size == (width, height):
@@ -206,9 +190,6 @@ def _pad(image: Image.Image, height: int, width: int, scale: float) -> Image.Ima
     ground = ground.filter(ImageFilter.GaussianBlur(max(height, width) / 32))
     ground.paste(inner, ((width - size[0]) // 2, (height - size[1]) // 2))
     return ground
-
-
-# --- from a file to pixels ---------------------------------------------------------------------------------------
 
 
 def _open_file(path: Path) -> Image.Image:
@@ -254,7 +235,6 @@ def _damaged(name: str, error: Exception) -> ValueError:
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """Any PIL image as RGB: size checked, decoded, turned upright, colours converted, laid over white."""
     _check_size(image.width, image.height, name)
     try:
         image.load()
@@ -299,7 +279,6 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
-    """(H, W) or (H, W, 1|3|4) as an RGB image."""
     import numpy as np
 
     if array.ndim == 3 and array.shape[2] == 1:

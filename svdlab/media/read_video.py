@@ -43,21 +43,13 @@ class VideoInfo(NamedTuple):
 
 
 def read_frames(path: str | Path) -> tuple[list[Image.Image], float]:
-    """The frames of a video, and its playback speed.
+    """The frames of a video as RGB images, and its playback speed in frames per second.
 
     Args:
         path: What `write_video` wrote, or any other MP4, MOV, animated GIF or WebP.
 
-    Returns:
-        RGB images, and frames per second.
-
     Raises:
-        ValueError: One sentence, for a file that is missing, cut short, no video, or over `MAX_PIXELS` in all.
-
-    Example:
-        >>> frames, fps = read_frames(clip.save("clip.gif"))
-        >>> len(frames), fps
-        (2, 7.0)
+        ValueError: It is missing, cut short, no video, or over `MAX_PIXELS` in all.
     """
     path = restore_replaced(Path(path))
     if path.is_dir():
@@ -96,21 +88,10 @@ def iterate_frames(path: Path) -> Iterator[Image.Image]:
 
 
 def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
-    """The text and the picture that `write_video` put into a file.
+    """The text and the picture that `write_video` put into a file, each None where there is none.
 
     Args:
         path: A file, a folder of PNG frames, or one of its frames.
-
-    Returns:
-        The metadata and the picture, each None where there is none.
-
-    Raises:
-        ValueError: As `read_frames`.
-
-    Example:
-        >>> text, picture = read_metadata(clip.save("clip.mp4"))
-        >>> picture.size
-        (128, 72)
     """
     path = restore_replaced(Path(path))
     if path.is_dir():
@@ -141,16 +122,6 @@ def probe(path: str | Path) -> VideoInfo:
 
     Args:
         path: The file.
-
-    Returns:
-        Its size, speed, number of frames and codec.
-
-    Raises:
-        ValueError: As `read_frames`.
-
-    Example:
-        >>> probe(clip.save("clip.mp4"))
-        VideoInfo(width=128, height=72, fps=7.0, frames=2, codec='h264')
     """
     path = Path(path)
     with _explained(path), av.open(str(path), format=_kind(path)) as container:
@@ -211,9 +182,7 @@ def _read_png(folder: Path) -> tuple[list[Image.Image], float]:
             frames.append(image.convert("RGB"))
     fps, count = _pace(fields)
     if count != len(frames):
-        raise ValueError(
-            f"{folder} is incomplete, or not written by svdlab: {len(frames)} of {count} frames are in it."
-        )
+        raise ValueError(f"{folder} is incomplete or not svdlab's: {len(frames)} of {count} frames are in it.")
     return frames, fps
 
 
@@ -252,9 +221,7 @@ def _main_stream(container: Any, path: Path) -> Any:
 
 def _check_pixels(width: int, height: int, frames: int, path: Path) -> None:
     if width * height * max(frames, 1) > MAX_PIXELS or not width * height:
-        raise ValueError(
-            f"{path} claims {frames} frames of {width}x{height}, more than is read here: cut or shrink it first."
-        )
+        raise ValueError(f"{path} claims {frames} frames of {width}x{height}, more than is read here: shrink it.")
 
 
 @contextmanager

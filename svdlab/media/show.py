@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from svdlab.media.encode import data_url, png_bytes
+from svdlab.media.images import data_url, png_bytes
 from svdlab.media.read_video import probe, read_frames
 from svdlab.media.write_video import write_video
 
@@ -38,14 +38,12 @@ class Shown:
     """
 
     def __init__(self, html: str, labels: list[str]) -> None:
-        self.html = html
-        self.labels = labels
-
-    def _repr_html_(self) -> str:
-        return self.html
+        self.html, self.labels = html, labels
 
     def __str__(self) -> str:
         return self.html
+
+    _repr_html_ = __str__
 
     def __repr__(self) -> str:
         return f"Shown({', '.join(label or '…' for label in self.labels)})"
@@ -72,12 +70,6 @@ def show(
         fps: Playback speed of clips; that of the first clip's request where it is left out. Files keep their own.
         title: A line above the grid.
 
-    Returns:
-        The page, which displays itself.
-
-    Raises:
-        ValueError: For what cannot be shown.
-
     Example:
         >>> show({"calm": clip, "what the model saw": clip.picture})
         Shown(calm, what the model saw)
@@ -96,10 +88,10 @@ def show(
         for label, item in labelled
     )
     name = secrets.token_hex(8)
-    about = html.escape(title or "Clips")
-    heading = f'<div style="font-weight: 600; margin-bottom: 8px">{about}</div>' if title else ""
+    caption = html.escape(title or "Clips")
+    heading = f'<div style="font-weight: 600; margin-bottom: 8px">{caption}</div>' if title else ""
     page = (
-        f'<div class="svdlab-show" data-svdlab="{name}" role="group" aria-label="{about}">{heading}'
+        f'<div class="svdlab-show" data-svdlab="{name}" role="group" aria-label="{caption}">{heading}'
         f'<div style="display: grid; grid-template-columns: repeat({columns}, minmax(0px, {cell}px)); gap: {_GAP}px">'
         f"{figures}</div></div>{_TEMPLATE.read_text(encoding='utf-8').replace('{{id}}', name)}"
     )
@@ -107,21 +99,14 @@ def show(
 
 
 def strip(clip: Any, n: int = 7, *, height: int = 120) -> Image.Image:
-    """Frames of a clip side by side, from the first to the last: a look without playing.
+    """Frames of a clip side by side, from the first to the last, as an RGBA image with clear gaps.
 
     Args:
-        clip: Anything with `.frames`, or a path.
+        clip: Anything with `.frames`.
         n: The most frames to show.
         height: Of a frame in pixels.
-
-    Returns:
-        An RGBA image with clear gaps.
-
-    Example:
-        >>> strip(clip, n=2, height=36).size
-        (132, 36)
     """
-    frames = _cell(clip, None).frames
+    frames = clip.frames
     picked = [frames[round(i * (len(frames) - 1) / max(n - 1, 1))] for i in range(min(n, len(frames)))]
     size = (round(height * frames[0].width / frames[0].height), height)
     film = Image.new("RGBA", (len(picked) * (size[0] + 4) - 4, height))  # the gaps are clear: any theme shows through
@@ -140,11 +125,13 @@ class _Cell:
         self.aspect = self.size[0] / self.size[1]
 
     def html(self, cell: int, label: str) -> str:
-        """A `<video>` or `<img>`, `cell` pixels wide where the page is wide enough; `label`, escaped, is read aloud."""
         style = 'style="display: block; width: 100%; height: auto; border-radius: 8px"'
         if self.count == 1 and not self.mp4:
             return f'<img {style} src="{data_url("image/png", png_bytes(self._resized(cell)[0]))}" alt="{label}">'
-        data = self.mp4 or _mp4(self._resized(cell), self.fps)
+        data = self.mp4
+        if data is None:
+            with tempfile.TemporaryDirectory() as folder:
+                data = write_video(Path(folder) / "clip.mp4", self._resized(cell), self.fps, crf=_CRF).read_bytes()
         # `src` on <video>: JupyterLab strips it from <source> where a notebook is not trusted
         return (
             f'<video {style} src="{data_url("video/mp4", data)}" width="{cell}" autoplay loop muted playsinline '
@@ -188,8 +175,3 @@ def _cell(thing: Any, fps: float | None) -> _Cell:
         with Image.open(path) as image:
             return _Cell([image.convert("RGB")], _FPS)
     return _Cell(*read_frames(path))
-
-
-def _mp4(frames: list[Image.Image], fps: float) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return write_video(Path(folder) / "clip.mp4", frames, fps, crf=_CRF).read_bytes()

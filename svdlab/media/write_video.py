@@ -22,8 +22,8 @@ from av.stream import Disposition
 from PIL import Image, PngImagePlugin
 
 from svdlab.atomic_files import atomic_write
-from svdlab.media.encode import png_bytes
 from svdlab.media.gif import write_gif
+from svdlab.media.images import png_bytes
 from svdlab.messages import shorten
 
 METADATA_KEY = "svdlab"
@@ -43,13 +43,13 @@ def write_video(
     max_bytes: int | None = None,
     crf: int = _CRF,
 ) -> Path:
-    """Write one video file, whole or not at all; what stood there before is replaced.
+    """Write one video file, complete or not at all; what stood there before is replaced.
 
     Args:
         path: The suffix decides: `.mp4` (H.264, yuv420p, BT.709, faststart, both sides must be even), `.gif` (one
             palette over the whole clip), `.webp` (lossy at quality 90), or none: a folder of `frame-0000.png` and on.
             Folders on the way are made.
-        frames: PIL images of one size. An iterator will do: it is read once.
+        frames: PIL images of one size, read once.
         fps: Playback speed, 0.1 to 240; of a GIF at most 50, with delays in hundredths of a second that add up.
         metadata: A text that comes back from `read_metadata`.
         picture: An image that comes back from `read_metadata`, without loss.
@@ -62,20 +62,14 @@ def write_video(
         The path.
 
     Raises:
-        ValueError: For what cannot be written, with the way out.
+        ValueError: It cannot be written so; the sentence says how it can.
         OSError: From a full disk, for example; nothing is left behind.
-
-    Example:
-        >>> write_video("grey.gif", [Image.new("RGB", (64, 48), (i, i, i)) for i in range(3)], fps=7).name
-        'grey.gif'
     """
     path, suffix = Path(path), check_path(path)
     if not isinstance(fps, (int, float, Fraction)) or not 0.1 <= fps <= 240:
         raise ValueError(f"fps={shorten(fps)} must be a number from 0.1 to 240: 7 is usual.")
     if max_bytes is not None and (suffix != ".gif" or max_bytes < 1):
-        raise ValueError(
-            "max_bytes is for .gif; for a smaller .mp4 raise crf (17 is usual, 28 takes a third of that or less)."
-        )
+        raise ValueError("max_bytes is for .gif; for a smaller .mp4 raise crf (28 takes a third of the usual 17).")
     if not (isinstance(loop, int) and loop >= 0):
         raise ValueError(f"loop={shorten(loop)} must be how often the clip plays: 0 (for ever), 1, 2, …")
     rgb = _rgb_frames(frames)
@@ -103,23 +97,11 @@ def check_path(path: str | Path) -> str:
 
     Args:
         path: As for `write_video`.
-
-    Returns:
-        ".mp4", ".gif", ".webp" or "" (a folder of PNG frames).
-
-    Raises:
-        ValueError: For another suffix, or a folder that holds more than PNG frames.
-
-    Example:
-        >>> check_path("clips/Rocket.MP4")
-        '.mp4'
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".mp4", ".gif", ".webp", ""):
-        raise ValueError(
-            f"Cannot write {shorten(suffix)}: use .mp4, .gif or .webp, or a name without a dot for PNG frames."
-        )
+        raise ValueError(f"Cannot write {shorten(suffix)}: use .mp4, .gif or .webp, or no suffix for PNG frames.")
     if suffix == "" and path.exists() and not (path.is_dir() and all(p.match("frame-*.png") for p in path.iterdir())):
         raise ValueError(f"{path} holds more than PNG frames: choose a new folder, or a name with .mp4 or .gif.")
     return suffix

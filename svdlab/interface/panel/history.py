@@ -15,7 +15,7 @@ from svdlab.generation.clip import Clip
 from svdlab.interface.make_again import python_lines
 from svdlab.interface.panel.widgets import Alert, Button, by_program, figure, page, w, when_changed
 from svdlab.interface.row_labels import row_labels
-from svdlab.media.encode import data_url
+from svdlab.media.images import data_url
 from svdlab.media.show import show
 from svdlab.request import Request
 from svdlab.rows.row import Row

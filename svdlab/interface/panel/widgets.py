@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from svdlab.media.encode import data_url, png_bytes
+from svdlab.media.images import data_url, png_bytes
 from svdlab.messages import describe_error
 
 try:
