@@ -322,6 +322,7 @@ def test_the_page_can_ask_only_for_rows_that_it_shows(motion):
 def test_the_notebook_runs_without_a_browser(motion, tmp_path, monkeypatch):
     """In this process: all notebooks run in kernels of their own elsewhere."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("svdlab.interface.report._curves", lambda done, knob: {})  # which take seconds to draw
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
     shell, pages = InteractiveShell(), []
     for cell in cells:

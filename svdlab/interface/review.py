@@ -38,10 +38,9 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
 
     Args:
         folders: A study, a folder of studies, or several of these.
-        inside: Whether the clips travel inside the page. True embeds all: they play wherever scripts run (JupyterLab,
-            VS Code, Colab, an exported page, a file). False fetches each from the running kernel as it comes into
-            sight, by a widget of the `lab` extra; without it, and in an export, pictures stand in their place. Left
-            out, up to 4 MiB of clips are embedded.
+        inside: True embeds all clips in the page: they play wherever scripts run, also in an export. False fetches each
+            from the running kernel as it comes into sight, by a widget of the `lab` extra; without it, and in an
+            export, pictures stand in their place. Left out, up to 4 MiB of clips are embedded.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -92,7 +91,7 @@ class Review:
         return [entry.row for entry in self.entries if entry.note.star]
 
     def star(self, *keys: str, on: bool = True) -> None:
-        """Star rows, or take their stars away.
+        """Star rows.
 
         Args:
             *keys: Of the rows.
@@ -221,7 +220,7 @@ class Review:
 
 
 def _likeness_to_first(entries: Sequence[Entry]) -> dict[str, list[float | None]]:
-    """PSNR and SSIM of each clip against the first; None for the first, and where they cannot be compared."""
+    """PSNR and SSIM of each clip, by heading; None for the first, and where clips cannot be compared."""
     columns: dict[str, list[float | None]] = {"PSNR (dB) against the first": [None], "SSIM against the first": [None]}
     for entry in entries[1:]:
         try:
