@@ -151,6 +151,7 @@ def test_of_many_writers_one_makes_each_clip_and_the_others_wait_for_it(setup, a
     check_whole(tmp_path / "rows", trials)
 
 
+@pytest.mark.slow
 def test_two_writers_share_the_work(setup, ask, tmp_path):
     trials = trials_of(setup, ask, seed=range(6))
     assert makers(tmp_path / "rows", trials, 2) == dict.fromkeys(range(6), 1)

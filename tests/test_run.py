@@ -229,7 +229,9 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(setup, ask, tmp_path, monkeyp
 # --- folders, clips and pictures that change meanwhile ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("become", ["deleted", "renamed", "made again"])
+@pytest.mark.parametrize(
+    "become", ["renamed", *(pytest.param(each, marks=pytest.mark.slow) for each in ("deleted", "made again"))]
+)
 def test_a_folder_that_is_gone_ends_the_run_and_stays_gone(setup, ask, tmp_path, monkeypatch, become):
     folder, trials = tmp_path / "rows", trials_of(setup, ask, seed=range(4))
 

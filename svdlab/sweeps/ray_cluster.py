@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,46 +83,6 @@ def cluster_setup(setup: Setup, has_cards: bool) -> Setup:
     return replace(setup, dtype=setup.dtype or "fp32", device=setup.device or "cpu")
 
 
-def make_rows(
-    tasks: Iterable[Task],
-    folder: Path,
-    pictures: PictureCache,
-    scratch: Path,
-    store: str,
-    quality: bool,
-    show_workers: Callable[[int], object],
-) -> Generator[tuple[Task, Row], None, None]:
-    """Make the rows of tasks on the cluster, each as it is finished. Within `connected`.
-
-    Args:
-        tasks: What to make.
-        folder: The results folder.
-        pictures: What gives their pictures.
-        scratch: A claim in the folder: workers that see it write there.
-        store: The address of a store for a copy; "" for none.
-        quality: Whether clips are measured.
-        show_workers: Called with the number of workers that are up.
-
-    Raises:
-        RuntimeError: If no worker can be started.
-        Exception: What the code of a worker raises.
-    """
-    sweep = _ClusterSweep(list(tasks), folder, pictures, scratch, store, quality)
-    with closing(sweep.answers(show_workers)) as answers:
-        for task, answer in answers:
-            if answer.row is None:
-                row = failed_row(task, pictures.fitted(task.trial.request), answer.error)
-                yield task, write_row(row, folder, scratch)
-            elif answer.in_folder:
-                yield task, replace(answer.row, clip=answer.row.clip and folder / answer.row.clip.name)
-            else:
-                row, clip = replace(answer.row, request=task.trial.request, clip=None), None
-                if answer.clip is not None:
-                    clip = scratch / f"{row.key}.mp4"
-                    clip.write_bytes(answer.clip)
-                yield task, write_row(row, folder, scratch, clip)
-
-
 @dataclass
 class _WorkerHandle:
     actor: Any
@@ -131,9 +91,10 @@ class _WorkerHandle:
     task: Task | None = None  # what it is making
 
 
-class _ClusterSweep:
-    """The tasks of a sweep and the workers that make them.
+class ClusterSweep:
+    """The tasks of a sweep and the workers that make them. Within `connected`.
 
+    Workers that see the claim `scratch` in the results folder write there; those that have a `store` put a copy there.
     A task whose worker dies goes to another one. Ray's `max_task_retries` would wait with it until that worker is back,
     and one on a lost node may never be.
     """
@@ -143,7 +104,7 @@ class _ClusterSweep:
     ) -> None:
         import ray
 
-        self._folder, self._pictures, self._quality = folder, pictures, quality
+        self._folder, self._pictures, self._scratch, self._quality = folder, pictures, scratch, quality
         self._waiting: dict[Setup, deque[Task]] = {}
         for task in tasks:
             self._waiting.setdefault(task.trial.setup, deque()).append(task)
@@ -157,7 +118,12 @@ class _ClusterSweep:
         self._sent: dict[str, Any] = {}  # pictures travel once to each node, not with each task
         self._reason = ""  # why the last worker died
 
-    def answers(self, show_workers: Callable[[int], object]) -> Generator[tuple[Task, Answer], None, None]:
+    def rows(self, show_workers: Callable[[int], object]) -> Generator[tuple[Task, Row], None, None]:
+        """The row of each task, as it is finished; a RuntimeError where no worker can be started.
+
+        Args:
+            show_workers: Called with the number of workers that are up.
+        """
         import ray
 
         try:
@@ -178,7 +144,7 @@ class _ClusterSweep:
                     task, worker.task = worker.task, None
                     if (answer := self._answer(call, worker, task)) and task:
                         self._unfinished -= 1
-                        yield task, answer
+                        yield task, self._row(task, answer)
         finally:
             for worker in self._workers:
                 ray.kill(worker.actor)
@@ -232,6 +198,19 @@ class _ClusterSweep:
         if answer is None:  # another writer is at it, or its worker died
             self._waiting[task.trial.setup].append(task)
         return answer
+
+    def _row(self, task: Task, answer: Answer) -> Row:
+        """The row in the folder, written here where the worker could not."""
+        if answer.row is None:
+            row = failed_row(task, self._pictures.fitted(task.trial.request), answer.error)
+            return write_row(row, self._folder, self._scratch)
+        if answer.in_folder:
+            return replace(answer.row, clip=answer.row.clip and self._folder / answer.row.clip.name)
+        row, clip = replace(answer.row, request=task.trial.request, clip=None), None
+        if answer.clip is not None:
+            clip = self._scratch / f"{row.key}.mp4"
+            clip.write_bytes(answer.clip)
+        return write_row(row, self._folder, self._scratch, clip)
 
 
 def _worker_share(tasks: list[Task]) -> tuple[float, int]:

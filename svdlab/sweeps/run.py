@@ -114,9 +114,8 @@ def _make_rows(
     count = len(rows) + len(tasks)
     with claim(folder, "sweep") as scratch, _SweepBar([task.trial for task in tasks.values()], progress) as bar:
         if on:
-            new_rows = ray_cluster.make_rows(
-                tasks.values(), folder, pictures, scratch, store, quality, bar.show_workers
-            )
+            sweep = ray_cluster.ClusterSweep(list(tasks.values()), folder, pictures, scratch, store, quality)
+            new_rows = sweep.rows(bar.show_workers)
         else:
             new_rows = _make_rows_here(tasks.values(), folder, pictures, quality, bar)
         try:
