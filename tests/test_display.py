@@ -143,3 +143,12 @@ def test_pictures_inside_are_pngs():
     (tag,) = Page(show(clip().frames[2]).html).all("img")
     with Image.open(io.BytesIO(embedded(tag))) as picture:
         assert (picture.format, picture.size) == ("PNG", (640, 360))
+
+
+def test_a_photograph_stands_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (64, 32)).save(tmp_path / "photo.jpg", exif=exif)
+    (tag,) = Page(show(tmp_path / "photo.jpg").html).all("img")
+    with Image.open(io.BytesIO(embedded(tag))) as picture:
+        assert picture.height == 2 * picture.width

@@ -200,7 +200,7 @@ def test_equal_neighbours_are_not_lost(tmp_path, suffix):
 
 
 def test_gif_is_made_to_fit_in_the_stated_order(tmp_path):
-    shots = clip(8, (192, 108))
+    shots = clip(8, (96, 54))
 
     def outcome(limit: int | None) -> tuple[int, tuple[int, int], int]:
         path = write_video(tmp_path / "x.gif", shots, 8, max_bytes=limit)
@@ -213,11 +213,11 @@ def test_gif_is_made_to_fit_in_the_stated_order(tmp_path):
     full = write_video(tmp_path / "x.gif", shots, 8).stat().st_size
     assert outcome(None)[0] > 128
     colours, size, count = outcome(int(full * 0.9))
-    assert (colours < 128, size, count) == (True, (192, 108), 8)
+    assert (colours < 128, size, count) == (True, (96, 54), 8)
     colours, size, count = outcome(full // 4)
-    assert (colours < 64, size[0] < 192, count) == (True, True, 8)
-    colours, size, count = outcome(full // 16)
-    assert (size[0] < 192, count) == (True, 4)
+    assert (colours < 64, size[0] < 96, count) == (True, True, 8)
+    colours, size, count = outcome(full // 10)
+    assert (size[0] < 96, count) == (True, 4)
     with pytest.raises(ValueError, match="smallest version takes"):
         write_video(tmp_path / "y.gif", shots, 8, max_bytes=500)
     with pytest.raises(ValueError, match="picture and metadata"):

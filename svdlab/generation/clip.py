@@ -49,9 +49,7 @@ class Seam:
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames, and what they were made from; plays inline as the last line of a cell.
-
-    `clip.save("a.mp4")` writes it, `read("a.mp4")` opens it again.
+    """Frames, and what they were made from; plays inline as the last line of a cell. `save` writes it, `read` opens it.
 
     Attributes:
         frames: PIL images, RGB, of the request's size.
@@ -174,11 +172,8 @@ def read(path: str | Path) -> Clip:
 
 
 def _with_image(fields: dict[str, Any], cover: Image.Image | None, path: str | Path) -> tuple[Request, Image.Image]:
-    """The saved request, and the picture that the model saw.
-
-    The image keeps its name only where that still gives the pixels of the copy inside the file: a file from somebody
-    else cannot make a request point at a picture of the reader's that it does not hold itself.
-    """
+    # The image keeps its name only where that still gives the pixels of the copy inside the file: a file from somebody
+    # else cannot make a request point at a picture of the reader's that it does not hold itself.
     name = fields.pop("image", None)
     example = isinstance(name, str) and name in images.EXAMPLES
     if cover is None:

@@ -13,6 +13,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from svdlab.generation.clip import BLACK, Clip
@@ -99,7 +100,13 @@ def generate(
         [7, 8]
     """
     setup = setup_of(pipeline)
-    request = request.filled(_variant_of(request, setup))
+    variant = setup.variant if setup else request.variant
+    if variant is None:
+        raise ValueError(
+            "The request leaves fields to the variant and the pipeline does not say which it is: make the request with "
+            "Request.for_variant('svd-xt', …), or the pipeline with svdlab.load."
+        )
+    request = request.filled(variant)
     picture = conditioning(request) if picture is None else picture
     if picture.size != (request.width, request.height) or picture.mode != "RGB":
         raise ValueError(
@@ -218,17 +225,6 @@ def _decode(
     )
 
 
-def _variant_of(request: Request, setup: Setup | None) -> str:
-    if setup is not None:
-        return setup.variant
-    if request.variant is None:
-        raise ValueError(
-            "The request leaves fields to the variant and the pipeline does not say which it is: make the request with "
-            "Request.for_variant('svd-xt', …), or the pipeline with svdlab.load."
-        )
-    return request.variant
-
-
 def _black_frames(frames: list[Image.Image]) -> str | None:
     black = [i for i, frame in enumerate(frames) if max(high for _, high in cast(Any, frame.getextrema())) <= BLACK]
     if not black:
@@ -243,14 +239,13 @@ def _memory_advice(setup: Setup | None, request: Request, stage: str, device: st
     import torch
 
     size = f"{request.num_frames} frames of {request.height}x{request.width}, decode chunk {request.decode_chunk_size}"
-    used, total_bytes = "", None
+    used, total_bytes, advice = "", None, ""
     if (peak := peak_bytes(device)) is not None:
         torch.cuda.empty_cache()
         total_bytes = torch.cuda.get_device_properties(device).total_memory
         used = f" at {peak / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB"
-    try:
-        advice = lighter(setup, request, total_bytes) if setup else ""
-    except Exception:  # a prediction must not stand in the way of the reason
-        advice = ""
+    if setup:
+        with suppress(Exception):  # a prediction must not stand in the way of the reason
+            advice = lighter(setup, request, total_bytes)
     advice = advice or "Lower decode_chunk_size, or load with offloading."
     return f"Out of memory{used} while {stage} ({size}). {advice}"

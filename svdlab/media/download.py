@@ -63,7 +63,7 @@ def _body(answer: HTTPResponse, name: str, started: float) -> bytes:
 
 
 def _address(url: str) -> str:
-    """The URL as a message may show it: without its query and fragment."""
+    """The URL without its query and fragment, checked."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port  # the port is checked when it is asked for

@@ -123,7 +123,7 @@ def _filter(name: str, options: str, *inputs: tuple[int, int, str]) -> tuple[Any
 
 
 def _with_comment(gif: bytes, comment: bytes) -> bytes:
-    """The file with a comment block behind its global palette, in pieces of 255 bytes as the format has it."""
+    """The file with a comment behind its global palette, in blocks of 255 bytes."""
     start = 13 + (3 * 2 ** ((gif[10] & 7) + 1) if gif[10] & 128 else 0)
     pieces = (comment[i : i + 255] for i in range(0, len(comment), 255))
     block = b"!\xfe" + b"".join(bytes([len(piece)]) + piece for piece in pieces) + b"\0"

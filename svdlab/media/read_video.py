@@ -131,7 +131,6 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def _unpack(text: str) -> dict[str, Any]:
-    """What `write_video` packed into a comment; empty for anything else that stands there."""
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
@@ -226,7 +225,6 @@ def _check_pixels(width: int, height: int, frames: int, path: Path) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """A decoder's own complaint as one sentence."""
     try:
         yield
     except (av.error.FFmpegError, Image.DecompressionBombError, OSError, SyntaxError, binascii.Error) as error:

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from svdlab.media.images import data_url, png_bytes
+from svdlab.media.images import data_url, open_image, png_bytes
 from svdlab.media.read_video import probe, read_frames
 from svdlab.media.write_video import write_video
 
@@ -74,7 +74,11 @@ def show(
         >>> show({"calm": clip, "what the model saw": clip.picture})
         Shown(calm, what the model saw)
     """
-    pairs = _labelled(things)
+    if isinstance(things, Mapping):
+        pairs = [(str(label), thing) for label, thing in things.items()]
+    else:
+        things = things if isinstance(things, (list, tuple)) else [things]
+        pairs = [(Path(thing).name if isinstance(thing, (str, Path)) else "", thing) for thing in things]
     fps = fps or next((thing.request.fps for _, thing in pairs if hasattr(thing, "request")), None)
     labelled = [(label, _cell(thing, fps)) for label, thing in pairs]
     if not labelled:
@@ -150,14 +154,6 @@ class _Cell:
         return [frame.convert("RGB").resize(size, Image.Resampling.LANCZOS) for frame in self.frames]
 
 
-def _labelled(things: Any) -> list[tuple[str, Any]]:
-    if isinstance(things, Mapping):
-        return [(str(label), thing) for label, thing in things.items()]
-    if not isinstance(things, (list, tuple)):
-        things = [things]
-    return [(Path(thing).name if isinstance(thing, (str, Path)) else "", thing) for thing in things]
-
-
 def _cell(thing: Any, fps: float | None) -> _Cell:
     if isinstance(thing, Image.Image):
         return _Cell([thing], _FPS)
@@ -171,7 +167,6 @@ def _cell(thing: Any, fps: float | None) -> _Cell:
         info = probe(path)
         if info.codec == "h264":  # every browser plays it; anything else is encoded anew
             return _Cell([], info.fps, path.read_bytes(), info)
-    elif path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
-        with Image.open(path) as image:
-            return _Cell([image.convert("RGB")], _FPS)
+    elif path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
+        return _Cell([open_image(path)], _FPS)
     return _Cell(*read_frames(path))
