@@ -131,6 +131,7 @@ def _generate_one(
     import torch
 
     notes, device, stage = list(request.concerns()), str(pipeline._execution_device), "encoding or in the first step"
+    started = sampled = 0.0
     steps = {"total": request.num_inference_steps, "desc": f"seed {request.seed}", "unit": "step"}
     with exclusive(pipeline), keep_precision(pipeline), torch.no_grad(), Progress(**steps, disable=not progress) as bar:
 

@@ -74,6 +74,7 @@ def show(
         >>> show({"calm": clip, "what the model saw": clip.picture})
         Shown(calm, what the model saw)
     """
+    pairs: list[tuple[str, Any]]
     if isinstance(things, Mapping):
         pairs = [(str(label), thing) for label, thing in things.items()]
     else:
