@@ -18,6 +18,7 @@ import time
 import warnings
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from svdlab import Machine, Request, Setup, generate, grid, run
 from svdlab.pipelines.cached import load_cached
@@ -62,9 +63,9 @@ def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
 
 def table(setup: Setup, request: Request, count: int = 10_000) -> None:
     row = Row(key="", setup=setup.resolved(), request=request, machine=Machine.here())
-    row = dataclasses.replace(
-        row, timings={"sample_seconds": 1.0}, quality=Quality(*(i / 7 for i in range(len(dataclasses.fields(Quality)))))
-    )
+    measures: dict[str, Any] = {f.name: number / 7 for number, f in enumerate(dataclasses.fields(Quality))}
+    quality = Quality(**measures | {"black_frames": 0, "non_finite": False})
+    row = dataclasses.replace(row, timings={"sample_seconds": 1.0}, quality=quality)
     with tempfile.TemporaryDirectory() as folder:
         for i in range(count):
             Path(folder, f"{i:016x}.json").write_text(dataclasses.replace(row, key=f"{i:016x}").to_json())

@@ -142,6 +142,10 @@ def _generate_one(
             if on_step is not None:
                 on_step(done, total, latents)
 
+        started = sampled = time.perf_counter()
+        latents: Any = None
+        frames: Any = None
+        exhausted = False
         try:
             for optimization, value in setup.parsed if setup else ():
                 optimization.before_clip(pipeline, value, request)
@@ -151,9 +155,8 @@ def _generate_one(
             sampled, stage = time.perf_counter(), "decoding"
             bar.set_postfix_str(stage)
             pixels = _decode(pipeline, latents, request, notes)
-            frames: Any = pipeline.video_processor.postprocess_video(video=pixels, output_type="pil")[0]
+            frames = pipeline.video_processor.postprocess_video(video=pixels, output_type="pil")[0]
             bar.set_postfix_str("")
-            exhausted = False
         except (MemoryError, RuntimeError, OSError) as error:
             exhausted = is_out_of_memory(error)
             if not exhausted:

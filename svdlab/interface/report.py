@@ -149,7 +149,7 @@ def _measured(rows: Sequence[Row]) -> dict[str, Any] | None:
         unit, heading = (2**30 if name.endswith("_bytes") else 1), name
         for ending, text in _UNITS.items():
             heading = heading.replace(ending, text)
-        values = [None if line[name] is None else line[name] / unit for line in figures]
+        values = [None if value is None else value / unit for value in (line[name] for line in figures)]
         if any(value is not None for value in values):
             columns[heading] = values
     return {"heads": list(columns), "lines": list(zip(*columns.values(), strict=True))}

@@ -11,6 +11,7 @@ import os
 import secrets
 import zipfile
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -189,14 +190,12 @@ class Review:
         from IPython.display import HTML, display
 
         shell, name = get_ipython(), secrets.token_hex(8)
-        try:
-            from anywidget import AnyWidget
-        except ImportError:
-            AnyWidget = None
-        live = AnyWidget is not None and hasattr(shell, "kernel")
+        live = find_spec("anywidget") is not None and hasattr(shell, "kernel")
         display(HTML(self._repr_html_(name, live)))
         if not live:
             return
+        from anywidget import AnyWidget
+
         courier = type("Courier", (AnyWidget,), {"_esm": render("courier.js", name=name)})()
         courier.on_msg(self._answer)
         self._couriers.append(courier)
