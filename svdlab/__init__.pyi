@@ -8,8 +8,8 @@ from .generation.generate import OutOfMemory as OutOfMemory
 from .generation.generate import generate as generate
 from .headless.run_notebooks import results_folder as results_folder
 from .interface import plots as plots
-from .interface.clip_grid import save_wall as save_wall
-from .interface.clip_grid import wall as wall
+from .interface.clip_wall import save_wall as save_wall
+from .interface.clip_wall import wall as wall
 from .interface.doctor import doctor as doctor
 from .interface.panel.panel import panel as panel
 from .interface.report import report as report

@@ -24,7 +24,7 @@ from svdlab.generation.preview import preview_frames
 from svdlab.interface.panel import setup_marks, worker
 from svdlab.media import write_video
 from svdlab.pipelines.cached import load_cached
-from svdlab.pipelines.exclusive import exclusive
+from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.request import conditioning, quiet_requests
 from svdlab.rows.row_files import read_rows
 

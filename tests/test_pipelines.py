@@ -10,7 +10,7 @@ import torch
 
 from svdlab import GenerationError, Request, Setup, generate, load
 from svdlab.machine import is_out_of_memory
-from svdlab.pipelines.exclusive import exclusive
+from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.pipelines.vae_precision import encode_dtype, float32_decoder, keep_precision
 from svdlab.progress_bar import quiet_libraries
 from svdlab.request import quiet_requests

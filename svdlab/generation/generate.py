@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from svdlab.generation.clip import BLACK, Clip
 from svdlab.machine import is_out_of_memory, peak_bytes, reset_peak
-from svdlab.pipelines.exclusive import exclusive
 from svdlab.pipelines.load import setup_of
+from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.pipelines.vae_precision import float32_decoder, keep_precision
 from svdlab.prediction.fitting import lighter
 from svdlab.progress_bar import Progress

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from svdlab.atomic_files import atomic_write
-from svdlab.interface.clip_grid import wall
+from svdlab.interface.clip_wall import wall
 from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.row_page import embedded, render, rows_page

@@ -19,8 +19,8 @@ from svdlab.machine import Machine
 from svdlab.media.images import image_sha256
 from svdlab.messages import describe_error
 from svdlab.pipelines.cached import load_cached
-from svdlab.pipelines.exclusive import exclusive
 from svdlab.pipelines.load import setup_of
+from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.pipelines.shared_encodings import shared
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, write_row

@@ -22,7 +22,7 @@ from svdlab.headless.run_notebooks import results_folder
 from svdlab.interface.panel.widgets import Alert, Button, figure, w
 from svdlab.media.show import strip
 from svdlab.pipelines.cached import free_memory, load_cached
-from svdlab.pipelines.exclusive import exclusive
+from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.progress_bar import quiet_libraries
 from svdlab.rows.row import Row
 from svdlab.setup import Setup

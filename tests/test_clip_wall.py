@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from svdlab import Request, Row, Setup, grid, save_wall, wall
-from svdlab.interface import clip_grid
+from svdlab.interface import clip_wall
 from svdlab.interface.review import Review
 from svdlab.interface.row_labels import distinct_texts, knobs, row_labels, setup_labels
 from svdlab.interface.study_folder import Entry
@@ -98,7 +98,7 @@ def test_a_wall_is_decoded_frame_by_frame(rows, tmp_path, monkeypatch):
     frames = [Image.new("RGB", (128, 72), (i * 10, 0, 0)) for i in range(25)]
     clip = write_video(tmp_path / "long.mp4", frames, 7)
     del frames
-    iterate, decoded, alive = clip_grid.iterate_frames, [], []
+    iterate, decoded, alive = clip_wall.iterate_frames, [], []
 
     def spy(path):
         for frame in iterate(path):
@@ -109,8 +109,8 @@ def test_a_wall_is_decoded_frame_by_frame(rows, tmp_path, monkeypatch):
         for _ in frames:
             alive.append(sum(reference() is not None for reference in decoded))
 
-    monkeypatch.setattr(clip_grid, "iterate_frames", spy)
-    monkeypatch.setattr(clip_grid, "write_video", consume)
+    monkeypatch.setattr(clip_wall, "iterate_frames", spy)
+    monkeypatch.setattr(clip_wall, "write_video", consume)
     many = [replace(rows[0], clip=clip, request=replace(rows[0].request, seed=seed)) for seed in range(12)]
     save_wall(many, tmp_path / "wall.mp4", "seed")
     assert len(alive) == 25
