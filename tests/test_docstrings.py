@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for path in (ROOT / "svdlab").rglob("*.py") if path.name != "__main__.py")
+WITH_EXAMPLES = [path for path in MODULES if ">>>" in path.read_text()]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.REPORT_ONLY_FIRST_FAILURE
 TAKES_NOTHING = ("self", "cls")
 
@@ -63,10 +64,9 @@ def notebook_names(tmp_path_factory):
     os.chdir(before)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.xdist_group("examples")  # what they share takes a while to make
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_run(path, notebook_names, capsys):
-    if ">>>" not in path.read_text():
-        pytest.skip("no examples")
     module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
     tests = doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=notebook_names)
     runner = doctest.DocTestRunner(optionflags=FLAGS)
