@@ -239,3 +239,10 @@ def test_killed_at_every_dangerous_point_of_a_save(setup, ask, tmp_path, call):
         quick(trials, folder)
         check_whole(folder, trials)
     assert points >= 1
+
+
+def test_a_living_writer_that_is_silent_is_waited_for_on_its_own_machine(tmp_path):
+    """Stopped by Ctrl-Z or asleep it touches nothing, and its process still proves that it lives."""
+    with locks.claim(tmp_path, "0" * 16) as scratch:
+        os.utime(scratch, (0, time.time() - 2 * locks.SILENT_SECONDS))
+        assert locks.is_claimed(tmp_path, "0" * 16)

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from svdlab import Setup, ladder, measure, profile
 from svdlab.profiling import measured_process
 from svdlab.profiling import profile as profile_module
 from svdlab.quality.assess import difference
 from svdlab.quality.likeness import PSNR_CAP_DB
+from svdlab.request import conditioning
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.row_key import row_key
@@ -295,7 +297,8 @@ def test_two_who_profile_one_ladder_measure_each_rung_once(small, request_, tmp_
 
 def failed_row(setup, request):
     """What `measure` would return, without a process."""
-    key = profile_module._measurement_key(Trial(setup, request), None)
+    trial = Trial(setup, request)
+    key = profile_module._measurement_key(trial, conditioning(trial.request), None)
     return Row(key, setup.resolved(), request, status="failed", error="too small", created=str(time.time_ns()))
 
 
@@ -335,3 +338,25 @@ def test_fidelity_is_what_difference_says(tmp_path):
     assert likeness.ssim == pytest.approx(expected.ssim)
     assert likeness.max_abs_levels == expected.max_abs_levels
     assert likeness.latents_relative == pytest.approx(0.1)
+
+
+def test_an_image_that_changes_while_it_is_measured_changes_nothing(checkpoint, ask, picture, tmp_path, monkeypatch):
+    """The picture is read once: its key, its hash and what the process sees are of the same pixels."""
+    from svdlab.media.images import image_sha256
+    from svdlab.profiling import profile as module
+
+    image = tmp_path / "image.png"
+    picture.save(image)
+    request, seen = ask(image=str(image)), []
+    expected = image_sha256(conditioning(request))
+
+    def run_instead(question, scratch, timeout_seconds):
+        seen.append(image_sha256(Image.open(scratch / module.PICTURE_FILE)))
+        image.unlink()
+        (scratch / module._LOG_FILE).write_text("no weights")
+        return 1
+
+    monkeypatch.setattr(module, "_run_measured_process", run_instead)
+    row = module.measure(Setup("svd", weights=str(checkpoint), dtype="fp32"), request)
+    assert row.status == "failed"
+    assert [row.picture_sha256] == seen == [expected]

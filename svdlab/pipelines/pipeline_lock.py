@@ -36,7 +36,7 @@ def exclusive(
     lock = _locks.setdefault(pipeline, threading.RLock())  # one step, so that two threads agree
     if not lock.acquire(blocking=False):
         sentence = "This pipeline is making another clip: waiting until that one is done."
-        say(sentence) if say else print(sentence, file=sys.stderr)
+        say(sentence) if say else sys.stderr.write(f"{sentence}\n")  # in one piece beside other threads
         while not lock.acquire(timeout=0.2):
             check()
     try:

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from svdlab.generation.generate import generate
 from svdlab.machine import best_device, is_out_of_memory
 from svdlab.messages import describe_error
@@ -32,6 +34,7 @@ from svdlab.variants import variant
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
+PICTURE_FILE = "picture.png"  # what the model sees: in the folder before the process starts
 EVENTS_FILE, FRAMES_FILE = "events.jsonl", "frames.npz"  # what the process leaves in its folder
 
 
@@ -69,6 +72,8 @@ def _measure(question: dict[str, Any], folder: Path, events: _EventLog) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
     if setup.weights == "hub":  # a download is no part of loading
         hub.fetch(variant(setup.variant), half=setup.resolved().dtype != "fp32", revision=setup.revision)
+    with Image.open(folder / PICTURE_FILE) as file:
+        picture = file.convert("RGB")
     events.end_stage()
     events.begin_stage("load")
     pipeline = load(setup)
@@ -76,7 +81,7 @@ def _measure(question: dict[str, Any], folder: Path, events: _EventLog) -> None:
     on_step = events.watch_stages(pipeline)
     for events.call in range(1 + question["repeats"]):
         events.begin_stage("encode")
-        clip: Any = generate(pipeline, request, on_step=on_step, progress=False)
+        clip: Any = generate(pipeline, request, on_step=on_step, progress=False, picture=picture)
         events.end_stage()
     peak_bytes = _process_peak_bytes()  # before the frames are copied once more
     frames = np.stack([np.asarray(frame) for frame in clip.frames])

@@ -24,13 +24,14 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 import svdlab
 from svdlab.atomic_files import clear_leftovers, scratch_folder
 from svdlab.machine import Machine
 from svdlab.media.images import image_sha256
 from svdlab.messages import first_line
-from svdlab.profiling.measured_process import EVENTS_FILE, FRAMES_FILE
+from svdlab.profiling.measured_process import EVENTS_FILE, FRAMES_FILE, PICTURE_FILE
 from svdlab.progress_bar import Progress
 from svdlab.quality.likeness import psnr, ssim
 from svdlab.request import Request, conditioning
@@ -55,6 +56,7 @@ def measure(
     frames: Path | None = None,
     memory_limit_bytes: int | None = None,
     timeout_seconds: float | None = None,
+    picture: Image.Image | None = None,
 ) -> Row:
     """Measure one setup: a fresh process loads it, makes the clip once, then `repeats` times more.
 
@@ -66,6 +68,7 @@ def measure(
         frames: Where the frames are kept, an .npz. Default: they are not kept.
         memory_limit_bytes: Of torch on a card, of all the process's data elsewhere (Linux). Default: all there is.
         timeout_seconds: When the process is stopped. Default: never.
+        picture: What the model sees. Default: the request's image, read and fitted once.
 
     Returns:
         A row whose `measurement` holds stages, peaks, medians and memory over time. If the process ran out of memory,
@@ -77,12 +80,14 @@ def measure(
         True
     """
     trial = Trial(setup, request)
+    picture = conditioning(trial.request) if picture is None else picture
     created = datetime.now(timezone.utc).isoformat()
     parent = frames.parent if frames else Path(tempfile.gettempdir())
     clear_leftovers(parent)
     with scratch_folder(parent) as scratch:
         question = {"setup": setup.to_json(), "request": trial.request.to_json(), "repeats": repeats}
         question["memory_limit_bytes"] = memory_limit_bytes
+        picture.save(scratch / PICTURE_FILE)
         exit_code = _run_measured_process(question, scratch, timeout_seconds)
         measurement, facts = _read_events(scratch / EVENTS_FILE)
         error = None if facts.get("done") else _failure(measurement, facts, exit_code, scratch / _LOG_FILE)
@@ -92,7 +97,7 @@ def measure(
             (scratch / FRAMES_FILE).replace(frames)
     timings = {"sample_seconds": measurement.sample_seconds, "decode_seconds": measurement.decode_seconds}
     return Row(
-        key=_measurement_key(trial, memory_limit_bytes),  # now that a commit has been fetched
+        key=_measurement_key(trial, picture, memory_limit_bytes),  # now that a commit has been fetched
         setup=setup.resolved(),
         request=trial.request,
         status="done" if error is None else "failed",
@@ -100,7 +105,7 @@ def measure(
         timings={name: seconds for name, seconds in timings.items() if seconds is not None},
         measurement=measurement,
         notes=tuple(facts.get("notes", ())),
-        picture_sha256=image_sha256(conditioning(trial.request)),
+        picture_sha256=image_sha256(picture),
         machine=Machine.here(),
         created=created,
         version=svdlab.__version__,
@@ -144,7 +149,8 @@ def profile(
         return []
     folder.mkdir(parents=True, exist_ok=True)
     clear_claims(folder)
-    keys = [_measurement_key(trial, memory_limit_bytes) for trial in trials]
+    pictures = {trial.request: conditioning(trial.request) for trial in {t.request: t for t in trials}.values()}
+    keys = [_measurement_key(trial, pictures[trial.request], memory_limit_bytes) for trial in trials]
     first, frames = trials[0], folder / f"{keys[0]}.npz"
     limits: Any = {"memory_limit_bytes": memory_limit_bytes, "timeout_seconds": timeout_seconds}
     rows = {key: row for key in keys if (row := find_row(folder, key))}
@@ -154,9 +160,10 @@ def profile(
     def measure_rung(key: str, trial: Trial, scratch: Path) -> Row:
         comparable = key != keys[0] and trial.request == first.request and frames.exists()
         baseline, own_frames = frames if comparable else None, scratch / FRAMES_FILE
-        row = measure(trial.setup, trial.request, repeats=repeats, baseline=baseline, frames=own_frames, **limits)
+        options = limits | {"picture": pictures[trial.request]}
+        row = measure(trial.setup, trial.request, repeats=repeats, baseline=baseline, frames=own_frames, **options)
         if key == keys[0] and row.measurement and row.status == "done":
-            again = measure(trial.setup, trial.request, repeats=0, baseline=own_frames, **limits)
+            again = measure(trial.setup, trial.request, repeats=0, baseline=own_frames, **options)
             own_frames.replace(frames)
             noise = again.measurement.fidelity if again.measurement else Fidelity()
             row = dataclasses.replace(row, measurement=dataclasses.replace(row.measurement, fidelity=noise))
@@ -175,7 +182,8 @@ def profile(
     with Progress(total=len(missing), unit="setup", disable=not (progress and missing)) as bar:
         if missing and keys[0] not in missing and rows[keys[0]].status == "done" and not frames.exists():
             with claim(folder, f"{keys[0]}-frames") as scratch:
-                measure(first.setup, first.request, repeats=0, frames=scratch / FRAMES_FILE, **limits)
+                options = limits | {"picture": pictures[first.request]}
+                measure(first.setup, first.request, repeats=0, frames=scratch / FRAMES_FILE, **options)
                 if (scratch / FRAMES_FILE).exists():
                     (scratch / FRAMES_FILE).replace(frames)
         for key, trial in missing.items():
@@ -197,11 +205,11 @@ def _fidelity(frames: Path, baseline: Path) -> Fidelity:
     )
 
 
-def _measurement_key(trial: Trial, memory_limit_bytes: int | None) -> str:
+def _measurement_key(trial: Trial, picture: Image.Image, memory_limit_bytes: int | None) -> str:
     apart: dict[str, Any] = {"measured_on": (Machine.here().name, trial.setup.resolved().device)}
     if memory_limit_bytes is not None:
         apart["memory_limit_bytes"] = memory_limit_bytes
-    return row_key(trial.setup, trial.request, **apart)
+    return row_key(trial.setup, trial.request, image_sha256(picture), **apart)
 
 
 def _run_measured_process(question: dict[str, Any], scratch: Path, timeout_seconds: float | None) -> int | None:

@@ -23,7 +23,9 @@ from pathlib import Path
 from svdlab.atomic_files import clear_leftovers
 
 BEAT_SECONDS = 15  # how often an owner touches its claim
-SILENT_SECONDS = 120  # nobody waits longer for a claim that is not touched; NFS shows a touch up to a minute late
+SILENT_SECONDS = (
+    120  # for another machine's claim that is not touched nobody waits longer; NFS shows a touch a minute late
+)
 ABANDONED_SECONDS = 86_400  # then a claim of another machine is removed
 
 _own_claims: set[str] = set()  # the names of those that this process holds now
@@ -74,7 +76,8 @@ def is_claimed(folder: Path, key: str, besides: Path | None = None) -> bool:
     for entry in os.scandir(folder):
         if entry.name.startswith(f".{key}~") and (besides is None or entry.name != besides.name):
             with suppress(FileNotFoundError):  # released while we look
-                if _may_live(entry.name) and now - entry.stat().st_mtime < SILENT_SECONDS:
+                fresh = now - entry.stat().st_mtime < SILENT_SECONDS
+                if _may_live(entry.name) and (fresh or _is_of_this_machine(entry.name)):  # here a process proves it
                     return True
     return False
 
