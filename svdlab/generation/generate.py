@@ -131,7 +131,9 @@ def _generate_one(
     import torch
 
     notes, device, stage = list(request.concerns()), str(pipeline._execution_device), "encoding or in the first step"
-    started = sampled = 0.0
+    latents: Any = None
+    frames: Any = None
+    started, sampled, exhausted = 0.0, 0.0, False
     steps = {"total": request.num_inference_steps, "desc": f"seed {request.seed}", "unit": "step"}
     with exclusive(pipeline), keep_precision(pipeline), torch.no_grad(), Progress(**steps, disable=not progress) as bar:
 
@@ -142,10 +144,6 @@ def _generate_one(
             if on_step is not None:
                 on_step(done, total, latents)
 
-        started = sampled = time.perf_counter()
-        latents: Any = None
-        frames: Any = None
-        exhausted = False
         try:
             for optimization, value in setup.parsed if setup else ():
                 optimization.before_clip(pipeline, value, request)

@@ -149,7 +149,7 @@ def profile(
         return []
     folder.mkdir(parents=True, exist_ok=True)
     clear_claims(folder)
-    pictures = {trial.request: conditioning(trial.request) for trial in {t.request: t for t in trials}.values()}
+    pictures = {request: conditioning(request) for request in {trial.request for trial in trials}}
     keys = [_measurement_key(trial, pictures[trial.request], memory_limit_bytes) for trial in trials]
     first, frames = trials[0], folder / f"{keys[0]}.npz"
     limits: Any = {"memory_limit_bytes": memory_limit_bytes, "timeout_seconds": timeout_seconds}
