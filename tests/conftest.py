@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import mount
 
 # One thread: the models here are so small that threads only wait for one another, minutes instead of seconds where
 # something else is busy on the machine.
@@ -109,3 +112,12 @@ def ask(picture):
             return Request.for_variant("svd", **{"image": picture, "seed": 5} | small | fields)
 
     return asked
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A real disk of 96 KiB."""
+    folder = tmp_path / "disk"
+    mount(folder, "size=96k")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)  # refused where a file is held open

@@ -17,10 +17,8 @@ import io
 import os
 import random
 import resource
-import shutil
 import signal
 import struct
-import subprocess
 import sys
 import time
 import zlib
@@ -62,23 +60,6 @@ def quick(trials, folder):
 
 def noisy(count: int = 4, size: tuple[int, int] = (128, 72)) -> list[Image.Image]:
     return [Image.effect_noise(size, 80).convert("RGB") for _ in range(count)]
-
-
-def mounted(folder: Path, *options: str) -> None:
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, check=False) if shutil.which("mount") else None
-    if done is None or done.returncode:
-        pytest.skip("only root may mount a small disk here")
-
-
-@pytest.fixture
-def disk(tmp_path) -> Iterator[Path]:
-    """A real disk of 96 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted(folder, "size=96k")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 # --- disks -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import mount
 from sweeps import quick, trials_of
 
 from svdlab import Setup
@@ -24,23 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def setup(checkpoint) -> Iterator[Setup]:
     yield Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
     unload_cached()
-
-
-def mount(folder: Path, *options: str) -> None:
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, check=False) if shutil.which("mount") else None
-    if done is None or done.returncode:
-        pytest.skip("only root may mount a small disk here")
-
-
-@pytest.fixture
-def disk(tmp_path) -> Iterator[Path]:
-    """A real disk of 96 KiB."""
-    folder = tmp_path / "disk"
-    mount(folder, "size=96k")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)  # refused where a file is held open
 
 
 def test_a_disk_that_fills_up_keeps_the_finished_rows_and_the_next_run_goes_on(setup, ask, disk, tmp_path):
