@@ -98,8 +98,9 @@ def with_an_old_extra(patch):
 def test_what_is_broken_is_a_problem_the_rest_is_still_told_and_scripts_see_it(
     monkeypatch, capsys, break_it, name, words
 ):
-    for file in ("read_video", "write_video", "gif"):  # to be imported anew
+    for file in ("read_video", "write_video", "gif"):  # to be imported anew, and put back as module and as attribute
         monkeypatch.delitem(sys.modules, f"svdlab.media.{file}", raising=False)
+        monkeypatch.delattr(f"svdlab.media.{file}", raising=False)
     break_it(monkeypatch)
     assert main(["doctor", "--json"]) == 1
     checks = by_name(capsys.readouterr().out)
