@@ -23,8 +23,7 @@ _ABANDONED_SECONDS = 86_400  # where nothing can be locked (some network disks),
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a scratch path of the same name; the file or folder written there replaces the target at the end.
 
-    Args:
-        path: the target; its folder is created, and what killed writers left in it is cleared.
+    The target's folder is created, and what killed writers left in it is cleared.
 
     Example:
         >>> with atomic_write(Path("notes.txt")) as scratch:
@@ -54,11 +53,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yield a new folder, removed afterwards, that `clear_leftovers` leaves alone while this process lives.
-
-    Args:
-        parent: the folder to create it in; on the same disk as the target.
-    """
+    """Yield a new folder, removed afterwards, that `clear_leftovers` leaves alone while this process lives."""
     parent.mkdir(parents=True, exist_ok=True)
     while True:
         folder = parent / f"{_PREFIX}{secrets.token_hex(6)}"
@@ -77,11 +72,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in a folder, and nothing of writers that live.
-
-    Args:
-        folder: it need not exist.
-    """
+    """Remove what killed writers left in a folder, which need not exist, and nothing of writers that live."""
     for leftover in folder.glob(f"{_PREFIX}*"):
         if leftover.name.endswith(_REPLACED):
             target = folder / leftover.name.removeprefix(_PREFIX).removesuffix(_REPLACED)
@@ -96,11 +87,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def restore_replaced(path: Path) -> Path:
-    """Put a folder back whose writer was killed between moving the old one away and the new one in; return its path.
-
-    Args:
-        path: the folder.
-    """
+    """Put a folder back whose writer was killed between moving the old one away and the new one in; return its path."""
     if not path.exists() and _replaced(path).is_dir():
         with suppress(OSError):  # a reader that must not write goes without it
             _replaced(path).rename(path)

@@ -48,29 +48,25 @@ class Machine:
     commit: str | None = None
 
     @classmethod
+    @cache
     def here(cls) -> Machine:
         """This machine. The first call loads torch, which knows the device."""
-        return _this_machine()
+        import psutil
+        import torch
+
+        device, name, memory_bytes = best_device(), _processor(), psutil.virtual_memory().total
+        if device == "cuda":  # (Apple's GPU shares the memory of the processor)
+            card = torch.cuda.get_device_properties(0)
+            name, memory_bytes = card.name, card.total_memory
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        libraries = {library: installed(library) for library in ("torch", "diffusers", "transformers", "accelerate")}
+        return cls(device, name, memory_bytes, cores, platform.python_version(), libraries, _commit())
 
     def __str__(self) -> str:
         memory = "unknown memory" if self.memory_bytes is None else f"{self.memory_bytes / 2**30:.1f} GiB"
         device = f"{self.name}, {self.cores} cores" if self.device == "cpu" else f"{self.name} ({self.device})"
         libraries = " · ".join(f"{name} {number or 'missing'}" for name, number in self.libraries.items())
         return f"{device}, {memory} · Python {self.python} · {libraries}"
-
-
-@cache
-def _this_machine() -> Machine:
-    import psutil
-    import torch
-
-    device, name, memory_bytes = best_device(), _processor(), psutil.virtual_memory().total
-    if device == "cuda":  # (Apple's GPU shares the memory of the processor)
-        card = torch.cuda.get_device_properties(0)
-        name, memory_bytes = card.name, card.total_memory
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    libraries = {library: installed(library) for library in ("torch", "diffusers", "transformers", "accelerate")}
-    return Machine(device, name, memory_bytes, cores, platform.python_version(), libraries, _commit())
 
 
 def best_device() -> str:
@@ -83,11 +79,7 @@ def best_device() -> str:
 
 
 def free_bytes(device: str) -> int:
-    """The memory that a device could still give away now.
-
-    Args:
-        device: "cuda", "cuda:1", "mps" or "cpu".
-    """
+    """The memory that a device ("cuda", "cuda:1", "mps" or "cpu") could still give away now."""
     import psutil
     import torch
 
@@ -97,11 +89,7 @@ def free_bytes(device: str) -> int:
 
 
 def reset_peak(device: str) -> None:
-    """Begin to count the peak of a device's memory anew.
-
-    Args:
-        device: as for `free_bytes`; only CUDA cards count one.
-    """
+    """Begin to count the peak of a device's memory anew; only CUDA cards count one."""
     import torch
 
     if device.startswith("cuda"):
@@ -109,33 +97,20 @@ def reset_peak(device: str) -> None:
 
 
 def peak_bytes(device: str) -> int | None:
-    """The most that torch had allocated on a device since `reset_peak`; None where the device counts no peak.
-
-    Args:
-        device: as for `free_bytes`.
-    """
+    """The most that torch had allocated on a device since `reset_peak`; None where the device counts no peak."""
     import torch
 
     return torch.cuda.max_memory_allocated(torch.device(device)) if device.startswith("cuda") else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whatever device.
-
-    Args:
-        error: a `MemoryError`, or an error of torch or the system, told by its words.
-    """
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, (RuntimeError, OSError)) and bool(_OUT_OF_MEMORY.search(str(error)))
+    """Whether an error says that memory ran out, on whatever device."""
+    in_words = isinstance(error, (RuntimeError, OSError)) and _OUT_OF_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(in_words)
 
 
 def installed(library: str) -> str | None:
-    """The version of a library; None where it is not installed.
-
-    Args:
-        library: its name on PyPI.
-    """
+    """The version of a library by its name on PyPI; None where it is not installed."""
     try:
         return version(library)
     except PackageNotFoundError:

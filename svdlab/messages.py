@@ -15,22 +15,13 @@ from typing import Any
 
 
 def first_line(error_or_text: object, limit: int = 300) -> str:
-    """The first line that is not empty, without control characters; "no reason given" where there is none.
-
-    Args:
-        error_or_text: an exception, or any text.
-        limit: the most characters to return.
-    """
+    """The first line that is not empty, without control characters; "no reason given" where there is none."""
     lines = str(error_or_text)[: limit * 20].splitlines()
     return next((line for raw in lines if (line := _printable(raw).strip())), "no reason given")[:limit]
 
 
 def shorten(value: Any, limit: int = 200) -> str:
-    """A value as Python writes it, without control characters, cut in the middle where it is long.
-
-    Args:
-        value: anything; its `repr` is shown.
-        limit: the most characters to return.
+    """A value as Python writes it, without control characters, cut in the middle where it is over `limit` letters.
 
     Example:
         >>> shorten("a" * 100_000, limit=20)
@@ -48,10 +39,6 @@ def shorten(value: Any, limit: int = 200) -> str:
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a sentence that proposes the nearest known name; "" where none is alike.
 
-    Args:
-        name: what was given.
-        known: the names there are.
-
     Example:
         >>> did_you_mean("roket", ["rocket", "portrait"])
         "; did you mean 'rocket'?"
@@ -63,9 +50,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 def describe_error(error: BaseException, where: bool = True) -> str:
     """One sentence for any error: svdlab's own are sentences already, of others the class is named too.
 
-    Args:
-        error: what was raised.
-        where: whether to name the file and line that raised it.
+    With `where`, the file and the line that raised another one are named as well.
     """
     line = first_line(error, 500)
     if line.endswith("."):

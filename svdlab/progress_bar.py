@@ -20,11 +20,7 @@ _states: list[Any] = []  # of the libraries, before each block of `quiet_librari
 
 
 class Progress(tqdm):
-    """tqdm's bar: on stderr in a terminal, one output of the cell in a notebook.
-
-    Args:
-        **options: tqdm's own, such as `total`, `desc`, `unit` and `disable`.
-    """
+    """tqdm's bar, with its options: on stderr in a terminal, one output of the cell in a notebook."""
 
     _output: Any = None
 
@@ -38,12 +34,7 @@ class Progress(tqdm):
         super().__init__(mininterval=0.25, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Show the line; tqdm calls this.
-
-        Args:
-            msg: the line; default: the bar's present state.
-            pos: the line's place among several bars of a terminal.
-        """
+        """Show the line; tqdm calls this."""
         if self._output is None:
             return bool(super().display(msg, pos))
         self._output.update({"text/plain": msg or str(self)}, raw=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -16,18 +17,33 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from svdlab.media.images import fit_image, open_image
+from svdlab.media.images import fit_image, open_image, to_text
 from svdlab.messages import did_you_mean, shorten
-from svdlab.request_checks import RANGES, Fit, check_request
 from svdlab.variants import Variant, variant
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+Fit = Literal["crop", "pad", "stretch"]
 OF_VARIANT: Any = None  # a field left to the variant: `None` until `filled`, a number ever after
+# The limits of the architecture, beyond which no SVD can make a clip; what is possible and odd is one of `concerns`.
+# field: (type, lowest, highest, what to do about a value outside)
+_RANGES: dict[str, tuple[type, float, float, str]] = {
+    "seed": (int, 0, 2**63 - 1, "any whole number from 0 up makes a different clip"),
+    "height": (int, 64, 4096, "the trained height is 576"),
+    "width": (int, 64, 4096, "the trained width is 1024"),
+    "num_frames": (int, 2, 256, "a clip needs two frames to move; svd makes 14, svd-xt 25, chaining makes more"),
+    "num_inference_steps": (int, 1, 1000, "25 is usual"),
+    "min_guidance_scale": (float, 0, 100, "1.0 is usual"),
+    "max_guidance_scale": (float, 0, 100, "3.0 is usual, 1.0 turns guidance off"),
+    "fps": (int, 1, 1000, "7 is usual; the model is conditioned on fps - 1"),
+    "motion_bucket_id": (int, 0, 255, "127 is usual, 180 and more is lively, under 100 is calm"),
+    "noise_aug_strength": (float, 0, 10, "0.02 is usual, 0.1 to 0.3 frees the model from the picture"),
+    "decode_chunk_size": (int, 1, 256, "fewer frames at a time need less memory"),
+}
 _QUIET: ContextVar[bool] = ContextVar("quiet_requests", default=False)
 
 
@@ -99,19 +115,58 @@ class Request:
 
     def __post_init__(self) -> None:
         if isinstance(self.image, os.PathLike):
-            object.__setattr__(self, "image", os.fspath(self.image))
+            self._set("image", os.fspath(self.image))
         elif self.image is not None and (not isinstance(self.image, str) or self.image.startswith("data:")):
-            object.__setattr__(self, "image", open_image(self.image))
+            self._set("image", open_image(self.image))
         for name in ("sigmas", "focus"):
             if (value := getattr(self, name)) is not None:
                 try:
-                    object.__setattr__(self, name, tuple(float(each) for each in value))
+                    self._set(name, tuple(float(each) for each in value))
                 except (TypeError, ValueError, OverflowError):
                     raise ValueError(f"{name}={shorten(value)} is not a list of numbers, as in (0.5, 0.25).") from None
-        check_request(self)
+        for name in _RANGES:
+            if name == "seed" or getattr(self, name) is not None:
+                self._set(name, _number_in_range(name, getattr(self, name)))
+        self._check_fields_together()
         if not _QUIET.get():
             for sentence in self.concerns():
                 warnings.warn(sentence, UserWarning, stacklevel=3)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # as a frozen dataclass sets its fields
+
+    def _check_fields_together(self) -> None:
+        frames, chunk, steps = self.num_frames, self.decode_chunk_size, self.num_inference_steps
+        if None not in (frames, chunk) and chunk > frames:
+            raise ValueError(
+                f"decode_chunk_size={chunk} is over num_frames={frames}: "
+                f"use at most {frames}, which decodes all frames at once."
+            )
+        low, high = self.min_guidance_scale, self.max_guidance_scale
+        if None not in (low, high) and low > high:  # diffusers would switch guidance by the last frame's value alone
+            raise ValueError(
+                f"min_guidance_scale={low} is over max_guidance_scale={high}: "
+                "guidance rises from the first frame to the last; raise the maximum or lower the minimum."
+            )
+        if (sigmas := self.sigmas) is not None:
+            if not sigmas or not all(a > b for a, b in zip((math.inf, *sigmas), (*sigmas, 0), strict=True)):
+                raise ValueError(
+                    f"sigmas={shorten(sigmas)} must be positive and falling, as in (700.0, 50.0, 5.0, 0.5, 0.002)."
+                )
+            if steps not in (None, len(sigmas)):
+                raise ValueError(f"num_inference_steps={steps} disagrees with {len(sigmas)} sigmas: leave it out.")
+        if self.fit not in get_args(Fit):
+            raise ValueError(f"fit={shorten(self.fit)} is unknown: expected one of {', '.join(get_args(Fit))}.")
+        if self.focus is None or len(self.focus) != 2 or not all(0 <= f <= 1 for f in self.focus):
+            raise ValueError(
+                f"focus={shorten(self.focus)} must be two numbers from 0 to 1: x from the left, y from the top."
+            )
+        if self.image is None or self.image == "":
+            raise ValueError(
+                "image is empty: give a path, a URL, a picture, or the name of a bundled example ('rocket')."
+            )
+        if self.variant is not None:
+            variant(self.variant)
 
     @classmethod
     def for_variant(cls, name: str, *, preset: str | None = None, **fields: Any) -> Request:
@@ -151,7 +206,7 @@ class Request:
         sampling = v.presets[preset] if preset else v.sampling
         defaults: dict[str, Any] = {"num_frames": v.frames, **vars(v), **vars(sampling)}
         fields: dict[str, Any] = vars(self) | {"variant": name}
-        fields |= {field: defaults[field] for field in RANGES if fields[field] is None}
+        fields |= {field: defaults[field] for field in _RANGES if fields[field] is None}
         if self.sigmas is not None:
             fields["num_inference_steps"] = len(self.sigmas)
         if self.decode_chunk_size is None:  # there may be fewer frames than usual
@@ -160,15 +215,12 @@ class Request:
 
     def concerns(self) -> list[str]:
         """One sentence for each value that the model was not trained for; none for a request with open fields."""
-        if self.variant is None or self._is_open():
-            return []
-        return list(self._concerns(variant(self.variant)))
+        return [] if self.variant is None or self._is_open() else list(self._concerns(variant(self.variant)))
 
     def _concerns(self, v: Variant) -> Iterator[str]:
         steps, (low_fps, high_fps), (low_steps, high_steps) = self.num_inference_steps, v.fps_range, v.steps_range
         if not low_fps <= self.fps <= high_fps:
-            trained = f"{low_fps} to {high_fps}, what {v.name} was trained for"
-            yield f"fps={self.fps} is outside {trained}: expect odd motion."
+            yield f"fps={self.fps} is outside {low_fps} to {high_fps}, as {v.name} was trained: expect odd motion."
         if (self.height, self.width) != (v.height, v.width):
             yield (
                 f"{self.height}x{self.width} is not {v.height}x{v.width} (height x width), the size {v.name} was "
@@ -179,22 +231,19 @@ class Request:
         if steps > high_steps:
             yield f"num_inference_steps={steps} is over {high_steps}: rarely better, only slower."
         if self.num_frames > v.frames:
-            trained = f"the {v.frames} that {v.name} was trained for"
-            yield f"num_frames={self.num_frames} is more than {trained}: chain clips."
+            yield f"num_frames={self.num_frames} is more than the {v.frames} of {v.name}'s training: chain clips."
         for name, value in v.only.items():
             if getattr(self, name) != value:
                 yield f"{v.name} was tuned at {name}={value} only; {name}={getattr(self, name)} is outside that."
 
     def _is_open(self) -> bool:
-        return any(getattr(self, name) is None for name in RANGES)
+        return any(getattr(self, name) is None for name in _RANGES)
 
     def __hash__(self) -> int:
         return hash(self.to_json())
 
     def to_json(self) -> str:
         """One line of JSON that `from_json` reads back; a picture in memory travels inside it, as a PNG."""
-        from svdlab.media.images import to_text
-
         return json.dumps(vars(self) | {"image": to_text(self.image)}, ensure_ascii=False)
 
     @classmethod
@@ -207,17 +256,28 @@ class Request:
         return cls(**fields_of_json(cls, text, "image"))
 
 
+def _number_in_range(name: str, value: Any) -> int | float:
+    """The value of a field as a plain Python number; NumPy's come from sweeps."""
+    kind, low, high, hint = _RANGES[name]
+    try:
+        number = kind(value)
+        if isinstance(value, bool) or not math.isfinite(number) or number != value:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        expected = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{name}={shorten(value)} is not {expected}: {hint}.") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name}={shorten(number)} is outside {low} to {high}: {hint}.")
+    if name in ("height", "width") and number % 8:
+        raise ValueError(
+            f"{name}={number} is not a multiple of 8: use {number // 8 * 8} or {number // 8 * 8 + 8} "
+            "(multiples of 64 stay in the trained regime)."
+        )
+    return number
+
+
 def fields_of_json(kind: type[Any], text: str | dict[str, Any], required: str) -> dict[str, Any]:
-    """The fields of a request or a setup, read from JSON.
-
-    Args:
-        kind: `Request` or `Setup`.
-        text: the JSON, or the object in it.
-        required: the field that it must have.
-
-    Raises:
-        ValueError: it is no such object, or has a field that is unknown here.
-    """
+    """The fields of a `kind`, `Request` or `Setup`, read from JSON, the one that is `required` among them."""
     name = kind.__name__.lower()
     try:
         fields = json.loads(text) if isinstance(text, str) else text

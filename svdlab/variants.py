@@ -130,11 +130,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def variant(name: str) -> Variant:
-    """The variant of a name, or a `ValueError` with the nearest one.
-
-    Args:
-        name: "svd", "svd-xt", "svd-xt-1.1" or "tiny".
-    """
+    """The variant of a name, or a `ValueError` with the nearest one."""
     if not isinstance(name, str) or name not in VARIANTS:
         hint = did_you_mean(name, VARIANTS) or "."
         raise ValueError(f"Unknown variant {shorten(name)}: expected one of {', '.join(VARIANTS)}{hint}")
