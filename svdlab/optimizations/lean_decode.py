@@ -80,19 +80,19 @@ def _statistics(norm: Any, pieces: Iterable[torch.Tensor]) -> tuple[torch.Tensor
     """Mean and variance of each group over all pieces, in 32 bits, by Chan's way of joining variances."""
     import torch
 
-    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    count, mean, squares, shift = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
     for piece in pieces:
-        groups = piece[0].unflatten(0, (norm.num_groups, -1))  # sums of a view: nothing is copied
+        groups = piece[0].unflatten(0, (norm.num_groups, -1))
         dims, n = tuple(range(1, groups.ndim)), groups[0].numel()
+        if count == 0:  # sums of squares would cancel where a mean is far over its deviation: they are taken near it
+            shift = groups.mean(dims, keepdim=True, dtype=torch.float32).to(groups.dtype)
+        groups = groups - shift
         piece_mean = groups.mean(dims, dtype=torch.float32)
         spread = torch.linalg.vector_norm(groups, dim=dims, dtype=torch.float32) ** 2 - n * piece_mean**2
-        if count == 0:
-            count, mean, squares = n, piece_mean, spread
-            continue
         difference, total = piece_mean - mean, count + n
-        squares = squares + spread + difference**2 * (count * n / total)
+        squares = squares + spread.clamp(min=0) + difference**2 * (count * n / total)
         mean, count = mean + difference * (n / total), total
-    return mean, squares / count
+    return shift.flatten().float() + mean, squares / count
 
 
 def _normalised(norm: Any, piece: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
