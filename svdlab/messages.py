@@ -15,13 +15,22 @@ from typing import Any
 
 
 def first_line(error_or_text: object, limit: int = 300) -> str:
-    """The first line that is not empty, without control characters; "no reason given" where there is none."""
+    """The first line that is not empty, without control characters; "no reason given" where there is none.
+
+    Args:
+        error_or_text: An exception, or text from elsewhere.
+        limit: The most letters to keep.
+    """
     lines = str(error_or_text)[: limit * 20].splitlines()
     return next((line for raw in lines if (line := _printable(raw).strip())), "no reason given")[:limit]
 
 
 def shorten(value: Any, limit: int = 200) -> str:
     """A value as Python writes it, without control characters, cut in the middle where it is over `limit` letters.
+
+    Args:
+        value: Anything; its own `repr` may fail.
+        limit: The most letters to keep.
 
     Example:
         >>> shorten("a" * 100_000, limit=20)
@@ -39,6 +48,10 @@ def shorten(value: Any, limit: int = 200) -> str:
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a sentence that proposes the nearest known name; "" where none is alike.
 
+    Args:
+        name: What was given.
+        known: The names that would have done.
+
     Example:
         >>> did_you_mean("roket", ["rocket", "portrait"])
         "; did you mean 'rocket'?"
@@ -50,7 +63,9 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 def describe_error(error: BaseException, where: bool = True) -> str:
     """One sentence for any error: svdlab's own are sentences already, of others the class is named too.
 
-    With `where`, the file and the line that raised another one are named as well.
+    Args:
+        error: The exception that was caught.
+        where: Name the file and the line that raised it, where it is not svdlab's own.
     """
     line = first_line(error, 500)
     if line.endswith("."):

@@ -277,7 +277,13 @@ def _number_in_range(name: str, value: Any) -> int | float:
 
 
 def fields_of_json(kind: type[Any], text: str | dict[str, Any], required: str) -> dict[str, Any]:
-    """The fields of a `kind`, `Request` or `Setup`, read from JSON, the one that is `required` among them."""
+    """The fields of a request or a setup, read from JSON.
+
+    Args:
+        kind: `Request` or `Setup`.
+        text: The JSON, or the object that it holds.
+        required: The field without which it is neither.
+    """
     name = kind.__name__.lower()
     try:
         fields = json.loads(text) if isinstance(text, str) else text
