@@ -8,10 +8,10 @@ INSTALLED := .venv/installed
 quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no account, no download of weights
 	@mkdir -p results/quickstart
 	$(BIN)/papermill --engine svdlab --log-level WARNING --no-progress-bar notebooks/01_quickstart.ipynb results/quickstart/01_quickstart.ipynb \
-	  -p variant tiny -p results results/quickstart
+	  -p variant tiny
 	@echo
 	@echo "The executed notebook: results/quickstart/01_quickstart.ipynb"
-	@echo "The video:             results/quickstart/clip.mp4"
+	@echo "The video:             $$(ls -t results/quickstart/clip*.mp4 | head -1)"
 
 test: $(INSTALLED)  ## everything that needs neither a GPU nor a browser, in minutes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -7,6 +7,7 @@ from .generation.generate import GenerationError as GenerationError
 from .generation.generate import OutOfMemory as OutOfMemory
 from .generation.generate import generate as generate
 from .headless.run_notebooks import results_folder as results_folder
+from .headless.run_notebooks import unused_path as unused_path
 from .interface import plots as plots
 from .interface.clip_wall import save_wall as save_wall
 from .interface.clip_wall import wall as wall

@@ -54,13 +54,17 @@ def execute(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("frames", [4, pytest.param(14, marks=pytest.mark.slow)])
 def test_quickstart(execute, tmp_path, frames):
-    fixed = {"num_frames": frames}
-    shown = execute("01_quickstart", variant="tiny", fixed=fixed, results=str(tmp_path / "made"))
+    """Results lie where one works, and none in the checkout that the notebook and svdlab come from."""
+    checkout = {path: path.stat().st_mtime_ns for path in (NOTEBOOKS.parent / "results").rglob("*")}
+    shown = execute("01_quickstart", variant="tiny", fixed={"num_frames": frames})
+    assert checkout == {path: path.stat().st_mtime_ns for path in (NOTEBOOKS.parent / "results").rglob("*")}
+    made = tmp_path / "results" / "quickstart"
+    assert f"Results go to {made}" in shown
     assert "The same frames: True" in shown
     assert shown.count("<video") >= 3
-    calm, lively = read(tmp_path / "made" / "clip.mp4"), read(tmp_path / "made" / "livelier.mp4")
+    calm, lively = read(made / "clip.mp4"), read(made / "livelier.mp4")
     assert (calm.request.motion_bucket_id, lively.request.motion_bucket_id) == (127, 220)
-    assert len(calm.frames) == len(read(tmp_path / "made" / "livelier.gif").frames) == frames
+    assert len(calm.frames) == len(read(made / "livelier.gif").frames) == frames
 
 
 def test_memory_and_speed(execute, tmp_path):

@@ -65,6 +65,9 @@ def test_rows_of_a_study_of_several_and_of_a_folder_of_studies(motion, tmp_path)
     assert {"motion_bucket_id", "seed"} == {h["data-knob"] for h in headings if h.get("data-knob")}
     assert "<td>noise</td>" in together._repr_html_()
     assert newest(tmp_path) == [tmp_path / "noise"]
+    studies.row(tmp_path / "quickstart" / "panel", 41, studies.clip(4))  # as the first notebook's panel leaves one
+    assert newest(tmp_path) == [tmp_path / "quickstart" / "panel"]
+    assert newest(tmp_path / "nowhere") == []
     with pytest.raises(ValueError, match="There are no rows in"):
         review([])
     with pytest.raises(FileNotFoundError, match="There is no folder"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
 
-from svdlab import results_folder
+from svdlab import results_folder, unused_path
 from svdlab.headless.papermill_engine import stop_kernels
 from svdlab.headless.run_notebooks import MAX_BYTES, read_parameters, run_notebook
 from svdlab.interface.command_line import main
@@ -114,9 +116,33 @@ def test_a_parameter_file_that_is_no_file_is_refused(tmp_path):
             read_parameters(path)
 
 
-def test_results_lie_in_the_checkout_or_where_one_says(tmp_path):
+def test_a_parameter_that_is_misspelled_is_refused_by_the_papermill_command_before_anything_runs(tmp_path):
+    """The real command, on a real notebook: papermill alone would warn, and run the sweep that nobody asked for."""
+    command = [Path(sys.executable).with_name("papermill"), "--engine", "svdlab", "--no-progress-bar"]
+    notebook = NOTEBOOKS / "02_micro_conditioning.ipynb"
+    done = subprocess.run(
+        [*command, notebook, "out.ipynb", "-p", "motion_bucket", "3"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "did you mean 'motion_bucket_id'?" in done.stderr
+    assert "fixed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_results_lie_where_one_works_and_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert results_folder("", "motion") == tmp_path / "results" / "motion"
+    assert capsys.readouterr().out.split()[-1] == str(tmp_path / "results" / "motion")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert results_folder("", "motion") == tmp_path / "results" / "motion"
     assert results_folder(tmp_path / "here", "motion") == tmp_path / "here"
-    assert results_folder("", "motion") == Path(__file__).parents[1] / "results" / "motion"
+    for name in ("clip.mp4", "clip-2.mp4", "clip-3.mp4"):
+        assert unused_path(tmp_path / "clip.mp4").name == name
+        (tmp_path / name).touch()
+    (tmp_path / "chosen").symlink_to("nowhere")
+    assert unused_path(tmp_path / "chosen").name == "chosen-2"
 
 
 def test_notebooks_open_with_the_same_line_that_installs():

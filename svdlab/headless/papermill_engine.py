@@ -12,10 +12,14 @@ import atexit
 from pathlib import Path
 from typing import Any
 
+import click
 import zmq
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from papermill.engines import NBClientEngine
+from papermill.inspection import _infer_parameters
+
+from svdlab.headless.run_notebooks import unknown_parameter
 
 # All names gone, In[1] again, figures closed, and the working directory of this run.
 _CLEAR = """
@@ -25,6 +29,10 @@ if "matplotlib.pyplot" in sys.modules:
 os.chdir({cwd!r})
 get_ipython().reset(new_session=True)  # collects garbage too
 """
+
+
+class UnknownParameter(click.UsageError, ValueError):
+    """A parameter that the notebook does not have: papermill's command says so in one line, and Python may catch it."""
 
 
 class WarmEngine(NBClientEngine):
@@ -38,7 +46,14 @@ class WarmEngine(NBClientEngine):
             nb_man: papermill's manager of the notebook.
             kernel_name: of the kernel to run on, such as "python3".
             *args, **options: papermill's own.
+
+        Raises:
+            UnknownParameter: one of `-p` or `-f` is misspelled. papermill itself would run with the defaults.
         """
+        given = nb_man.nb.metadata.papermill.get("parameters", {})
+        known = [parameter.name for parameter in _infer_parameters(nb_man.nb)]
+        if unknown := unknown_parameter(given, known):
+            raise UnknownParameter(f"This run sets {unknown}")
         try:
             manager = _warm_kernel(kernel_name)
             return super().execute_managed_notebook(nb_man, kernel_name, *args, km=manager, **options)

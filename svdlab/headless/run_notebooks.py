@@ -7,35 +7,79 @@ checked before the first notebook runs, since a misspelled name should not be no
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import svdlab
 from svdlab.messages import did_you_mean, first_line, shorten
+from svdlab.request import Request
 
 MAX_BYTES = 1_000_000  # of a parameter file; PyYAML reads about 100 kB a second
 
 
+def results_home() -> Path:
+    """The folder `results` where one works: beside `notebooks` from inside that folder, else in the working one."""
+    here = Path.cwd()
+    return (here.parent if here.name == "notebooks" else here) / "results"
+
+
 def results_folder(results: str | Path, study: str) -> Path:
-    """The folder for what a notebook leaves behind; it is made where it is missing.
+    """The folder for what a notebook leaves behind; it is made where it is missing, and its path is printed.
 
     Args:
-        results: the folder itself; "" takes `results/<study>` in the checkout that svdlab runs from, or where it was
-            installed, in the working directory.
+        results: the folder itself; "" takes `results/<study>`, beside the notebook's folder where that is called
+            `notebooks`, else in the working directory.
         study: a name such as "quickstart".
 
     Example:
         >>> from svdlab import results_folder
         >>> results_folder("kept", "quickstart").name
+        Results go to .../kept
         'kept'
     """
-    checkout = Path(svdlab.__file__).resolve().parents[1]
-    home = checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
-    folder = Path(results) if results else home / "results" / study
+    folder = Path(results) if results else results_home() / study
     folder.mkdir(parents=True, exist_ok=True)
+    print(f"Results go to {folder.resolve()}")
     return folder
+
+
+def unused_path(path: str | Path) -> Path:
+    """The path, with a number before its ending where something lies there already: nothing is overwritten.
+
+    Args:
+        path: of a file or a folder to be written.
+
+    Example:
+        >>> from svdlab import unused_path
+        >>> Path("wall.mp4").touch()
+        >>> unused_path("wall.mp4").name
+        'wall-2.mp4'
+    """
+    path = Path(path)
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
+
+
+def unknown_parameter(names: Iterable[str], known: Iterable[str]) -> str:
+    """The end of a sentence about the first name that is no parameter of a notebook; "" where all are.
+
+    Args:
+        names: those that somebody sets.
+        known: those that the notebook has.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            if not hint and "fixed" in known and (hint := did_you_mean(name, (f.name for f in fields(Request)))):
+                hint += " That is a field of the request: it goes into fixed, or into axes."
+            hint = hint or f": it has {', '.join(known) or 'none'}."
+            return f"{shorten(name)}, which is no parameter of the notebook{hint}"
+    return ""
 
 
 def read_parameters(path: str | Path, known: Iterable[str] | None = None) -> dict[str, Any]:
@@ -85,10 +129,8 @@ def read_parameters(path: str | Path, known: Iterable[str] | None = None) -> dic
         raise ValueError(f"{path} is not a parameter file of plain YAML ({reason}).") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ValueError(f"{path} sets nothing: expected lines like 'seed: 11'.")
-    known = list(values if known is None else known)
-    if unknown := [name for name in values if name not in known]:
-        hint = did_you_mean(unknown[0], known) or f": it has {', '.join(known) or 'none'}."
-        raise ValueError(f"{path} sets {shorten(unknown[0])}, which is no parameter of the notebook{hint}")
+    if known is not None and (unknown := unknown_parameter(values, known)):
+        raise ValueError(f"{path} sets {unknown}")
     return values
 
 
@@ -123,7 +165,7 @@ def run_notebook(
         folder.mkdir(parents=True, exist_ok=True)
         if "results" in known:
             values = {"results": str(folder)} | values
-        copy = folder / Path(notebook).name
+        copy = unused_path(folder / Path(notebook).name)
         try:
             papermill.execute_notebook(str(notebook), str(copy), values, engine_name="svdlab", progress_bar=False)
         except PapermillExecutionError as error:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svdlab.atomic_files import atomic_write
-from svdlab.headless.run_notebooks import results_folder
+from svdlab.headless.run_notebooks import results_home
 from svdlab.interface.row_labels import row_labels
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import read_rows
@@ -106,14 +106,17 @@ def newest(folder: str | Path = "") -> list[Path]:
     """The study with clips that was written to last: a list of one folder, ready for `review`, or an empty one.
 
     Args:
-        folder: Where to look, one level deep. Left out, it is `results/`.
+        folder: Where to look, two levels deep. Left out, it is the `results` of where one works.
 
     Example:
         >>> from svdlab import newest
         >>> newest("results")[0].name
         'motion'
     """
-    studies = [study for study in _studies(Path(folder or results_folder("", ""))) if any(study.glob("*.mp4"))]
+    home = Path(folder or results_home())
+    inner = [each for each in home.glob("*/") if not each.name.startswith(".")]
+    studies = {study for each in (home, *inner) if each.is_dir() for study in _studies(each)}
+    studies = [study for study in studies if any(study.glob("*.mp4"))]
     return sorted(studies, key=lambda study: max(file.lstat().st_mtime for file in study.glob("*.json")))[-1:]
 
 

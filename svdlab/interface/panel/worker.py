@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from svdlab.generation.preview import preview_frames
-from svdlab.headless.run_notebooks import results_folder
+from svdlab.headless.run_notebooks import results_home
 from svdlab.interface.panel.widgets import Alert, Button, figure, w
 from svdlab.media.show import strip
 from svdlab.pipelines.cached import free_memory, load_cached
@@ -132,7 +132,8 @@ class ClipWorker(w.HBox):
         ):
             self._check_cancelled()
             self._tell("encoding the picture…")
-            folder = results_folder(self._results or "", "panel")
+            folder = Path(self._results or results_home() / "panel")
+            folder.mkdir(parents=True, exist_ok=True)
             return make_row(pipeline, trial, folder, picture=picture, on_step=after_step)
 
     def _check_cancelled(self) -> None:
