@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -101,6 +102,54 @@ def peak_bytes(device: str) -> int | None:
     import torch
 
     return torch.cuda.max_memory_allocated(torch.device(device)) if device.startswith("cuda") else None
+
+
+def allowed_bytes(device: str) -> int:
+    """What this process may have of a CUDA card's memory: all of it, or its `set_per_process_memory_fraction`.
+
+    Args:
+        device: "cuda" or "cuda:1".
+    """
+    import torch
+
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)  # unknown to older ones
+    return int(torch.cuda.get_device_properties(device).total_memory * share(torch.device(device)))
+
+
+def synchronize(device: str) -> None:
+    """Wait until a device has done what it was given; a processor always has.
+
+    Args:
+        device: as for `free_bytes`.
+    """
+    import torch
+
+    if device != "cpu":
+        torch.accelerator.synchronize(torch.device(device))
+
+
+def card_is_lost() -> bool:
+    """Whether everything that this process asks of its card fails, as after an illegal access: it must start again."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def safer_dtypes() -> tuple[str, ...]:
+    """What to try here where fp16 overflows, the leanest first.
+
+    Below compute capability 8 PyTorch has but its `math` attention for bf16, which asks for 39 GiB at full size.
+    """
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 8:
+        return ("fp32",)
+    return ("bf16", "fp32")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from svdlab.generation.clip import BLACK, Clip
-from svdlab.machine import is_out_of_memory, peak_bytes, reset_peak
+from svdlab.machine import allowed_bytes, is_out_of_memory, peak_bytes, reset_peak, safer_dtypes, synchronize
 from svdlab.pipelines.load import setup_of
 from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.pipelines.vae_precision import float32_decoder, keep_precision
@@ -150,7 +150,9 @@ def _generate_one(
             reset_peak(device)
             started = time.perf_counter()
             latents = _encode_and_denoise(pipeline, request, picture, after_step)
-            sampled, stage = time.perf_counter(), "decoding"
+            stage = "decoding"
+            synchronize(device)  # the last steps may still run there
+            sampled = time.perf_counter()
             bar.set_postfix_str(stage)
             pixels = _decode(pipeline, latents, request, notes)
             frames = pipeline.video_processor.postprocess_video(video=pixels, output_type="pil")[0]
@@ -208,7 +210,7 @@ def _decode(
     if not torch.isfinite(latents).all():
         raise GenerationError(
             f"The denoiser gave not-a-number at seed {request.seed}, {request.height}x{request.width}: nothing can be "
-            "shown; use dtype='bf16' or 'fp32', or a size nearer to the trained one."
+            f"shown; use {_safer_dtypes()}, or a size nearer to the trained one."
         )
     pixels = pipeline.decode_latents(latents, request.num_frames, request.decode_chunk_size)
     broken = int((~torch.isfinite(pixels)).any(dim=(0, 1, 3, 4)).sum())
@@ -223,7 +225,7 @@ def _decode(
                 return pixels
     raise GenerationError(
         f"{broken} of {request.num_frames} frames decoded to not-a-number in {dtype}, and float32 was no cure: load "
-        "with dtype='bf16' or 'fp32'; if that is no better, the weights of the VAE are damaged: fetch them again."
+        f"with {_safer_dtypes()}; if that is no better, the weights of the VAE are damaged: fetch them again."
     )
 
 
@@ -233,21 +235,25 @@ def _black_frames(frames: list[Image.Image]) -> str | None:
         return None
     return (
         f"{len(black)} of {len(frames)} frames are black (first: frame {black[0]}): the picture may be black, or "
-        "the size too far from what the model was trained at; try dtype='bf16' or 'fp32' and the trained size."
+        f"the size too far from what the model was trained at; try {_safer_dtypes()} and the trained size."
     )
+
+
+def _safer_dtypes() -> str:
+    return f"dtype={' or '.join(map(repr, safer_dtypes()))}"
 
 
 def _memory_advice(setup: Setup | None, request: Request, stage: str, device: str) -> str:
     import torch
 
     size = f"{request.num_frames} frames of {request.height}x{request.width}, decode chunk {request.decode_chunk_size}"
-    used, total_bytes, advice = "", None, ""
+    used, most_bytes, advice = "", None, ""
     if (peak := peak_bytes(device)) is not None:
         torch.cuda.empty_cache()
-        total_bytes = torch.cuda.get_device_properties(device).total_memory
-        used = f" at {peak / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB"
+        most_bytes = allowed_bytes(device)
+        used = f" at {peak / 2**30:.1f} of {most_bytes / 2**30:.1f} GiB"
     if setup:
         with suppress(Exception):  # a prediction must not stand in the way of the reason
-            advice = lighter(setup, request, total_bytes)
+            advice = lighter(setup, request, most_bytes)
     advice = advice or "Lower decode_chunk_size, or load with offloading."
     return f"Out of memory{used} while {stage} ({size}). {advice}"

@@ -125,7 +125,11 @@ def _torch() -> list[Check]:
 
     cuda, hip, mps = torch.version.cuda, torch.version.hip, torch.backends.mps.is_available()
     backend = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "Metal" if mps else "for the processor only"
-    checks = [Check("torch", "ok", f"{torch.__version__}, {backend}")]
+    checks, cudnn = [Check("torch", "ok", f"{torch.__version__}, {backend}")], torch.backends.cudnn.version() or 0
+    if torch.__version__.startswith("2.9.") and 90800 <= cudnn < 91500:  # pytorch's issues 163581 and 166122
+        number = f"{cudnn // 10000}.{cudnn // 100 % 100}"
+        fact = f"{torch.__version__}, {backend}, with cuDNN {number}: 3D convolutions run 4 to 20 times slower"
+        checks = [Check("torch", "note", fact, "pip install --upgrade torch: 2.10 and later are not affected.")]
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         [driver, *_] = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()

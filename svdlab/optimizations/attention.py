@@ -40,25 +40,28 @@ def _apply(pipeline: Any, value: str | None) -> None:
 
 
 def _holds(pipeline: Any) -> bool:
-    """Whether no layer chooses by itself, and the kernel runs in the UNet's dtype on its device; raises where not."""
+    """Whether no layer chooses by itself, and the kernel runs where the UNet will, in its dtype; raises where not."""
     import torch
 
-    processors = pipeline.unet.attn_processors.values()
-    chosen = next((processor for processor in processors if isinstance(processor, _OneKernel)), None)
-    if chosen is None or any(map(_is_diffusers_own, processors)):
+    layers = [module for module in pipeline.unet.modules() if hasattr(module, "processor")]
+    chosen = [layer for layer in layers if isinstance(layer.processor, _OneKernel)]
+    if not chosen or any(_is_diffusers_own(layer.processor) for layer in layers):
         return False
-    weight = next(pipeline.unet.parameters())
-    device = "cpu" if weight.is_meta else weight.device  # under sequential offload they are elsewhere
-    query = torch.zeros(1, 1, 16, 64, device=device, dtype=pipeline.unet.dtype)
-    try:
-        with torch.nn.attention.sdpa_kernel(chosen.kernel):
-            torch.nn.functional.scaled_dot_product_attention(query, query, query)
-    except RuntimeError as error:
-        others = ", ".join(name for name in KERNELS if name != chosen.name)
-        place = f"{device} in {str(query.dtype).removeprefix('torch.')}"
-        raise RuntimeError(
-            f"'attention={chosen.name}' cannot be had on {place}: try {others}, or leave it out."
-        ) from error
+    kernel, device = chosen[0].processor, pipeline._execution_device  # the weights may wait elsewhere
+    for layer in chosen:
+        shape, dtype = (1, 1, 16, layer.inner_dim // layer.heads), pipeline.unet.dtype
+        query = torch.zeros(shape, device=device, dtype=dtype)
+        key = query[:, :, :1] if layer.is_cross_attention else query  # to the picture's one embedding
+        try:
+            with torch.no_grad(), torch.nn.attention.sdpa_kernel(kernel.kernel):
+                torch.nn.functional.scaled_dot_product_attention(query, key, key)
+        except RuntimeError as error:
+            others = [name for name in KERNELS if name != kernel.name]
+            others += ["add 'single-token'"] * (layer.is_cross_attention and kernel.name == "cudnn")
+            place = f"{device} in {str(dtype).removeprefix('torch.')} with {key.shape[2]} keys"
+            raise RuntimeError(
+                f"'attention={kernel.name}' cannot be had on {place}: try {', '.join(others)}, or leave it out."
+            ) from error
     return True
 
 

@@ -120,5 +120,8 @@ LEAN_DECODE = Optimization(
     what="the VAE's decoder piece by piece: a large decode chunk, up to all frames, in a fraction of the memory",
     apply=_apply,
     holds=lambda pipeline: "PieceByPiece" in pipeline.vae.decoder.forward.__qualname__,
-    conflicts={"compile-vae": "its loops would be unrolled into one huge graph"},
+    conflicts={
+        "compile-vae": "its loops would be unrolled into one huge graph",
+        "sequential-offload": "it reads weights of norms that are elsewhere",
+    },
 )

@@ -29,15 +29,21 @@ def _apply(pipeline: Any, value: str | None) -> None:
             return (torch.cat(outputs),)
 
     unet.__class__ = OneVideoAtATime
-    # An offloading hook calls the forward that it found, and puts it back whenever it is renewed, after every clip.
-    if "_old_forward" in vars(unet):
-        unet._old_forward = MethodType(type(unet).forward, unet)
+    owner, name = _innermost_forward(unet)
+    if name in vars(owner):
+        setattr(owner, name, MethodType(type(unet).forward, unet))
+
+
+def _innermost_forward(unet: Any) -> tuple[Any, str]:
+    """Where the forward is that computes: a hook keeps the one that it met, and puts it back when it is taken off."""
+    if hooks := getattr(vars(unet).get("_diffusers_hook"), "_fn_refs", []):  # of group offload
+        return hooks[0], "forward"
+    return unet, "_old_forward" if "_old_forward" in vars(unet) else "forward"  # of accelerate's offloads
 
 
 def _holds(pipeline: Any) -> bool:
-    unet = pipeline.unet
-    called = vars(unet).get("_old_forward") or vars(unet).get("forward") or unet.forward
-    return "OneVideoAtATime" in called.__qualname__
+    owner, name = _innermost_forward(pipeline.unet)
+    return "OneVideoAtATime" in getattr(owner, name).__qualname__
 
 
 SPLIT_GUIDANCE = Optimization(

@@ -7,6 +7,7 @@ fail. Whoever runs or predicts a clip asks here, and nobody else changes the VAE
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -36,9 +37,12 @@ def keep_precision(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
     """
     vae: Any = pipeline.vae
     before = {name: tensor.dtype for name, tensor in _floating(vae)}
+    casts = logging.getLogger("diffusers.models.modeling_utils")
+    casts.addFilter(_names_modules)
     try:
         yield
     finally:
+        casts.removeFilter(_names_modules)
         # Each tensor: Ctrl-C may come while half of them are converted. By name: offloading exchanges the objects.
         for name, tensor in _floating(vae):
             if tensor.dtype != before.get(name, tensor.dtype):
@@ -62,6 +66,11 @@ def float32_decoder(pipeline: StableVideoDiffusionPipeline) -> Iterator[bool]:
         if changed:
             vae.to(torch.float32)
         yield changed
+
+
+def _names_modules(record: logging.LogRecord) -> bool:
+    """Not so of diffusers' warning, at each cast, of modules that should be kept in float32 where there are none."""
+    return "kept in float32: []" not in record.getMessage()
 
 
 def _floating(vae: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from svdlab.generation.generate import generate
-from svdlab.machine import best_device, is_out_of_memory
+from svdlab.machine import best_device, is_out_of_memory, synchronize
 from svdlab.messages import describe_error
 from svdlab.pipelines import hub
 from svdlab.pipelines.load import load
@@ -98,8 +98,8 @@ class _EventLog:
         self.call: int | None = None  # the number of the clip that is being made
         self._file = os.open(folder / EVENTS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._process, self._parent = psutil.Process(), os.getppid()
-        self._card: Any = None  # the CUDA device that is measured
-        self._wait_for_device: Callable[[], object] = lambda: None
+        self._device, self._card = "cpu", None  # what is waited for; the CUDA device that is measured
+        self._sampling = threading.Lock()
         self._started = time.perf_counter()
         self._step_seconds: list[float] = []
         self._weights: dict[str, dict[str, int]] = {}
@@ -114,11 +114,11 @@ class _EventLog:
         """Measure this device too from now on, and wait for its work where a stage or a step ends."""
         import torch
 
-        if device != "cpu":
-            self._wait_for_device = lambda: torch.accelerator.synchronize(torch.device(device))
+        self._device = device
         if device.startswith("cuda"):
             torch.cuda.init()
-            self._cuda, self._card = torch.cuda, torch.device(device)
+            with self._sampling:
+                self._cuda, self._card = torch.cuda, torch.device(device)
 
     def begin_stage(self, stage: str) -> None:
         if self._card:
@@ -128,7 +128,7 @@ class _EventLog:
         self._mark = time.perf_counter()
 
     def end_stage(self) -> None:
-        self._wait_for_device()
+        synchronize(self._device)
         self.write_memory()
         self.write("end", step_seconds=self._step_seconds)
         self._step_seconds = []
@@ -169,7 +169,7 @@ class _EventLog:
         wrap("decode_latents", before="decode", after="finish")
 
         def on_step(step: int, *_: Any) -> None:
-            self._wait_for_device()
+            synchronize(self._device)
             self._step_seconds.append(time.perf_counter() - self._mark)
             if step == 1:
                 self._write_weights(pipeline)
@@ -189,11 +189,12 @@ class _EventLog:
             self.write("resident", **weights)
 
     def _write_sample(self) -> None:
-        card = {}
-        if self._card:
-            free, total = self._cuda.mem_get_info(self._card)
-            card = {"allocated_bytes": self._cuda.memory_allocated(self._card), "device_bytes": total - free}
-        self.write("sample", process_bytes=self._process.memory_info().rss, **card)
+        with self._sampling:  # or a sample from before the card was watched could be written into the stage after
+            card = {}
+            if self._card:
+                free, total = self._cuda.mem_get_info(self._card)
+                card = {"allocated_bytes": self._cuda.memory_allocated(self._card), "device_bytes": total - free}
+            self.write("sample", process_bytes=self._process.memory_info().rss, **card)
 
     def _sample_until_orphaned(self) -> None:
         while os.getppid() == self._parent:

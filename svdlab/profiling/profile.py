@@ -284,7 +284,7 @@ def _failure(measurement: Measurement, facts: dict[str, Any], exit_code: int | N
         reason = facts["failed"]
     elif exit_code is None:
         reason = "it took longer than it was given."
-    elif exit_code == -signal.SIGKILL:
+    elif exit_code == -9:
         reason = "the process was killed (SIGKILL), as the system does when memory runs out."
     else:
         how = f"crashed ({signal.Signals(-exit_code).name})" if exit_code < 0 else f"ended with code {exit_code}"

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from svdlab.generation.clip import BLACK, Clip
+from svdlab.machine import safer_dtypes
 from svdlab.media.images import MAX_ENLARGEMENT
 from svdlab.quality.assess import assess
 from svdlab.quality.faces import faces
@@ -185,8 +186,9 @@ def _black(clip: Clip, quality: Quality) -> Iterator[Finding]:
 def _half_precision(clip: Clip, quality: Quality) -> Iterator[Finding]:
     for note in clip.notes:
         if "not-a-number" in note and "again" in note:  # as `generate` mended it
-            cause, advice = "the VAE overflows in fp16", "bf16 needs no second decoding"
-            yield Finding("half precision", note.rstrip("."), cause, advice, {}, _wider_dtype(clip.setup))
+            cause, wider = "the VAE overflows in fp16", _wider_dtype(clip.setup)
+            advice = f"{wider.get('dtype', 'fp32')} needs no second decoding"
+            yield Finding("half precision", note.rstrip("."), cause, advice, {}, wider)
 
 
 def _size(clip: Clip, quality: Quality) -> Iterator[Finding]:
@@ -290,4 +292,6 @@ def _trained_size(request: Request) -> dict[str, Any]:
 
 
 def _wider_dtype(setup: Setup | None) -> dict[str, Any]:
-    return {} if setup is None or setup.dtype == "fp32" else {"dtype": "bf16" if setup.dtype == "fp16" else "fp32"}
+    if setup is None or setup.dtype == "fp32":
+        return {}
+    return {"dtype": safer_dtypes()[0] if setup.dtype == "fp16" else "fp32"}

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from svdlab.machine import card_is_lost
 from svdlab.rows.row import Row
 from svdlab.sweeps.grid import with_image
 from svdlab.sweeps.locks import process_name
@@ -51,7 +51,8 @@ class RayWorker:
             picture: What the model sees.
             quality: Whether to measure the clip.
         """
-        _exit_if_card_is_lost()
+        if card_is_lost():
+            os._exit(1)  # Ray starts another process
         if task.trial.request.image is None:  # it had no name, and only what the model sees was sent
             task = replace(task, trial=replace(task.trial, request=with_image(task.trial.request, picture.image)))
         with nullcontext(self.folder) if self.folder else tempfile.TemporaryDirectory() as place:
@@ -63,16 +64,6 @@ class RayWorker:
                 _put(Path(place), self.store)
             clip = None if self.folder or row.clip is None else row.clip.read_bytes()
         return Answer(replace(row, request=with_image(row.request, None)), self.folder is not None, clip)
-
-
-def _exit_if_card_is_lost() -> None:
-    """After an illegal access, say, whatever the process asks of its card fails: Ray starts another process."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        try:
-            torch.cuda.synchronize()
-        except RuntimeError:
-            os._exit(1)
 
 
 def _put(place: Path, store: str) -> None:

@@ -16,6 +16,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+from svdlab.machine import card_is_lost
 from svdlab.pipelines.cached import unload_cached
 from svdlab.progress_bar import Progress
 from svdlab.rows.row import Row
@@ -60,6 +61,7 @@ def run(
 
     Raises:
         ValueError: If a picture cannot be read; nothing has started then.
+        RuntimeError: If the card is lost: every trial that is left would fail.
         OSError: If rows cannot be written, or the folder is deleted or renamed meanwhile.
         ConnectionError: If there is no Ray to reach.
         KeyboardInterrupt: At Ctrl-C; its message says how many rows are there.
@@ -164,6 +166,11 @@ def _make_rows_here(
             queue.append(task)
         else:
             yield task, row
+            if row.status == "failed" and card_is_lost():
+                raise RuntimeError(
+                    f"The card was lost, and this process cannot reach it any more ({row.error}) Start a new one (in a "
+                    f"notebook: restart the kernel): the next run makes the {len(queue)} rows that are left."
+                )
 
 
 def _rows_of_finished_sweep(
