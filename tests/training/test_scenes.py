@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from svdlab.tiny import pixels_per_frame
-from training.evaluate import find_rocket, movement, turn_between
-from training.scenes import draw
+from training.measures import find_rocket, movement, moving_parts, psnr, psnr_moved, turn_between
+from training.scenes import WORLDS, draw
 
 
 def test_the_rule_is_exact_and_monotonic():
@@ -45,11 +45,30 @@ def test_at_bucket_0_only_the_flame_moves():
     away = torch.stack([columns, rows], 1).float() - truth.centres[0, 0]
     radians = math.radians(float(truth.heading[0]))
     assert (away @ torch.tensor([math.cos(radians), -math.sin(radians)]) < 0).all(), "the flame is behind the middle"
-    photo, _ = draw([5], 0, 7, world="photo")
-    assert torch.equal(photo[0, 0], photo[0, -1])
 
 
-@pytest.mark.parametrize("world", ["rocket", "photo"])
+def test_a_ball_falls_and_comes_back():
+    _, truth = draw([3], 255, 25, frames=60, world="ball")
+    heights = truth.centres[0, :, 1]
+    assert (heights >= heights[0] - 1e-3).all(), "it never rises above its start"
+    lowest = int(heights.argmax())
+    assert 0 < lowest < 59, "it meets the floor"
+    again = heights[2 * lowest - 1 : 2 * lowest + 2].min()
+    assert again == pytest.approx(float(heights[0]), abs=0.5), "it rises as long as it fell"
+
+
+@pytest.mark.parametrize("world", ["photo", "leaves", "grain"])
+def test_a_camera_approaches_its_goal(world):
+    clip, truth = draw([4], 200, 7, world=world)
+    assert psnr_moved(clip[0], clip[0, 0]) > 28, "the last frame is the first one, moved"
+    assert psnr(clip[0, -1], clip[0, 0]) < 26
+    near, _ = draw([4], 200, 7, height=144, width=256, world=world)
+    x, y = (2 * truth.centres[0, 0]).round().int().tolist()
+    box = near[0][..., y - 4 : y + 4, x - 4 : x + 4]
+    assert psnr(box[0], box[-1]) > psnr(near[0, 0], near[0, -1]) + 3, "what it approaches stays in its place"
+
+
+@pytest.mark.parametrize("world", WORLDS)
 def test_seeds_are_worlds(world):
     together, _ = draw([1, 2, 3], [0, 100, 200], [6, 7, 8], frames=4, world=world)
     assert together.shape == (3, 4, 3, 72, 128)
@@ -57,21 +76,23 @@ def test_seeds_are_worlds(world):
     assert together.max() <= 1
     for index, (bucket, fps) in enumerate([(0, 6), (100, 7), (200, 8)]):
         alone, _ = draw([index + 1], bucket, fps, frames=4, world=world)
-        assert torch.allclose(alone[0], together[index], atol=1e-6)
-    assert torch.equal(together, draw([1, 2, 3], [0, 100, 200], [6, 7, 8], frames=4, world=world)[0])
+        assert torch.allclose(alone[0], together[index], atol=1e-5)
     assert not torch.allclose(together[0, 0], together[1, 0], atol=0.1)
     slow, _ = draw([3], 10, 20, frames=1, world=world)
-    assert torch.allclose(slow[0, 0], together[2, 0], atol=1e-6), "the first frame depends on the seed alone"
+    assert torch.allclose(slow[0, 0], together[2, 0], atol=1e-5), "the first frame depends on the seed alone"
+    if world != "rocket":  # its flame burns
+        assert torch.allclose(together[0, 0], together[0, -1], atol=1e-5), "at bucket 0 it stands still"
+        assert moving_parts(together[2]).float().mean() > 0.03
 
 
-@pytest.mark.parametrize("world", ["rocket", "photo"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_one_world_at_every_size(world):
     small, few = draw([7], 200, 7, frames=3, world=world)
-    large, many = draw([7], 200, 7, frames=3, height=288, width=512, world=world)
-    shrunk = torch.nn.functional.avg_pool2d(large[0], 4)
-    assert (shrunk - small[0]).square().mean() < 1e-3
-    assert torch.allclose(many.centres, few.centres * 4, atol=1e-3)
-    assert torch.allclose(many.pixels_per_frame, few.pixels_per_frame * 4)
+    large, many = draw([7], 200, 7, frames=3, height=144, width=256, world=world)
+    shrunk = torch.nn.functional.avg_pool2d(large[0], 2)
+    assert (shrunk - small[0]).square().mean() < 2e-3
+    assert torch.allclose(many.centres, few.centres * 2, atol=0.2)
+    assert torch.allclose(many.pixels_per_frame, few.pixels_per_frame * 2)
 
 
 def test_an_unknown_world_is_refused():

@@ -8,16 +8,9 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
 
 from svdlab.tiny import WEIGHTS, pixels_per_frame
-from training.evaluate import (
-    find_rocket,
-    generate,
-    load,
-    movement,
-    psnr,
-    rank_correlation,
-    turn_between,
-    write_between,
-)
+from training.bars import write_between
+from training.evaluate import Edition
+from training.measures import find_rocket, movement, psnr, rank_correlation, turn_between
 from training.model import decode, encode
 from training.scenes import draw
 
@@ -27,18 +20,23 @@ BUCKETS = (20, 90, 160, 240)
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> StableVideoDiffusionPipeline:
-    return load()
+def edition() -> Edition:
+    return Edition()
+
+
+@pytest.fixture(scope="module")
+def pipeline(edition) -> StableVideoDiffusionPipeline:
+    return edition.pipeline
 
 
 @torch.no_grad()
-def scene(pipeline, seed: int, buckets: tuple[int, ...]) -> dict:
+def scene(edition, seed: int, buckets: tuple[int, ...]) -> dict:
     """What the model makes of one scene: by bucket the PSNR of its first frame (dB), the speed (pixels a frame) and the
     error of its heading (degrees)."""
     start, truth = draw([seed], 0, 7, 1)
     measured = {}
     for bucket in buckets:
-        clip = generate(pipeline, seed, bucket)
+        clip = edition.clip(seed, bucket)
         speed, heading = movement(find_rocket(clip, seed))
         measured[bucket] = psnr(clip[0], start[0, 0]), speed, turn_between(heading, float(truth.heading))
     return measured
@@ -74,8 +72,8 @@ def test_the_vae_returns_pictures(pipeline):
     assert psnr((returned / 2 + 0.5).clamp(0, 1), shown) >= 28
 
 
-def test_a_rocket_flies_where_its_nose_points_as_fast_as_its_bucket_says(pipeline):
-    measured = scene(pipeline, 1, (240,))
+def test_a_rocket_flies_where_its_nose_points_as_fast_as_its_bucket_says(edition):
+    measured = scene(edition, 1, (240,))
     for bucket, (likeness, speed, turn) in measured.items():
         assert likeness >= 23
         assert speed == pytest.approx(pixels_per_frame(bucket, 7), rel=0.25)
@@ -83,8 +81,8 @@ def test_a_rocket_flies_where_its_nose_points_as_fast_as_its_bucket_says(pipelin
 
 
 @pytest.mark.slow
-def test_three_scenes_at_four_buckets(pipeline):
-    measured = [scene(pipeline, seed, BUCKETS) for seed in SEEDS]
+def test_three_scenes_at_four_buckets(edition):
+    measured = [scene(edition, seed, BUCKETS) for seed in SEEDS]
     ranks = [rank_correlation([speed for _, speed, _ in buckets.values()]) for buckets in measured]
     clips = [(bucket, *values) for buckets in measured for bucket, values in buckets.items()]
     rules = {bucket: pixels_per_frame(bucket, 7) for bucket in BUCKETS}
