@@ -174,7 +174,7 @@ class Request:
 
         Args:
             name: "svd", "svd-xt", "svd-xt-1.1" or "tiny".
-            preset: steps and guidance: "diffusers" (default) or "stability"; of tiny "tiny" (default) or "guided".
+            preset: steps and guidance: "diffusers" (default) or "stability"; of tiny "tiny".
             **fields: any field of `Request`; `image` is required.
 
         Example:
@@ -230,6 +230,8 @@ class Request:
             yield f"num_inference_steps={steps} is under {low_steps}: the picture degrades."
         if steps > high_steps:
             yield f"num_inference_steps={steps} is over {high_steps}: rarely better, only slower."
+        if v.sampling.max_guidance_scale <= 1 < self.max_guidance_scale:
+            yield f"max_guidance_scale={self.max_guidance_scale:g} is over 1: guidance spoils the colours of {v.name}."
         if self.num_frames > v.frames:
             yield f"num_frames={self.num_frames} is more than the {v.frames} of {v.name}'s training: chain clips."
         for name, value in v.only.items():

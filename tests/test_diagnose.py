@@ -12,6 +12,7 @@ from PIL import Image
 
 from svdlab import Request, Setup, diagnose, generate
 from svdlab.generation.clip import Clip, Seam
+from svdlab.media.images import EXAMPLES, fit_image, open_image
 from svdlab.quality.diagnose import Finding, measures, seam_ratio, travel_percent
 from svdlab.quality.faces import faces
 
@@ -203,6 +204,26 @@ def test_faces_are_named_where_there_are_some():
     for name in ("coffee", "text"):
         assert faces(Image.fromarray(getattr(data, name)()).convert("RGB")) == []
     assert faces(Image.new("RGB", (40, 40))) == []
+
+
+def test_a_photograph_is_nothing_for_the_bundled_model():
+    """Each example but the photograph among them is a drawing; a photograph that stands still gets this cure alone."""
+    for name in EXAMPLES:
+        picture = fit_image(open_image(name), 72, 128)
+        found = symptoms(clip_of([picture] * 14, image=name))
+        assert ("photograph" in found, "static" in found) == (name == "launch", name != "launch")
+    assert "photograph" not in symptoms(clip_of([fit_image(open_image("launch"), 72, 128)] * 14, variant="svd"))
+
+
+def test_more_motion_and_calm_faces_are_one_advice():
+    from skimage import data
+
+    astronaut = Image.fromarray(data.astronaut()).crop((0, 0, 512, 288))
+    still = clip_of([astronaut.resize((256, 144))] * 14, variant="svd", image=astronaut, motion_bucket_id=30)
+    finding = only(still, "static")
+    assert "faces" not in symptoms(still)
+    assert "1 face was found" in finding.evidence
+    assert finding.changes["motion_bucket_id"] == 127
 
 
 def test_measures_are_numbers_to_put_side_by_side():
