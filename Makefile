@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test test-all browser lint lab bench gpu readme tiny clean
+.PHONY: quickstart test test-all browser lint lab bench gpu readme install-cell release tiny clean
 
 quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no account, no download of weights
 	@mkdir -p results/quickstart
@@ -42,6 +42,12 @@ gpu:  ## every optimisation at full size on this machine's card, in under ten mi
 
 readme: $(INSTALLED)  ## the README's table of optimisations, from their own words
 	$(BIN)/python benchmarks/reference.py --readme
+
+install-cell: $(INSTALLED)  ## the line that installs svdlab, from pyproject.toml into the notebooks and the README
+	$(BIN)/python -m release.install_cell
+
+release: $(INSTALLED)  ## wheel and sdist, checked; a clip from the wheel in a fresh environment; dist/PUBLISH.md says the rest
+	$(BIN)/python -m release.release
 
 tiny: $(INSTALLED)  ## train the bundled model further, from its own checkpoints, and rewrite its table
 	$(BIN)/python -m training.train

@@ -1,42 +1,90 @@
-"""The wheel carries all that the package needs, and makes a clip outside of the project."""
+"""What is published: the wheel makes a clip outside of the project, and the notebooks' first cell installs it."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
 import zipfile
 from pathlib import Path
+
+import pytest
+
+from release.install_cell import install_cell, install_command, install_from
+from release.release import MOST_BYTES, build, check_contents, make_clip
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_wheel_installed_elsewhere_makes_a_clip(tmp_path):
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True)
-    [wheel] = tmp_path.glob("*.whl")
-    assert wheel.stat().st_size < 30 * 2**20
-    with zipfile.ZipFile(wheel) as packed:
-        names = set(packed.namelist())
-        packed.extractall(tmp_path / "elsewhere")
-    for needed in (
-        *("svdlab/media/show.html", "svdlab/examples/rocket.png", "svdlab/examples/launch.jpg"),
-        *("svdlab/tiny/weights/model_index.json", "svdlab/tiny/weights/unet/diffusion_pytorch_model.safetensors"),
-    ):
-        assert needed in names
-    assert not [name for name in names if name.startswith(("tests", "notebooks", "training"))]
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[Path]:
+    return build(tmp_path_factory.mktemp("dist"))
 
-    script = (
-        "import sys, svdlab; from svdlab import Setup, generate, load, read;"
-        "assert sys.argv[1] in svdlab.__file__, svdlab.__file__;"
-        "setup = Setup('tiny'); request = setup.request(image='rocket', num_inference_steps=4, num_frames=4);"
-        "clip = generate(load(setup), request, progress=False);"
-        "print(len(read(clip.save('clip.mp4')).frames))"
-    )
-    elsewhere = str(tmp_path / "elsewhere")
-    environment = os.environ | {"PYTHONPATH": elsewhere}
-    done = subprocess.run(
-        [sys.executable, "-c", script, elsewhere], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "4"
+
+def test_wheel_and_sdist_hold_what_they_should(files):
+    assert [path.suffix for path in files] == [".whl", ".gz"]
+    for path in files:
+        check_contents(path)
+        assert path.stat().st_size < MOST_BYTES
+
+
+def test_a_wheel_installed_elsewhere_makes_a_clip(files, tmp_path, monkeypatch):
+    with zipfile.ZipFile(files[0]) as packed:
+        packed.extractall(tmp_path / "elsewhere")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
+    assert make_clip(Path(sys.executable), tmp_path) == "4 frames"
+
+
+def test_the_install_line_is_the_same_everywhere():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        [cell] = ["".join(cell["source"]) for cell in cells if "install" in cell["metadata"].get("tags", [])]
+        assert cell == install_cell(install_from()), f"{path.name}: run `make install-cell`"
+    assert install_command(install_from()) in (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """A Python that has all that svdlab needs, and no svdlab."""
+    home = tmp_path_factory.mktemp("bare")
+    venv.create(home / "venv")
+    [site] = (home / "venv").glob("lib/*/site-packages")
+    (home / "packages").mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "svdlab" not in path.name and path.suffix != ".pth":
+            (home / "packages" / path.name).symlink_to(path)
+    (site / "packages.pth").write_text(str(home / "packages"))
+    return home / "venv" / "bin" / "python"
+
+
+@pytest.mark.parametrize("beside", ["wheel", pytest.param("checkout", marks=pytest.mark.slow), "nothing"])
+def test_the_first_cell_installs_what_lies_beside_the_notebook(bare, files, tmp_path, beside):
+    """The cell as it is, with the real pip, in a folder of its own."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    if beside == "wheel":
+        shutil.copy(files[0], folder)
+    elif beside == "checkout":
+        with tarfile.open(files[1]) as archive:
+            archive.extractall(tmp_path, filter="data")
+        folder = next(tmp_path.glob("svdlab-*/notebooks"))
+    (folder / "cell.ipy").write_text(install_cell("") + "\nimport svdlab\nprint('from', svdlab.__file__)\n")
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "IPYTHONDIR": str(tmp_path)}
+    environment.pop("PYTHONPATH", None)
+    command = [str(bare), "-m", "IPython", "--no-banner", "cell.ipy"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if beside == "nothing":
+        assert "wheel beside this notebook" in done.stdout + done.stderr
+        return
+    assert f"from {bare.parents[1]}" in done.stdout, done.stdout + done.stderr
+    subprocess.run([str(bare), "-m", "pip", "uninstall", "-q", "-y", "svdlab"], env=environment, check=True)
+
+
+def test_the_line_follows_where_svdlab_is_published():
+    assert "svdlab[notebooks] @ git+https://example.org/lab" in install_cell("https://example.org/lab")
+    assert install_command("svdlab") == 'pip install "svdlab[notebooks]"'
