@@ -20,11 +20,7 @@ _kept: dict[Any, StableVideoDiffusionPipeline] = {}  # at most one
 
 
 def load_cached(setup: Setup) -> StableVideoDiffusionPipeline:
-    """`load`, or the pipeline of the last call where setup and weights are the same.
-
-    Args:
-        setup: how the model runs.
-    """
+    """`load`, or the pipeline of the last call where setup and weights are the same."""
     if _key(setup) not in _kept:
         unload_cached()
         pipeline = load(setup)

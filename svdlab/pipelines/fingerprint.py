@@ -18,11 +18,7 @@ from svdlab.tiny import WEIGHTS
 
 
 def weights_fingerprint(setup: Setup) -> str:
-    """A sha256 of a setup's weights; "hub" (its revision tells the rest), "random", or "unread ..." for none.
-
-    Args:
-        setup: how the model runs.
-    """
+    """A sha256 of a setup's weights; "hub" (its revision tells the rest), "random", or "unread ..." for none."""
     if setup.weights in ("hub", "random"):
         return setup.weights
     folder = WEIGHTS if setup.weights == "bundled" else Path(setup.weights).expanduser()

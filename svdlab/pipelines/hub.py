@@ -34,13 +34,8 @@ class WeightsError(RuntimeError):
 def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
     """The folder of a variant's published weights, named by its commit; what the cache lacks is downloaded.
 
-    Args:
-        variant: one that is on the hub.
-        half: whether to fetch the fp16 files (4.2 GiB) rather than the full ones.
-        revision: a branch, tag or commit of its repository; default: the main branch.
-
-    Raises:
-        WeightsError: the hub refuses or does not answer and the cache lacks a file, or the disk is too small.
+    `half` asks for the fp16 files (4.2 GiB) rather than the full ones, `revision` for a branch, tag or commit. A
+    `WeightsError` where the hub refuses or does not answer and the cache lacks a file, or the disk is too small.
     """
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
@@ -61,12 +56,11 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
             except errors.LocalEntryNotFoundError:
                 raise (refusal.__cause__ or refusal) if isinstance(refusal, errors.DryRunError) else refusal from None
         weights = {file.filename.split("/")[0] for file in plan if file.filename.endswith(".safetensors")}
-        for component in COMPONENTS:
-            if component not in weights:
-                raise WeightsError(
-                    f"{repository} has no {_KIND[half]} safetensors files for its {component} (*.bin files are not "
-                    f"read, because they can run code): use dtype={'fp32' if half else 'fp16'!r}, or another revision."
-                )
+        if lacking := next((component for component in COMPONENTS if component not in weights), None):
+            raise WeightsError(
+                f"{repository} has no {_KIND[half]} safetensors files for its {lacking} (*.bin files are not "
+                f"read, because they can run code): use dtype={'fp32' if half else 'fp16'!r}, or another revision."
+            )
         missing_bytes = sum(file.file_size or 0 for file in plan if file.will_download)
         _check_disk(missing_bytes, Path(constants.HF_HUB_CACHE), repository)
         downloading = missing_bytes > 0
@@ -78,14 +72,10 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
 
 
 def check_folder(folder: Path, *, half: bool) -> dict[str, list[Path]]:
-    """The safetensors files to read, by component; a folder with files of one kind alone serves both.
+    """The safetensors files to read, by component, of a folder in the hub's layout or a snapshot in its cache.
 
-    Args:
-        folder: a folder in the hub's layout, or a snapshot in the hub's cache.
-        half: whether its fp16 files are wanted rather than the full ones.
-
-    Raises:
-        WeightsError: something is missing, damaged, of another model, or a link that leads out of the folder.
+    `half` asks for its fp16 files rather than the full ones; a folder with files of one kind alone serves both. A
+    `WeightsError` where something is missing, damaged, of another model, or a link that leads out of the folder.
     """
     root = folder.resolve()
     home = root.parents[1] if root.parent.name == "snapshots" else root  # in the cache, files are links to ../../blobs
@@ -119,11 +109,7 @@ def check_folder(folder: Path, *, half: bool) -> dict[str, list[Path]]:
 
 
 def tensor_names(file: Path) -> set[str]:
-    """The names of the tensors in a safetensors file, or a `WeightsError` where it is damaged or cut short.
-
-    Args:
-        file: its path; its header also says how long it is.
-    """
+    """The names of the tensors in a safetensors file; a `WeightsError` where it is damaged or cut short."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -163,20 +149,17 @@ def _check_index(file: Path) -> None:
         raise WeightsError(
             f"{file} is of {shorten(pipeline)}, and only {_PIPELINE!r} is loaded here: use another folder."
         )
+    for name in COMPONENTS:
+        if name not in index:
+            raise WeightsError(f"{file} names no {name}: use the repository's own file.")
     for name, value in index.items():
-        if name.startswith("_"):
-            continue
-        expected = COMPONENTS.get(name)
-        trusted = isinstance(value, list) and len(value) == 2 and value[0] in ("diffusers", "transformers", None)
-        if value != expected if expected else not trusted:
-            wanted = expected or "a class of diffusers or transformers"
+        own, library = COMPONENTS.get(name), value[0] if isinstance(value, list) and len(value) == 2 else ""
+        if not name.startswith("_") and (value != own if own else library not in ("diffusers", "transformers", None)):
             raise WeightsError(
-                f"{file} gives {shorten(value)} as its {first_line(name)}, expected {wanted}: nothing else is "
-                "imported, since it could run code; use the repository's own file."
+                f"{file} gives {shorten(value)} as its {first_line(name)}, expected "
+                f"{own or 'a class of diffusers or transformers'}: nothing else is imported, since it could run code; "
+                "use the repository's own file."
             )
-    lacking = next((component for component in COMPONENTS if component not in index), None)
-    if lacking:
-        raise WeightsError(f"{file} names no {lacking}: use the repository's own file.")
 
 
 def _check_disk(needed_bytes: int, cache: Path, repository: str) -> None:

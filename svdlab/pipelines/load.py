@@ -68,11 +68,7 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
 
 
 def setup_of(pipeline: StableVideoDiffusionPipeline) -> Setup | None:
-    """The setup, resolved, that a pipeline was loaded from; None for one that somebody made with diffusers alone.
-
-    Args:
-        pipeline: any SVD pipeline.
-    """
+    """The setup, resolved, that a pipeline was loaded from; None for one that somebody made with diffusers alone."""
     return getattr(pipeline, "_svdlab_setup", None)
 
 

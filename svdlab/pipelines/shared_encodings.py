@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def shared(pipeline: StableVideoDiffusionPipeline, encodings: dict[Any, torch.Tensor] | None = None) -> Iterator[None]:
-    """Encode no picture twice on a pipeline; the frames stay the same bit for bit.
+def shared(
+    pipeline: StableVideoDiffusionPipeline, encodings: dict[str, dict[Any, torch.Tensor]] | None = None
+) -> Iterator[None]:
+    """Encode no picture twice on a pipeline that is held (`exclusive`); the frames stay the same bit for bit.
 
-    Args:
-        pipeline: one that is held (`exclusive`); its two encoding methods are put back afterwards.
-        encodings: keeps the answers for the next block on this pipeline; default: this block alone.
+    `encodings` keeps the answers for the next block on this pipeline. The two encoding methods are put back
+    afterwards.
     """
     known = {} if encodings is None else encodings
     names = ("_encode_image", "_encode_vae_image")
     before = {name: vars(pipeline)[name] for name in names if name in vars(pipeline)}
     for name in names:
-        setattr(pipeline, name, _remembering(name, getattr(pipeline, name), known))
+        setattr(pipeline, name, _remembering(getattr(pipeline, name), known.setdefault(name, {})))
     try:
         yield
     finally:
@@ -41,29 +42,22 @@ def shared(pipeline: StableVideoDiffusionPipeline, encodings: dict[Any, torch.Te
         vars(pipeline).update(before)
 
 
-def _remembering(
-    name: str, encode: Callable[..., torch.Tensor], known: dict[Any, torch.Tensor]
-) -> Callable[..., torch.Tensor]:
+def _remembering(encode: Callable[..., torch.Tensor], known: dict[Any, torch.Tensor]) -> Callable[..., torch.Tensor]:
     def encoded(image: Any, *options: Any, **named: Any) -> torch.Tensor:
         if isinstance(image, Image.Image):
             content: Any = image_sha256(image)
         else:  # float32 pixels and noise
             content = tuple(image.shape), hashlib.sha256(image.cpu().contiguous().numpy()).digest()
-        key = (name, content, repr(options), repr(sorted(named.items())))
+        key = (content, repr(options), repr(sorted(named.items())))
         if key not in known:
-            make_room(known, 128)
+            make_room(known)
             known[key] = encode(image, *options, **named)
         return known[key]
 
     return encoded
 
 
-def make_room(known: dict[Any, Any], most: int = 64) -> None:
-    """Drop the oldest entry of a full cache.
-
-    Args:
-        known: the cache.
-        most: entries; at full size 64 pictures are 110 MB, 64 encodings 10 MB.
-    """
-    if len(known) >= most:
+def make_room(known: dict[Any, Any]) -> None:
+    """Drop the oldest entry of a full cache; at full size 64 pictures are 110 MB, 128 encodings 20 MB."""
+    if len(known) >= 64:
         del known[next(iter(known))]

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 def encode_dtype(vae: Any) -> torch.dtype:
-    """The type in which the pipeline encodes: fp32 for an fp16 VAE that says `force_upcast`, else the VAE's own.
-
-    Args:
-        vae: a pipeline's VAE, in the type in which it was loaded.
-    """
+    """The type in which the pipeline encodes: fp32 for an fp16 VAE that says `force_upcast`, else the VAE's own."""
     import torch
 
     return torch.float32 if vae.dtype == torch.float16 and vae.config["force_upcast"] else vae.dtype
@@ -30,11 +26,7 @@ def encode_dtype(vae: Any) -> torch.dtype:
 
 @contextmanager
 def keep_precision(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
-    """Put each of the VAE's tensors back into the type that it had, however the block ends.
-
-    Args:
-        pipeline: a loaded pipeline.
-    """
+    """Put each of the VAE's tensors back into the type that it had, however the block ends."""
     vae: Any = pipeline.vae
     before = {name: tensor.dtype for name, tensor in _floating(vae)}
     casts = logging.getLogger("diffusers.models.modeling_utils")
@@ -54,9 +46,6 @@ def float32_decoder(pipeline: StableVideoDiffusionPipeline) -> Iterator[bool]:
     """Take the VAE to fp32 for a second decode, and back afterwards; yield whether that changed it.
 
     It does not where the VAE was in fp32 before, nor under sequential offload, whose weights are elsewhere.
-
-    Args:
-        pipeline: a loaded pipeline.
     """
     import torch
 
