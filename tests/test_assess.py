@@ -65,11 +65,6 @@ def noise(deviation: float):
     return lambda _, shape: dice.normal(0, deviation, shape)
 
 
-def is_static(quality: Quality) -> bool:
-    """Lights that go on and off move 0.002 of the picture, the flame of the tiny rocket 0.011."""
-    return quality.moving_share < 0.003
-
-
 # --- motion ------------------------------------------------------------------------------------------------------
 
 
@@ -91,8 +86,6 @@ def test_at_bucket_zero_only_the_flame_moves():
     for seed in (100, 101):
         quality = assess(drawn(seed, 0))
         assert quality.motion_fast_px < 0.05  # of 2.3 at bucket 255; the flame covers about a hundredth of the picture
-        assert 0.005 < quality.moving_share < 0.05
-        assert not is_static(quality)
 
 
 def test_motion_rises_with_the_bucket():
@@ -149,7 +142,7 @@ def test_a_panning_camera_is_told_from_its_objects(seeds):
                 length = float(np.hypot(dx, dy))
                 ratios.append((quality.camera_motion_px or 0) / length)
                 rests.append((quality.object_motion_px or 0) / length)
-                assert quality.motion_median_px == pytest.approx(length, rel=0.05)
+                assert quality.motion_mean_px == pytest.approx(length, rel=0.05)
     assert ratios == pytest.approx([1] * len(ratios), abs=0.03)
     assert sorted(rests)[-2] < 0.1
     assert np.median(rests) < 0.05
@@ -167,7 +160,6 @@ def test_a_rocket_is_no_camera():
     for bucket in (32, 127, 255):
         quality = assess(drawn(100, bucket))
         assert quality.camera_motion_px == pytest.approx(0, abs=0.06)  # 0.05 % of the width: what counts as still
-        assert quality.motion_median_px == pytest.approx(0, abs=0.06)
 
 
 def test_where_nothing_agrees_no_camera_is_named():
@@ -180,13 +172,13 @@ def test_where_nothing_agrees_no_camera_is_named():
 
 def test_a_still_clip_is_still():
     quality = assess([drawn(100, 0)[0]] * 4, drawn(100, 0)[0])
-    assert is_static(quality)
-    assert (quality.motion_fast_px, quality.moving_share, quality.camera_motion_px) == (0, 0, 0)
+    assert (quality.motion_fast_px, quality.motion_mean_px, quality.camera_motion_px) == (0, 0, 0)
     assert quality.flicker_percent == 0
-    assert (quality.likeness_first_psnr_db, quality.likeness_last_ssim) == (PSNR_CAP_DB, pytest.approx(1))
-    assert (quality.sharpness_relative, quality.sharpness_drift) == (pytest.approx(1), pytest.approx(1))
+    assert (quality.likeness_first_psnr_db, quality.likeness_mean_ssim) == (PSNR_CAP_DB, pytest.approx(1))
+    assert quality.sharpness_relative == pytest.approx(1)
     assert (quality.brightness_drift_levels, quality.saturation_drift_levels) == (0, 0)
-    assert is_static(assess(changed([drawn(100, 0)[0]] * 4, noise(1))))  # a level of noise is what a codec leaves
+    grain = assess(changed([drawn(100, 0)[0]] * 4, noise(1)))  # a level of noise is what a codec leaves
+    assert grain.motion_fast_px < 0.06
 
 
 def test_black_is_black():
@@ -194,8 +186,7 @@ def test_black_is_black():
     assert assess([black] * 3).black_frames == 3
     assert assess([dim, black, dim]).black_frames == 1
     quality = assess([Image.new("RGB", (128, 72))] * 3, black)
-    assert is_static(quality)
-    assert (quality.sharpness_relative, quality.sharpness_drift) == (None, None)
+    assert (quality.motion_fast_px, quality.sharpness_relative) == (0, None)
 
 
 def test_noise_is_flicker_and_hardly_motion_of_the_camera():
@@ -219,7 +210,7 @@ def test_likeness_falls_as_the_clip_leaves_its_picture():
     frames = drawn(100, 255, frames=6)
     quality = assess(frames, frames[0])
     assert quality.likeness_first_ssim == pytest.approx(1)
-    assert 1 > (quality.likeness_mean_ssim or 0) > (quality.likeness_last_ssim or 0) > 0
+    assert 1 > (quality.likeness_mean_ssim or 0) > 0
     worse = assess(changed(frames, noise(10)), frames[0])
     assert worse.likeness_first_psnr_db == pytest.approx(20 * np.log10(255 / 10), abs=1)  # of noise by definition
     alone = assess(frames)
@@ -231,7 +222,6 @@ def test_blur_and_drift_are_seen():
     fading = [Image.fromarray(cv2.GaussianBlur(np.asarray(f), (0, 0), 0.3 + k)) for k, f in enumerate(frames)]
     quality = assess(fading, frames[0])
     assert (quality.sharpness_relative or 1) < 0.7
-    assert (quality.sharpness_drift or 1) < 0.2
     flat = [Image.new("RGB", (128, 72), colour) for colour in ((100, 100, 100), (120, 110, 100), (130, 110, 100))]
     quality = assess(flat)
     assert quality.saturation_drift_levels == pytest.approx(30)

@@ -37,7 +37,7 @@ def asked(**fields) -> Request:
 
 
 def quality(**fields) -> Quality:
-    return dataclasses.replace(Quality(*(0.5 for _ in range(15)), 0, None), **fields)
+    return dataclasses.replace(Quality(*(0.5 for _ in range(11)), 0, None), **fields)
 
 
 def row(number: int = 0, **fields) -> Row:
@@ -46,7 +46,7 @@ def row(number: int = 0, **fields) -> Row:
         "setup": RANDOM,
         "request": asked(seed=number),
         "timings": {"sample_seconds": 1.5 + number, "decode_seconds": 0.5},
-        "quality": quality(motion_median_px=0.25 * number),
+        "quality": quality(motion_mean_px=0.25 * number),
         "axes": ("seed",),
         "picture_sha256": "5f" * 32,
         "machine": HERE,
@@ -102,14 +102,14 @@ def test_a_picture_from_memory_lies_beside_the_rows_once(tmp_path, ask, picture)
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):
     odd = row(
-        quality=quality(sharpness_drift=math.nan, motion_mean_px=np.float32(2)),
+        quality=quality(camera_motion_px=math.nan, motion_mean_px=np.float32(2)),
         timings={"sample_seconds": np.array(1.5)},
     )
     put(tmp_path, odd)
     text = (tmp_path / f"{odd.key}.json").read_text()
     assert "NaN" not in text
     [kept] = read_rows(tmp_path)
-    assert kept.quality == quality(sharpness_drift=None, motion_mean_px=2.0)
+    assert kept.quality == quality(camera_motion_px=None, motion_mean_px=2.0)
     assert kept.timings == {"sample_seconds": 1.5}
 
 
@@ -350,7 +350,7 @@ def test_the_table_is_tidy(tmp_path):
     assert list(table.seed) == [0, 1, 2, 3]
     assert list(table.status) == ["done"] * 3 + ["failed"]
     assert list(table.sample_seconds[:3]) == [1.5, 2.5, 3.5]
-    assert list(table.motion_median_px[:3]) == [0, 0.25, 0.5]
+    assert list(table.motion_mean_px[:3]) == [0, 0.25, 0.5]
     assert list(table["clip"])[0] == str(tmp_path / f"{0:016x}.mp4")  # noqa: RUF015
     first = table.iloc[0]
     assert (first.variant, first["dtype"], first["axes"], first.focus) == ("svd", "fp32", "seed", (0.5, 0.5))

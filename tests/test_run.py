@@ -167,7 +167,7 @@ def test_a_missing_picture_stops_before_anything_starts(setup, ask, tmp_path):
 
 
 def test_quality_goes_into_the_row_and_its_failure_into_the_notes(setup, ask, tmp_path, monkeypatch):
-    measured = Quality(*(0.5 for _ in range(15)), 0, None)
+    measured = Quality(*(0.5 for _ in range(11)), 0, None)
     fake = types.SimpleNamespace(assess=lambda clip: measured)
     monkeypatch.setitem(sys.modules, "svdlab.quality.assess", fake)  # pyright: ignore[reportArgumentType]
     [row] = quick(trials_of(setup, ask, seed=1), tmp_path, quality=True)

@@ -62,12 +62,7 @@ def chain(
 
 
 def jump(frames: list[Image.Image], frame: int) -> float | None:
-    """`Seam.jump` of a frame: the mean absolute change of the pixels into it, over the median of the other changes.
-
-    Args:
-        frames: RGB images of one size.
-        frame: Its index, 1 or more.
-    """
+    """`Seam.jump` of a frame: the mean absolute change of the pixels into it, over the median of the other changes."""
     pixels = np.stack([np.asarray(each, dtype=np.float32) for each in frames])
     change = np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3))
     usual = float(np.median(np.delete(change, frame - 1)))

@@ -44,28 +44,12 @@ class OutOfMemory(GenerationError, MemoryError):
 
 @overload
 def generate(
-    pipeline: StableVideoDiffusionPipeline,
-    request: Request,
-    *,
-    seeds: None = None,
-    on_step: OnStep | None = None,
-    progress: bool = True,
-    picture: Image.Image | None = None,
+    pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: None = None, **options: Any
 ) -> Clip: ...
-
-
 @overload
 def generate(
-    pipeline: StableVideoDiffusionPipeline,
-    request: Request,
-    *,
-    seeds: Iterable[int],
-    on_step: OnStep | None = None,
-    progress: bool = True,
-    picture: Image.Image | None = None,
+    pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: Iterable[int], **options: Any
 ) -> list[Clip]: ...
-
-
 def generate(
     pipeline: StableVideoDiffusionPipeline,
     request: Request,

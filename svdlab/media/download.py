@@ -22,8 +22,7 @@ _HEADERS = {"User-Agent": "svdlab", "Accept": "image/*"}  # some hosts answer on
 def download(url: str) -> bytes:
     """The bytes at a web address; redirects are followed, to http and https alone.
 
-    Args:
-        url: Without a user name or password. Messages show it without its query, where keys are kept.
+    Messages show the address without its query, where keys are kept.
     """
     import urllib.request as web
 

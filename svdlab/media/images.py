@@ -13,7 +13,6 @@ import hashlib
 import io
 import re
 import warnings
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -38,19 +37,16 @@ BACKGROUND = (255, 255, 255)  # behind transparent pixels: logos and drawings ar
 
 
 def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
-    """The image as a person would see it: upright, in sRGB, opaque, the first frame of an animation.
+    """The image as a person would see it: a new 8-bit RGB image, upright, in sRGB, opaque, the first frame of an
+    animation.
 
-    Args:
-        source: The name of a bundled example ("rocket"; for a file of that name write "./rocket"), a path, an http(s)
-            URL, a `data:` URL, a file's bytes, a PIL image, or an array (H, W) or (H, W, 1|3|4) of uint8, uint16, bool,
-            or floats in 0..1.
+    The source is the name of a bundled example ("rocket"; for a file of that name write "./rocket"), a path, an
+    http(s) or `data:` URL, a file's bytes, a PIL image, or an array (H, W) or (H, W, 1|3|4) of uint8, uint16, bool, or
+    floats in 0..1.
 
-    Returns:
-        A new 8-bit RGB image that carries nothing but its pixels. EXIF orientation is applied, transparency laid over
-        white, 16 bits scaled to 8, CMYK and foreign colours converted by the ICC profile where a usable one is present.
-
-    Raises:
-        ValueError: It is no complete image, is too large, or cannot be fetched.
+    EXIF orientation is applied, transparency laid over white, 16 bits scaled to 8, CMYK and foreign colours converted
+    by the ICC profile where a usable one is present. A ValueError where it is no complete image, too large, or out of
+    reach.
     """
     if isinstance(source, Image.Image):
         return _rgb(source, "The image")
@@ -81,24 +77,11 @@ def fit_image(
 ) -> Image.Image:
     """The image at exactly the size asked for, antialiased; one of that size already keeps every pixel.
 
-    Args:
-        image: Of any mode and size.
-        height: In pixels.
-        width: In pixels.
-        how: "crop" fills the size with as much of the image as has its shape. "pad" shows all of it in the middle,
-            over a blurred enlarged copy of itself (black bars would become part of the scene). "stretch" shows all of
-            it, distorted.
-        focus: x and y in 0..1, from the left and the top: the point that a crop keeps as near its middle as it can.
-
-    Returns:
-        A new RGB image; `info["image_size"]` is the (width, height) that it was fitted from. Where it is enlarged more
-        than twice, a UserWarning says so.
+    "crop" fills the size with as much of the image as has its shape, `focus` (x, y, in 0..1) as near its middle as can
+    be. "pad" shows all of it in the middle, over a blurred enlarged copy of itself (black bars would become part of
+    the scene). "stretch" shows all of it, distorted. `info["image_size"]` is the (width, height) that it was fitted
+    from.
     """
-    if how not in ("crop", "pad", "stretch"):
-        raise ValueError(f"how={shorten(how)} is unknown: expected one of crop, pad, stretch.")
-    if not all(isinstance(side, Integral) and side > 0 for side in (height, width)):
-        size = f"{shorten(height)}x{shorten(width)} (height x width)"
-        raise ValueError(f"A size of {size} is not possible: both must be whole and above 0.")
     image = open_image(image)
     across, down = width / image.width, height / image.height
     scale = min(across, down) if how == "pad" else max(across, down)
@@ -121,16 +104,7 @@ def fit_image(
 def crop_box(
     size: tuple[int, int], height: int, width: int, focus: tuple[float, float] = (0.5, 0.5)
 ) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what a crop keeps: the largest box of the target's shape nearest to the focus.
-
-    Args:
-        size: The image's (width, height) in pixels.
-        height: Of the target.
-        width: Of the target.
-        focus: x and y in 0..1.
-    """
-    if len(focus) != 2 or not all(0 <= f <= 1 for f in focus):
-        raise ValueError(f"focus={shorten(focus)} must be two numbers from 0 to 1: x from the left, y from the top.")
+    """Left, top, right and bottom of what a crop keeps: the largest box of the target's shape nearest to the focus."""
     scale = min(size[0] / width, size[1] / height)
     kept = min(width * scale, size[0]), min(height * scale, size[1])
     left, top = (
@@ -142,41 +116,24 @@ def crop_box(
 
 
 def to_text(source: str | Path | bytes | Image.Image | np.ndarray) -> str:
-    """A name, path or URL as it is; any other image as a `data:` URL that keeps every pixel.
-
-    Args:
-        source: As for `open_image`.
-    """
+    """A name, path or URL as it is; any other image as a `data:` URL that keeps every pixel."""
     return str(source) if isinstance(source, str | Path) else data_url("image/png", png_bytes(open_image(source)))
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """The bytes of a PNG file.
-
-    Args:
-        image: Of a mode that PNG knows (RGB, RGBA, L, …).
-    """
+    """The bytes of a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
 def data_url(kind: str, data: bytes) -> str:
-    """A file's bytes as a `data:` URL, a third longer than they are.
-
-    Args:
-        kind: The media type, for example "image/png".
-        data: The file's content.
-    """
+    """A file's bytes as a `data:` URL of a media type such as "image/png", a third longer than they are."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def image_sha256(image: Image.Image) -> str:
-    """The sha256 of an image's size and RGB pixels, in hex: the same for the same pixels, from whatever file.
-
-    Args:
-        image: Any PIL image.
-    """
+    """The sha256 of an image's size and RGB pixels, in hex: the same for the same pixels, from whatever file."""
     image = open_image(image)
     return hashlib.sha256(f"RGB {image.width}x{image.height}\n".encode() + image.tobytes()).hexdigest()
 

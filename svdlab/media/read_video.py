@@ -45,11 +45,8 @@ class VideoInfo(NamedTuple):
 def read_frames(path: str | Path) -> tuple[list[Image.Image], float]:
     """The frames of a video as RGB images, and its playback speed in frames per second.
 
-    Args:
-        path: What `write_video` wrote, or any other MP4, MOV, animated GIF or WebP.
-
-    Raises:
-        ValueError: It is missing, cut short, no video, or over `MAX_PIXELS` in all.
+    It may be what `write_video` wrote, or any other MP4, MOV, animated GIF or WebP. A ValueError where it is missing,
+    cut short, no video, or over `MAX_PIXELS` in all.
     """
     path = restore_replaced(Path(path))
     if path.is_dir():
@@ -66,11 +63,7 @@ def read_frames(path: str | Path) -> tuple[list[Image.Image], float]:
 def iterate_frames(path: Path) -> Iterator[Image.Image]:
     """The RGB frames of an MP4 or MOV, one at a time, for what would not fit into memory at once.
 
-    Args:
-        path: The file.
-
-    Raises:
-        ValueError: As `read_frames`; where the file is cut short, after its last frame.
+    A ValueError as of `read_frames`; where the file is cut short, after its last frame.
     """
     with _explained(path), av.open(str(path), format=_kind(path)) as container:
         stream, count = _main_stream(container, path), 0
@@ -90,8 +83,7 @@ def iterate_frames(path: Path) -> Iterator[Image.Image]:
 def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
     """The text and the picture that `write_video` put into a file, each None where there is none.
 
-    Args:
-        path: A file, a folder of PNG frames, or one of its frames.
+    A folder of PNG frames has them too, and each of its frames.
     """
     path = restore_replaced(Path(path))
     if path.is_dir():
@@ -118,11 +110,7 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """What an MP4 or MOV says of itself, without decoding it.
-
-    Args:
-        path: The file.
-    """
+    """What an MP4 or MOV says of itself, without decoding it."""
     path = Path(path)
     with _explained(path), av.open(str(path), format=_kind(path)) as container:
         stream = _main_stream(container, path)

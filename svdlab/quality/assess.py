@@ -46,7 +46,6 @@ def assess(frames: Frames, picture: Image.Image | None = None) -> Quality:
     return Quality(
         **motion_measures(pixels, grey),
         **_likeness(pixels, sharpness, picture),
-        sharpness_drift=sharpness[-1] / sharpness[0] if sharpness[0] else None,
         brightness_drift_levels=float(grey[-1].mean() - grey[0].mean()),
         saturation_drift_levels=float(np.ptp(pixels[-1], axis=2).mean() - np.ptp(pixels[0], axis=2).mean()),
         black_frames=sum(int(frame.max()) <= BLACK for frame in pixels),
@@ -105,12 +104,12 @@ def _sharpness(grey: np.ndarray) -> float:
 
 
 def _likeness(pixels: list[np.ndarray], sharpness: list[float], picture: Image.Image | None) -> dict[str, Any]:
-    names = ("likeness_first_psnr_db", "likeness_first_ssim", "likeness_mean_ssim", "likeness_last_ssim")
+    names = ("likeness_first_psnr_db", "likeness_first_ssim", "likeness_mean_ssim", "sharpness_relative")
     if picture is None:
-        return dict.fromkeys((*names, "sharpness_relative"))
+        return dict.fromkeys(names)
     reference = np.asarray(picture.convert("RGB"))
     if reference.shape != pixels[0].shape:
         raise ValueError(f"{_size(pixels)}, but a picture of {picture.width}x{picture.height}: fit it first.")
     similarities, sharp = [ssim(frame, reference) for frame in pixels], _sharpness(luma(reference))
-    values = (psnr(pixels[0], reference), similarities[0], fmean(similarities), similarities[-1])
-    return dict(zip(names, values, strict=True)) | {"sharpness_relative": fmean(sharpness) / sharp if sharp else None}
+    relative = fmean(sharpness) / sharp if sharp else None
+    return dict(zip(names, (psnr(pixels[0], reference), similarities[0], fmean(similarities), relative), strict=True))

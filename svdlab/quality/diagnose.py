@@ -51,11 +51,7 @@ class Finding:
     setup_changes: dict[str, Any] = field(default_factory=dict)  # fields of the setup to try next
 
     def apply(self, before: Changed) -> Changed:
-        """The request, or the setup, to try next.
-
-        Args:
-            before: the one that the clip was made with.
-        """
+        """The request, or the setup, to try next, from the one that the clip was made with."""
         changes: dict[str, Any] = self.changes if isinstance(before, Request) else self.setup_changes
         return dataclasses.replace(before, **changes) if changes else before
 
@@ -71,11 +67,7 @@ class Findings(list[Finding]):
     """
 
     def apply(self, before: Changed) -> Changed:
-        """The request, or the setup, with the changes of all findings; of two for one field the graver one's.
-
-        Args:
-            before: the one that the clip was made with.
-        """
+        """The request, or the setup, with the changes of all findings; of two for one field the graver one's."""
         for finding in reversed(self):
             before = finding.apply(before)
         return before
@@ -128,9 +120,6 @@ def travel_percent(clip: Clip) -> float:
     """How far the fastest part of the picture goes from the beginning to the end, in percent of the width.
 
     The ends are averages of a few frames, so that noise, which comes and goes, is no motion.
-
-    Args:
-        clip: any clip.
     """
     n = _frames_at_an_end(clip)
     ends = [np.mean([np.asarray(f) for f in part], axis=0) for part in (clip.frames[:n], clip.frames[-n:])]
@@ -147,9 +136,6 @@ def seam_ratio(clip: Clip) -> float | None:
 
     A VAE mixes neighbouring frames, and those at a chunk's edge lack one. So the median change is taken across the
     seams, beside them, and inside chunks; the ratio is that of the largest to the smallest.
-
-    Args:
-        clip: any clip.
     """
     count, chunk = len(clip.frames), clip.request.decode_chunk_size
     if clip.segments > 1 or not 1 < chunk < count:

@@ -14,11 +14,7 @@ _NEIGHBOURS = 6  # windows that must agree
 
 
 def faces(picture: Image.Image) -> list[tuple[int, int, int, int]]:
-    """Left, top, width and height in pixels of each frontal face in a picture.
-
-    Args:
-        picture: of at least 48 pixels a side; a smaller one has none.
-    """
+    """Left, top, width and height in pixels of each frontal face; a picture of under 48 pixels a side has none."""
     from skimage.data import lbp_frontal_face_cascade_filename
     from skimage.feature import Cascade
 

@@ -20,15 +20,12 @@ import numpy as np
 
 from svdlab.quality.likeness import resized
 
-_MOVING_SHARE_OF_WIDTH = 0.0005  # in a frame: half a pixel of 1024. Slower than this counts as standing still
 _AGREEMENT = 0.5  # of the textured picture must follow one camera, or nobody can tell camera from object
 _FLOW_SIDE = 256  # pixels of the longer side, up or down: 512 takes twice as long and is no nearer to the truth
 _FLOW_PASSES = 3  # the camera of the last pass is taken out before the flow is measured again
 _FLOW_BLUR = 1.5  # pixels: banding in skies is no texture
 _FLOW_TEXTURE = 2e-5  # least eigenvalue (cornerMinEigenVal) of a point that tells where it goes: half a level a pixel
-_FLOW_NOISE = (
-    3  # levels: where nothing near differs by more, the picture moves with the camera and nothing else is seen
-)
+_FLOW_NOISE = 3  # levels: where nothing near differs by more, the picture moves with the camera
 _FLOW_REACH = 9  # pixels: how near
 
 
@@ -42,19 +39,13 @@ class _Flow(NamedTuple):
 
 
 def motion_measures(pixels: list[np.ndarray], grey: list[np.ndarray]) -> dict[str, Any]:
-    """The fields of `Quality` that are about motion and flicker, by name.
-
-    Args:
-        pixels: RGB frames, (height, width, 3) of 0 to 255, at least two.
-        grey: their luma.
-    """
+    """The fields of `Quality` that are about motion and flicker, by name, of RGB frames and their luma."""
     (height, width), flows = grey[0].shape, list(_flows(grey))
     camera_agreed = np.mean([flow.agreement for flow in flows]) >= _AGREEMENT
     speeds = [_lengths(flow.total)[flow.inside] for flow in flows]  # in widths
     without_camera = [_lengths(flow.total - flow.camera)[flow.inside] for flow in flows]
     fastest = [np.sort(each)[-max(each.size // 20, 1) :] for each in speeds]
     in_widths = {
-        "motion_median": fmean(np.median(each) for each in speeds),
         "motion_mean": fmean(each.mean() for each in speeds),
         "motion_fast": fmean(np.median(each) for each in fastest),
         "camera_motion": fmean(_lengths(flow.camera).mean() for flow in flows) if camera_agreed else None,
@@ -64,19 +55,12 @@ def motion_measures(pixels: list[np.ndarray], grey: list[np.ndarray]) -> dict[st
     for after, flow in zip(pixels[1:], flows, strict=True):
         moved = cv2.resize(flow.total, (width, height)) * np.float32(width)
         steadied.append(_at(after, _grid(height, width) + moved))
-    return {f"{name}_px": None if value is None else value * width for name, value in in_widths.items()} | {
-        "moving_share": fmean((each > _MOVING_SHARE_OF_WIDTH).mean() for each in speeds),
-        "flicker_percent": fmean(map(mean_change, steadied, pixels)) / 2.55,
-    }
+    in_pixels = {f"{name}_px": None if value is None else value * width for name, value in in_widths.items()}
+    return in_pixels | {"flicker_percent": fmean(map(mean_change, steadied, pixels)) / 2.55}
 
 
 def mean_change(one: np.ndarray, other: np.ndarray) -> float:
-    """The mean absolute difference of two RGB frames, in levels of 0 to 255.
-
-    Args:
-        one: (height, width, 3).
-        other: the same.
-    """
+    """The mean absolute difference of two RGB frames, in levels of 0 to 255."""
     return float(np.mean(cv2.mean(cv2.absdiff(one, other))[: one.shape[2]]))
 
 

@@ -18,40 +18,31 @@ class Quality:
     asked for, or not. Noise reads as motion of objects where it is louder than 3 levels.
 
     Attributes:
-        motion_median_px: how far the picture moves in a frame: the median of its pixels.
-        motion_mean_px: the mean of its pixels.
+        motion_mean_px: how far the picture moves in a frame: the mean of its pixels.
         motion_fast_px: the median of the fastest twentieth: the speed of an object that covers about that much.
         camera_motion_px: mean length of the shift, turn and zoom that half of the picture follows. None: there is none.
         object_motion_px: the fastest pixels again, the camera taken out (97.5th percentile). None as for the camera.
-        moving_share: 0 to 1 of the picture moves by more than 0.05 % of the width in a frame. In still clips
-            under 0.003, where light may change: the flame of the tiny rocket alone is 0.011.
         flicker_percent: of full scale, lower is better: the change left when the motion is taken out (warp error).
         likeness_first_psnr_db: of the first frame to the conditioning picture, at most 100. None without a picture.
         likeness_first_ssim: of the first frame, -1 to 1. None without a picture.
         likeness_mean_ssim: over all frames. Motion lowers it.
-        likeness_last_ssim: of the last frame.
         sharpness_relative: variance of the Laplacian over that of the conditioning picture: 1 is as sharp, less is
             blurred; noise raises it. None without a picture.
-        sharpness_drift: of the last frame over the first: 1 keeps. None where the first is flat.
         brightness_drift_levels: mean luma, last frame minus first: -255 to 255.
         saturation_drift_levels: mean of max(R, G, B) - min(R, G, B), last minus first: -255 to 255.
         black_frames: how many have no value over 2 of 255.
         non_finite: whether the latents hold NaN or infinity. None where there are no latents.
     """
 
-    motion_median_px: float
     motion_mean_px: float
     motion_fast_px: float
     camera_motion_px: float | None
     object_motion_px: float | None
-    moving_share: float
     flicker_percent: float
     likeness_first_psnr_db: float | None
     likeness_first_ssim: float | None
     likeness_mean_ssim: float | None
-    likeness_last_ssim: float | None
     sharpness_relative: float | None
-    sharpness_drift: float | None
     brightness_drift_levels: float
     saturation_drift_levels: float
     black_frames: int

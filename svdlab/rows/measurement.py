@@ -47,7 +47,6 @@ class Measurement:
         before: memory when loading began, by kind (`process_bytes`, …): the imports had taken some.
         process_peak_bytes: the most that the process had in memory, as the kernel counts it.
         threads: of torch on the processor.
-        device_bytes_from: what gave the memory in use on the card: "NVML" or "cudaMemGetInfo".
         resident: each change of where the weights lay: `seconds`, and for each component its bytes by device.
         timeline: columns of equal length: `seconds`, and memory by kind at those moments.
         memory_limit_bytes: what the process was allowed; None for all there was.
@@ -65,7 +64,6 @@ class Measurement:
     before: dict[str, float] = field(default_factory=dict)
     process_peak_bytes: int | None = None
     threads: int | None = None
-    device_bytes_from: str | None = None
     resident: tuple[dict[str, float | dict[str, int]], ...] = ()
     timeline: dict[str, tuple[float, ...]] = field(default_factory=dict)
     memory_limit_bytes: int | None = None

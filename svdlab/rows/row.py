@@ -165,9 +165,5 @@ class Row:
 
 
 def picture_name(sha256: str) -> str:
-    """The file name, beside the rows, of a picture that had no name.
-
-    Args:
-        sha256: its hash, at least 16 hex digits.
-    """
+    """The file name, beside the rows, of a picture that had no name."""
     return f"{sha256[:16]}.png"

@@ -17,20 +17,12 @@ _hints = cache(get_type_hints)
 
 
 def fields_of(thing: Any) -> dict[str, Any]:
-    """The fields of a dataclass, by name; `dataclasses.asdict` would copy what is in them too.
-
-    Args:
-        thing: the dataclass.
-    """
+    """The fields of a dataclass, by name; `dataclasses.asdict` would copy what is in them too."""
     return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
 
 
 def to_plain(value: Any) -> Any:
-    """A value in the types of JSON: dicts, lists, text and numbers; NaN and infinity as None.
-
-    Args:
-        value: dataclasses, dicts, lists, tuples, arrays, numbers, text and None, in one another.
-    """
+    """A value in the types of JSON: dicts, lists, text and numbers; NaN and infinity as None."""
     if dataclasses.is_dataclass(value):
         value = fields_of(value)
     if isinstance(value, dict):
@@ -43,17 +35,11 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: Any, value: Any, name: str) -> Any:
-    """What JSON holds as the type that an annotation names.
+    """What JSON holds as the type that an annotation names: a class, a Literal, a union, `tuple[X, ...]`, `dict[str,
+    X]`.
 
-    A dataclass's field that is missing, or null, has its default; one that is unknown is left out.
-
-    Args:
-        kind: a class, a Literal, a union, `tuple[X, ...]` or `dict[str, X]`.
-        value: what `json.loads` gave. What is of class `kind` already stays as it is.
-        name: the field's name.
-
-    Raises:
-        ValueError: something in it has another type: "timings.sample_seconds is not a number".
+    A dataclass's field that is missing, or null, has its default; one that is unknown is left out. Something of
+    another type is a ValueError with its `name`: "timings.sample_seconds is not a number".
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):

@@ -118,11 +118,8 @@ def grid(
 
 
 def with_image(request: Request, image: Any) -> Request:
-    """A request for another picture, which is shared: `dataclasses.replace` would copy it, and warn again.
-
-    Args:
-        request: Any request.
-        image: Its new `image`, unchecked.
+    """A request for another picture, which is shared and unchecked: `dataclasses.replace` would copy it, and warn
+    again.
     """
     other = copy.copy(request)
     object.__setattr__(other, "image", image)

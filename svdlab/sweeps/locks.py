@@ -23,9 +23,7 @@ from pathlib import Path
 from svdlab.atomic_files import clear_leftovers
 
 BEAT_SECONDS = 15  # how often an owner touches its claim
-SILENT_SECONDS = (
-    120  # for another machine's claim that is not touched nobody waits longer; NFS shows a touch a minute late
-)
+SILENT_SECONDS = 120  # then nobody waits for another machine's claim; NFS shows a touch a minute late
 ABANDONED_SECONDS = 86_400  # then a claim of another machine is removed
 
 _own_claims: set[str] = set()  # the names of those that this process holds now
@@ -33,12 +31,7 @@ _own_claims: set[str] = set()  # the names of those that this process holds now
 
 @contextmanager
 def claim(folder: Path, key: str) -> Iterator[Path]:
-    """Claim a key, and give a new folder on the same disk for unfinished files, which is removed afterwards.
-
-    Args:
-        folder: The results folder. It must exist.
-        key: What is claimed: the key of a row.
-    """
+    """Claim a key of a results folder, and give a new folder there for unfinished files, removed afterwards."""
     scratch = folder / f".{key}~{process_name()}~{time.time_ns()}"
     scratch.mkdir()
     _own_claims.add(scratch.name)
@@ -56,21 +49,12 @@ def is_contested(scratch: Path) -> bool:
     """Whether a living writer besides the owner of this claim claims the same key.
 
     Two writers that claim a key at once may both see each other: whoever gives way looks again after a random time.
-
-    Args:
-        scratch: A claim that was just taken, as `claim` yields it.
     """
     return is_claimed(scratch.parent, scratch.name[1:].split("~")[0], besides=scratch)
 
 
 def is_claimed(folder: Path, key: str, besides: Path | None = None) -> bool:
-    """Whether a living writer is making the row of a key.
-
-    Args:
-        folder: The results folder.
-        key: The key of the row.
-        besides: One's own claim, which does not count.
-    """
+    """Whether a living writer is making the row of a key; one's own claim, `besides`, does not count."""
     # The time of the file server, where a claim of one's own tells it: clocks of machines differ.
     now = besides.stat().st_mtime if besides else time.time()
     for entry in os.scandir(folder):
@@ -85,9 +69,7 @@ def is_claimed(folder: Path, key: str, besides: Path | None = None) -> bool:
 def clear_claims(folder: Path, dead_process: str = "") -> None:
     """Remove what killed writers left in a results folder: their claims and unfinished files.
 
-    Args:
-        folder: The results folder.
-        dead_process: The `process_name` of a process that has ended, on whatever machine it ran.
+    `dead_process` is the `process_name` of a process that is known to have ended, on whatever machine it ran.
     """
     for entry in list(os.scandir(folder)):
         if entry.name.startswith(".") and entry.name.count("~") >= 3:

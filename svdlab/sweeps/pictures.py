@@ -5,8 +5,7 @@ What the model sees is the request's picture at the clip's size. Its hash is par
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -15,8 +14,7 @@ from svdlab.pipelines.shared_encodings import make_room
 from svdlab.request import Request, conditioning
 
 
-@dataclass(frozen=True)
-class FittedPicture:
+class FittedPicture(NamedTuple):
     """A picture as the model sees it: RGB, of the clip's size, with the sha256 of its pixels in hex."""
 
     image: Image.Image
@@ -30,11 +28,7 @@ class PictureCache:
         self._pictures: dict[Any, tuple[Any, FittedPicture]] = {}
 
     def fitted(self, request: Request) -> FittedPicture:
-        """The picture of a request; a ValueError where it cannot be read.
-
-        Args:
-            request: A complete request.
-        """
+        """The picture of a complete request; a ValueError where it cannot be read."""
         source = request.image if isinstance(request.image, str) else id(request.image)
         wanted = (source, request.height, request.width, request.fit, request.focus)
         if wanted not in self._pictures:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from svdlab.messages import first_line
+from svdlab.pipelines.shared_encodings import make_room
 from svdlab.prediction.estimate import estimate
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import write_row
@@ -32,14 +33,9 @@ _LOOK_SECONDS = 5  # how often new nodes are looked for
 
 @contextmanager
 def connected(on: str) -> Iterator[None]:
-    """Reach Ray within a `with` block: the one that this process has already, else the one that is named.
+    """Reach Ray within a `with` block: the one that this process has already, else the one at the address `on`.
 
-    Args:
-        on: An address. "ray" is this machine's cluster; where it has none, a Ray of its own is started for the block.
-
-    Raises:
-        ModuleNotFoundError: If Ray is not installed.
-        ConnectionError: If no Ray can be reached.
+    "ray" is this machine's cluster; where it has none, a Ray of its own is started for the block.
     """
     try:
         import ray
@@ -62,19 +58,14 @@ def connected(on: str) -> Iterator[None]:
 
 
 def has_cards() -> bool:
-    """Whether any node of the cluster has a card. Within `connected`."""
+    """Whether any node of the cluster has a card."""
     return any(node.get("GPU") for node in _nodes())
 
 
 def cluster_setup(setup: Setup, has_cards: bool) -> Setup:
     """A setup as all workers take it, so that a sweep has one precision: fp16 on cards, fp32 on processors.
 
-    Args:
-        setup: The setup of a trial.
-        has_cards: Whether any node has a card; the cluster then uses its cards alone.
-
-    Raises:
-        ValueError: If the setup names one card: Ray gives them out.
+    A cluster that has cards uses them alone. A ValueError where the setup names one card: Ray gives them out.
     """
     if setup.device and ":" in setup.device:
         raise ValueError(f"device={setup.device!r} is one card, and on a cluster Ray gives them out: leave it out.")
@@ -83,7 +74,7 @@ def cluster_setup(setup: Setup, has_cards: bool) -> Setup:
     return replace(setup, dtype=setup.dtype or "fp32", device=setup.device or "cpu")
 
 
-@dataclass
+@dataclass(eq=False)
 class _WorkerHandle:
     actor: Any
     process: str = ""  # its name; "" until it has started
@@ -95,64 +86,50 @@ class ClusterSweep:
     """The tasks of a sweep and the workers that make them. Within `connected`.
 
     Workers that see the claim `scratch` in the results folder write there; those that have a `store` put a copy there.
-    A task whose worker dies goes to another one. Ray's `max_task_retries` would wait with it until that worker is back,
-    and one on a lost node may never be.
+    A task whose worker dies goes to another one, and a new worker takes the place of the dead one. Ray's own retries
+    would wait until that very worker is back, and one on a lost node may never be.
     """
 
     def __init__(
-        self, tasks: list[Task], folder: Path, pictures: PictureCache, scratch: Path, store: str, quality: bool
+        self, tasks: list[Task], pictures: PictureCache, scratch: Path, store: str = "", quality: bool = True
     ) -> None:
         import ray
 
-        self._folder, self._pictures, self._scratch, self._quality = folder, pictures, scratch, quality
+        self._pictures, self._scratch, self._folder = pictures, scratch, scratch.parent
         self._waiting: dict[Setup, deque[Task]] = {}
         for task in tasks:
             self._waiting.setdefault(task.trial.setup, deque()).append(task)
         self._unfinished = len(tasks)
         self._cores, self._cards = _worker_share(tasks)
-        actor = ray.remote(RayWorker).options(num_cpus=self._cores, num_gpus=self._cards, max_restarts=_TRIES)
-        self._new_actor = lambda: actor.remote(scratch.absolute(), store)
+        actor = ray.remote(RayWorker).options(num_cpus=self._cores, num_gpus=self._cards)
+        self._new_actor = lambda: actor.remote(scratch.absolute(), store, quality)
         self._workers: list[_WorkerHandle] = []
         self._calls: dict[Any, _WorkerHandle] = {}  # what Ray is asked for, and of whom
-        self._deaths = Counter[str]()  # of workers, by the key of their task
         self._sent: dict[str, Any] = {}  # pictures travel once to each node, not with each task
-        self._reason = ""  # why the last worker died
+        self._deaths = Counter[str]()  # of workers, by the key of their task; "" for those that never started
 
     def rows(self, show_workers: Callable[[int], object]) -> Generator[tuple[Task, Row], None, None]:
-        """The row of each task, as it is finished; a RuntimeError where no worker can be started.
-
-        Args:
-            show_workers: Called with the number of workers that are up.
-        """
+        """The row of each task, as it is finished; `show_workers` is called with the number of workers that are up."""
         import ray
 
         try:
             while self._unfinished:
                 while len(self._workers) < min(_places(self._cores, self._cards), self._unfinished):
-                    self._workers.append(_WorkerHandle(self._new_actor()))
-                    self._start(self._workers[-1])
-                busy = set(map(id, self._calls.values()))
-                for worker in self._workers:
-                    if id(worker) not in busy:
+                    self._workers.append(worker := _WorkerHandle(self._new_actor()))
+                    self._calls[worker.actor.start.remote()] = worker
+                started = [worker for worker in self._workers if worker.process]
+                for worker in started:
+                    if worker.task is None:
                         self._give_task(worker)
-                if not self._calls:
-                    raise RuntimeError(f"No worker of the cluster can be started: {self._reason}")
-                starting = sum(worker.task is None for worker in self._calls.values())
-                show_workers(len(self._workers) - starting)
+                show_workers(len(started))
                 for call in ray.wait(list(self._calls), timeout=_LOOK_SECONDS)[0]:
-                    worker = self._calls.pop(call)
-                    task, worker.task = worker.task, None
-                    if (answer := self._answer(call, worker, task)) and task:
+                    if finished := self._receive(call, self._calls.pop(call)):
                         self._unfinished -= 1
-                        yield task, self._row(task, answer)
+                        yield finished
         finally:
             for worker in self._workers:
                 ray.kill(worker.actor)
                 clear_claims(self._folder, worker.process)
-
-    def _start(self, worker: _WorkerHandle) -> None:
-        """Wait for a worker to run; after it died too, however long Ray then takes to find it a place."""
-        self._calls[worker.actor.start.options(max_task_retries=-1).remote()] = worker
 
     def _give_task(self, worker: _WorkerHandle) -> None:
         """A task of the setup that the worker has loaded; where none is left, of that with the most tasks."""
@@ -160,50 +137,53 @@ class ClusterSweep:
 
         if worker.setup is None or not self._waiting[worker.setup]:
             worker.setup = max(self._waiting, key=lambda setup: len(self._waiting[setup]))
-        if not self._waiting[worker.setup]:
-            return
-        worker.task = task = self._waiting[worker.setup].popleft()
-        request, picture = task.trial.request, self._pictures.fitted(task.trial.request)
-        if picture.sha256 not in self._sent:
-            self._sent = dict(list(self._sent.items())[-63:]) | {picture.sha256: ray.put(picture)}
-        if not isinstance(request.image, str):  # the fitted picture goes instead
-            task = replace(task, trial=replace(task.trial, request=with_image(request, None)))
-        self._calls[worker.actor.make.remote(task, self._sent[picture.sha256], self._quality)] = worker
+        if self._waiting[worker.setup]:
+            worker.task = task = self._waiting[worker.setup].popleft()
+            picture = self._pictures.fitted(task.trial.request)
+            if picture.sha256 not in self._sent:
+                make_room(self._sent)
+                self._sent[picture.sha256] = ray.put(picture)
+            if not isinstance(task.trial.request.image, str):  # it may be large: the fitted picture goes instead
+                task = replace(task, trial=replace(task.trial, request=with_image(task.trial.request, None)))
+            self._calls[worker.actor.make.remote(task, self._sent[picture.sha256])] = worker
 
-    def _answer(self, call: Any, worker: _WorkerHandle, task: Task | None) -> Answer | None:
-        """What came of a call; None where the worker has started, or its task goes back into the queue."""
+    def _receive(self, call: Any, worker: _WorkerHandle) -> tuple[Task, Row] | None:
+        """A task and its row; None where the worker has started, or its task goes back into the queue."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
+        task, worker.task = worker.task, None
         try:
             answer: Any = ray.get(call)
         except RayTaskError as error:
             raise (error.cause or error) from None
         except RayError as error:
-            self._reason = first_line(error)
-            if task is None:  # it ended for good; one that never started will not, however often it is tried
-                if worker.process:
-                    self._workers.remove(worker)
-                return None
-            clear_claims(self._folder, worker.process)
-            worker.setup = None
-            self._start(worker)
-            self._deaths[task.key] += 1
-            if self._deaths[task.key] == _TRIES:
-                return Answer(None, error=f"Its worker died {_TRIES} times while making it, at last: {self._reason}")
-            answer = None
+            return self._replace_dead(worker, task, first_line(error))
         if task is None:
             worker.process = answer
-            return None
-        if answer is None:  # another writer is at it, or its worker died
+        elif answer is None:  # another writer is making it
             self._waiting[task.trial.setup].append(task)
-        return answer
+        else:
+            return task, self._row(task, answer)
+        return None
+
+    def _replace_dead(self, worker: _WorkerHandle, task: Task | None, reason: str) -> tuple[Task, Row] | None:
+        self._workers.remove(worker)
+        clear_claims(self._folder, worker.process)
+        key = task.key if task else ""
+        self._deaths[key] += 1
+        if self._deaths[key] < _TRIES:
+            if task:
+                self._waiting[task.trial.setup].append(task)
+            return None
+        if task is None:
+            raise RuntimeError(f"No worker of the cluster can be started: {reason}")
+        reason = f"Its worker died {_TRIES} times while making it, at last: {reason}"
+        row = failed_row(task, self._pictures.fitted(task.trial.request), reason)
+        return task, write_row(row, self._folder, self._scratch)
 
     def _row(self, task: Task, answer: Answer) -> Row:
         """The row in the folder, written here where the worker could not."""
-        if answer.row is None:
-            row = failed_row(task, self._pictures.fitted(task.trial.request), answer.error)
-            return write_row(row, self._folder, self._scratch)
         if answer.in_folder:
             return replace(answer.row, clip=answer.row.clip and self._folder / answer.row.clip.name)
         row, clip = replace(answer.row, request=task.trial.request, clip=None), None

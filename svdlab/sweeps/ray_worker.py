@@ -11,8 +11,9 @@ import random
 import tempfile
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from svdlab.machine import card_is_lost
 from svdlab.rows.row import Row
@@ -22,48 +23,40 @@ from svdlab.sweeps.make_row import RowMaker, Task
 from svdlab.sweeps.pictures import FittedPicture
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What came of a task on a cluster."""
 
-    row: Row | None  # without a picture in memory; None where the task left none
-    in_folder: bool = False
-    clip: bytes | None = None  # the file, where it is not in the folder
-    error: str = ""  # why there is no row
+    row: Row  # without a picture in memory
+    in_folder: bool
+    clip: bytes | None  # the file, where it is not in the folder
 
 
 class RayWorker:
     """One process with one warm pipeline, as Ray runs it."""
 
-    def __init__(self, scratch: Path, store: str) -> None:
-        self.maker, self.store = RowMaker(), store
-        self.folder = scratch.parent if os.access(scratch, os.W_OK) and not store else None
+    def __init__(self, scratch: Path, store: str, quality: bool) -> None:
+        self._maker, self._store = RowMaker(quality), store
+        self._folder = scratch.parent if os.access(scratch, os.W_OK) and not store else None
 
     def start(self) -> str:
         """The name of this process, once it runs."""
         return process_name()
 
-    def make(self, task: Task, picture: FittedPicture, quality: bool) -> Answer | None:
-        """What came of a task; None while another writer is making it.
-
-        Args:
-            task: What to make. No name in its request is looked up on this machine.
-            picture: What the model sees.
-            quality: Whether to measure the clip.
-        """
+    def make(self, task: Task, picture: FittedPicture) -> Answer | None:
+        """What came of a task; None while another writer is making it. No name in it is looked up on this machine."""
         if card_is_lost():
-            os._exit(1)  # Ray starts another process
+            os._exit(1)  # another process takes its place
         if task.trial.request.image is None:  # it had no name, and only what the model sees was sent
             task = replace(task, trial=replace(task.trial, request=with_image(task.trial.request, picture.image)))
-        with nullcontext(self.folder) if self.folder else tempfile.TemporaryDirectory() as place:
-            row = self.maker.make(task, picture, Path(place), quality=quality)
+        with nullcontext(self._folder) if self._folder else tempfile.TemporaryDirectory() as place:
+            row = self._maker.make(task, picture, Path(place))
             if row is None:
                 time.sleep(random.uniform(0.1, 0.4))  # it comes back soon, where nothing else is left
                 return None
-            if self.store:
-                _put(Path(place), self.store)
-            clip = None if self.folder or row.clip is None else row.clip.read_bytes()
-        return Answer(replace(row, request=with_image(row.request, None)), self.folder is not None, clip)
+            if self._store:
+                _put(Path(place), self._store)
+            clip = None if self._folder or row.clip is None else row.clip.read_bytes()
+        return Answer(replace(row, request=with_image(row.request, None)), self._folder is not None, clip)
 
 
 def _put(place: Path, store: str) -> None:
@@ -80,10 +73,7 @@ def _put(place: Path, store: str) -> None:
 def fetch(store: str, folder: Path, scratch: Path) -> None:
     """Bring what a store has and a folder has not, each file complete or not at all, a row after what it names.
 
-    Args:
-        store: An address that fsspec knows.
-        folder: The results folder.
-        scratch: A folder on the same disk.
+    `scratch` is a folder on the same disk for files that are not complete yet.
     """
     import fsspec
 

@@ -7,12 +7,12 @@ waits at the end for what others are making.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from svdlab.progress_bar import Progress
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row
 from svdlab.rows.row_key import row_key
-from svdlab.sweeps import ray_cluster, ray_worker
+from svdlab.sweeps import ray_cluster
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, clear_claims, is_claimed
 from svdlab.sweeps.make_row import RowMaker, Task
 from svdlab.sweeps.pictures import PictureCache
+from svdlab.sweeps.ray_worker import fetch
 
 
 def run(
@@ -76,78 +77,69 @@ def run(
     trials, folder, pictures = list(trials), Path(folder), PictureCache()
     if store and not on:
         raise ValueError(f"store={store!r} is where the workers of a cluster put clips: name the cluster (on='ray').")
-    if on and (rows := _rows_of_finished_sweep(trials, folder, pictures, retry_failed)):
-        return rows  # without starting Ray
+    if on and (finished := _rows_of_finished_sweep(trials, folder, pictures, retry_failed)):
+        return finished  # without starting Ray
     with ray_cluster.connected(on) if on else nullcontext():
         if on:
             unload_cached()  # the card is the workers' now
-            has_cards = ray_cluster.has_cards()
-            trials = [dataclasses.replace(t, setup=ray_cluster.cluster_setup(t.setup, has_cards)) for t in trials]
+            trials = _settled(trials, ray_cluster.has_cards())
         keys = _keys(trials, pictures)
         folder.mkdir(parents=True, exist_ok=True)
         clear_claims(folder)
         if store:
             with claim(folder, "store") as scratch:
-                ray_worker.fetch(store, folder, scratch)
-        rows = {key: row for key in dict.fromkeys(keys) if (row := find_row(folder, key))}
-        replaced = {key: row.created for key, row in rows.items() if retry_failed and row.status == "failed"}
-        tasks = {
-            key: Task(key, trial, replaced.get(key))
-            for key, trial in zip(keys, trials, strict=True)
-            if key not in rows or key in replaced
-        }
+                fetch(store, folder, scratch)
+        rows, tasks = _find_rows(keys, folder), list[Task]()
+        for key, trial in dict(zip(keys, trials, strict=True)).items():
+            if key not in rows:
+                tasks.append(Task(key, trial))
+            elif retry_failed and rows[key].status == "failed":
+                tasks.append(Task(key, trial, replaces=rows.pop(key).created))
         if tasks:
-            rows = {key: row for key, row in rows.items() if key not in tasks}
-            _make_rows(tasks, rows, folder, pictures, on, store, progress, quality)
-    return [dataclasses.replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
+            with claim(folder, "sweep") as scratch, _SweepBar(tasks, progress) as bar:
+                if on:
+                    sweep = ray_cluster.ClusterSweep(tasks, pictures, scratch, store, quality)
+                    _collect(sweep.rows(bar.show_workers), rows, bar, scratch)
+                else:
+                    _collect(_make_rows(tasks, RowMaker(quality, bar.step), pictures, folder, bar), rows, bar, scratch)
+    return _in_order(rows, keys, trials)
+
+
+def _rows_of_finished_sweep(
+    trials: list[Trial], folder: Path, pictures: PictureCache, retry_failed: bool
+) -> list[Row] | None:
+    """The rows of a sweep for a cluster where all are there. The cluster's precision is not known before Ray runs."""
+    finished = []
+    for settled in (_settled(trials, has_cards) for has_cards in (True, False)):
+        keys = _keys(settled, pictures)
+        rows = _find_rows(keys, folder, warn=False)
+        if len(rows) == len(set(keys)) and not (retry_failed and any(r.status == "failed" for r in rows.values())):
+            finished.append(_in_order(rows, keys, settled))
+    return finished[0] if finished and all(rows == finished[0] for rows in finished) else None
+
+
+def _settled(trials: list[Trial], has_cards: bool) -> list[Trial]:
+    return [replace(trial, setup=ray_cluster.cluster_setup(trial.setup, has_cards)) for trial in trials]
+
+
+def _keys(trials: list[Trial], pictures: PictureCache) -> list[str]:
+    return [row_key(trial.setup, trial.request, pictures.fitted(trial.request).sha256) for trial in trials]
+
+
+def _find_rows(keys: list[str], folder: Path, warn: bool = True) -> dict[str, Row]:
+    return {key: row for key in dict.fromkeys(keys) if (row := find_row(folder, key, warn=warn))}
+
+
+def _in_order(rows: dict[str, Row], keys: list[str], trials: list[Trial]) -> list[Row]:
+    return [replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
 
 
 def _make_rows(
-    tasks: Mapping[str, Task],
-    rows: dict[str, Row],
-    folder: Path,
-    pictures: PictureCache,
-    on: str,
-    store: str,
-    progress: bool,
-    quality: bool,
-) -> None:
-    """Add the rows of the tasks to those that the folder has, by their keys."""
-    count = len(rows) + len(tasks)
-    with claim(folder, "sweep") as scratch, _SweepBar([task.trial for task in tasks.values()], progress) as bar:
-        if on:
-            sweep = ray_cluster.ClusterSweep(list(tasks.values()), folder, pictures, scratch, store, quality)
-            new_rows = sweep.rows(bar.show_workers)
-        else:
-            new_rows = _make_rows_here(tasks.values(), folder, pictures, quality, bar)
-        try:
-            with closing(new_rows):
-                for task, row in new_rows:
-                    rows[task.key] = row
-                    bar.finish(task.trial)
-                    if not scratch.is_dir():
-                        break
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"Stopped: {len(rows)} of {count} rows are in {folder}, and the next run makes the others."
-            ) from None
-        except FileNotFoundError:
-            if scratch.is_dir():
-                raise
-        if not scratch.is_dir():  # the sweep's own claim went with the folder
-            raise FileNotFoundError(
-                f"The folder {folder} was deleted or renamed during the run, after {len(rows)} of {count} rows: run "
-                "again into the folder that is meant."
-            )
-
-
-def _make_rows_here(
-    tasks: Collection[Task], folder: Path, pictures: PictureCache, quality: bool, bar: _SweepBar
+    tasks: Sequence[Task], maker: RowMaker, pictures: PictureCache, folder: Path, bar: _SweepBar
 ) -> Generator[tuple[Task, Row], None, None]:
     """Make rows in this process, setup after setup; those that other writers are making come last."""
     setups = list(dict.fromkeys(task.trial.setup for task in tasks))
-    queue = deque(sorted(tasks, key=lambda task: setups.index(task.trial.setup)))
-    maker, elsewhere = RowMaker(), set[str]()
+    queue, elsewhere = deque(sorted(tasks, key=lambda task: setups.index(task.trial.setup))), set[str]()
     while queue:
         task = queue.popleft()
         if task.key in elsewhere:
@@ -159,44 +151,51 @@ def _make_rows_here(
         if maker.warm(task.trial.setup):
             bar.unpause()  # the time left is that of clips, not of loading
         bar.begin(task.trial)
-        picture = pictures.fitted(task.trial.request)
-        row = maker.make(task, picture, folder, quality=quality, on_step=bar.step)
+        row = maker.make(task, pictures.fitted(task.trial.request), folder)
         if row is None:
             elsewhere.add(task.key)
             queue.append(task)
-        else:
-            yield task, row
-            if row.status == "failed" and card_is_lost():
-                raise RuntimeError(
-                    f"The card was lost, and this process cannot reach it any more ({row.error}) Start a new one (in a "
-                    f"notebook: restart the kernel): the next run makes the {len(queue)} rows that are left."
-                )
+            continue
+        yield task, row
+        if row.status == "failed" and card_is_lost():
+            raise RuntimeError(
+                f"The card was lost, and this process cannot reach it any more ({row.error}) Start a new one (in a "
+                f"notebook: restart the kernel): the next run makes the {len(queue)} rows that are left."
+            )
 
 
-def _rows_of_finished_sweep(
-    trials: list[Trial], folder: Path, pictures: PictureCache, retry_failed: bool
-) -> list[Row] | None:
-    """The rows of a sweep for a cluster where all are there. The cluster's precision is not known before Ray runs."""
-    finished = []
-    for has_cards in (True, False):
-        settled = [dataclasses.replace(t, setup=ray_cluster.cluster_setup(t.setup, has_cards)) for t in trials]
-        rows = [find_row(folder, key, warn=False) for key in _keys(settled, pictures)]
-        if all(row is not None and not (retry_failed and row.status == "failed") for row in rows):
-            pairs = zip(rows, settled, strict=True)
-            finished.append([dataclasses.replace(row, request=t.request, axes=t.axes) for row, t in pairs if row])
-    return finished[0] if finished and all(rows == finished[0] for rows in finished) else None
-
-
-def _keys(trials: Iterable[Trial], pictures: PictureCache) -> list[str]:
-    return [row_key(trial.setup, trial.request, pictures.fitted(trial.request).sha256) for trial in trials]
+def _collect(
+    new_rows: Generator[tuple[Task, Row], None, None], rows: dict[str, Row], bar: _SweepBar, scratch: Path
+) -> None:
+    """Add rows, as they are made, to those that the folder has; `scratch` is the sweep's own claim in it."""
+    folder, count = scratch.parent, len(rows) + bar.clips
+    try:
+        with closing(new_rows):
+            for task, row in new_rows:
+                rows[task.key] = row
+                bar.finish(task.trial)
+                if not scratch.is_dir():
+                    break
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Stopped: {len(rows)} of {count} rows are in {folder}, and the next run makes the others."
+        ) from None
+    except FileNotFoundError:
+        if scratch.is_dir():
+            raise
+    if not scratch.is_dir():  # the claim went with the folder
+        raise FileNotFoundError(
+            f"The folder {folder} was deleted or renamed during the run, after {len(rows)} of {count} rows: run "
+            "again into the folder that is meant."
+        )
 
 
 class _SweepBar(Progress):
     """One line with the time left. It counts steps, since clips of more steps take longer."""
 
-    def __init__(self, trials: Sequence[Trial], progress: bool) -> None:
-        self.clips, self.finished, self.workers, self.steps_finished = len(trials), 0, 0, 0
-        steps = sum(trial.request.num_inference_steps for trial in trials)
+    def __init__(self, tasks: Sequence[Task], progress: bool) -> None:
+        self.clips, self.finished, self.workers, self.steps_finished = len(tasks), 0, 0, 0
+        steps = sum(task.trial.request.num_inference_steps for task in tasks)
         # no smoothing, the mean of all so far: with a decode every few steps, that of the last would swing
         super().__init__(total=steps, unit="step", disable=not progress, smoothing=0)
 
