@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from svdlab import chain, generate, read
-from svdlab.generation.chain import jump
+from svdlab.generation.chain import _jump
 from svdlab.generation.clip import Seam
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -30,11 +30,11 @@ def test_each_segment_starts_from_the_last_frame(micro, ask, tmp_path):
 
 def test_a_cut_shows_as_a_jump():
     smooth = [Image.new("RGB", (8, 8), (i * 4, 0, 0)) for i in range(10)]
-    assert jump(smooth, 5) == pytest.approx(1)
+    assert _jump(smooth, 5) == pytest.approx(1)
     cut = [*smooth[:5], Image.new("RGB", (8, 8), (200, 200, 200)), *smooth[6:]]
-    assert (jump(cut, 5) or 0) > 20
+    assert (_jump(cut, 5) or 0) > 20
     still = [smooth[0]] * 4
-    assert jump(still, 2) is None
+    assert _jump(still, 2) is None
     assert Seam(2, None).jump is None
 
 

@@ -57,11 +57,11 @@ def chain(
         frames += segment.frames[1:]  # its first is the frame that it was given
         notes += [note for note in segment.notes if note not in notes]
         timings = {name: seconds + segment.timings[name] for name, seconds in timings.items()}
-    seams = tuple(Seam(frame, jump(frames, frame)) for frame in joints)
+    seams = tuple(Seam(frame, _jump(frames, frame)) for frame in joints)
     return dataclasses.replace(first, frames=frames, timings=timings, notes=tuple(notes), seams=seams, latents=None)
 
 
-def jump(frames: list[Image.Image], frame: int) -> float | None:
+def _jump(frames: list[Image.Image], frame: int) -> float | None:
     """`Seam.jump` of a frame: the mean absolute change of the pixels into it, over the median of the other changes."""
     pixels = np.stack([np.asarray(each, dtype=np.float32) for each in frames])
     change = np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3))

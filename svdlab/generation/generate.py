@@ -50,7 +50,7 @@ def generate(
 def generate(
     pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: Iterable[int], **options: Any
 ) -> list[Clip]: ...
-def generate(
+def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands for the three below)
     pipeline: StableVideoDiffusionPipeline,
     request: Request,
     *,

@@ -26,8 +26,10 @@ _TINY = (
 def preview_frames(latents: torch.Tensor, variant: str, frames: int = 6) -> list[Image.Image]:
     """Some of the frames, from the first to the last, in about the right colours, as small as the latents are.
 
-    The latents are (1, frames, 4, height, width), scaled as the UNet has them; those of tiny have colours of their
-    own.
+    Args:
+        latents: (1, frames, 4, height, width), scaled as the UNet has them.
+        variant: "tiny", whose latents have colours of their own, or any of SVD's.
+        frames: how many.
     """
     import torch
 

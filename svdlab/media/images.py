@@ -77,10 +77,14 @@ def fit_image(
 ) -> Image.Image:
     """The image at exactly the size asked for, antialiased; one of that size already keeps every pixel.
 
-    "crop" fills the size with as much of the image as has its shape, `focus` (x, y, in 0..1) as near its middle as can
-    be. "pad" shows all of it in the middle, over a blurred enlarged copy of itself (black bars would become part of
-    the scene). "stretch" shows all of it, distorted. `info["image_size"]` is the (width, height) that it was fitted
-    from.
+    `info["image_size"]` of what comes out is the (width, height) that it was fitted from.
+
+    Args:
+        image: of any mode and size.
+        height, width: in pixels.
+        how: "crop" fills the size with as much of the image as has its shape. "pad" shows all of it, over a blurred
+            enlarged copy of itself (black bars would become part of the scene). "stretch" shows all of it, distorted.
+        focus: x and y in 0..1, which a crop keeps as near its middle as it can.
     """
     image = open_image(image)
     across, down = width / image.width, height / image.height
@@ -95,13 +99,13 @@ def fit_image(
     if how == "pad":
         fitted = _pad(image, height, width, scale)
     else:
-        box = crop_box(image.size, height, width, focus) if how == "crop" else None
+        box = _crop_box(image.size, height, width, focus) if how == "crop" else None
         fitted = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
     fitted.info = {"image_size": image.size}
     return fitted
 
 
-def crop_box(
+def _crop_box(
     size: tuple[int, int], height: int, width: int, focus: tuple[float, float] = (0.5, 0.5)
 ) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of what a crop keeps: the largest box of the target's shape nearest to the focus."""
@@ -128,7 +132,12 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def data_url(kind: str, data: bytes) -> str:
-    """A file's bytes as a `data:` URL of a media type such as "image/png", a third longer than they are."""
+    """A file's bytes as a `data:` URL, a third longer than they are.
+
+    Args:
+        kind: the media type, such as "image/png".
+        data: the bytes.
+    """
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -143,7 +152,7 @@ def _pad(image: Image.Image, height: int, width: int, scale: float) -> Image.Ima
     inner = image.resize(size, Image.Resampling.LANCZOS)
     if size == (width, height):
         return inner
-    ground = image.resize((width, height), Image.Resampling.LANCZOS, box=crop_box(image.size, height, width))
+    ground = image.resize((width, height), Image.Resampling.LANCZOS, box=_crop_box(image.size, height, width))
     ground = ground.filter(ImageFilter.GaussianBlur(max(height, width) / 32))
     ground.paste(inner, ((width - size[0]) // 2, (height - size[1]) // 2))
     return ground

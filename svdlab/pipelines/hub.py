@@ -34,8 +34,13 @@ class WeightsError(RuntimeError):
 def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
     """The folder of a variant's published weights, named by its commit; what the cache lacks is downloaded.
 
-    `half` asks for the fp16 files (4.2 GiB) rather than the full ones, `revision` for a branch, tag or commit. A
-    `WeightsError` where the hub refuses or does not answer and the cache lacks a file, or the disk is too small.
+    Args:
+        variant: one that is on the hub.
+        half: fetch the fp16 files (4.2 GiB) rather than the full ones.
+        revision: a branch, tag or commit; default: the main branch.
+
+    Raises:
+        WeightsError: the hub refuses or does not answer and the cache lacks a file, or the disk is too small.
     """
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
@@ -72,10 +77,14 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
 
 
 def check_folder(folder: Path, *, half: bool) -> dict[str, list[Path]]:
-    """The safetensors files to read, by component, of a folder in the hub's layout or a snapshot in its cache.
+    """The safetensors files to read, by component; a folder with files of one kind alone serves both.
 
-    `half` asks for its fp16 files rather than the full ones; a folder with files of one kind alone serves both. A
-    `WeightsError` where something is missing, damaged, of another model, or a link that leads out of the folder.
+    Args:
+        folder: in the hub's layout, or a snapshot in the hub's cache.
+        half: take the fp16 files rather than the full ones.
+
+    Raises:
+        WeightsError: something is missing, damaged, of another model, or a link that leads out of the folder.
     """
     root = folder.resolve()
     home = root.parents[1] if root.parent.name == "snapshots" else root  # in the cache, files are links to ../../blobs

@@ -28,8 +28,10 @@ def exclusive(
 ) -> Iterator[None]:
     """Hold a pipeline for one thread; a thread that holds it may enter again.
 
-    Where another thread holds it, `say` gets one sentence, or else stderr does; `check` is called several times a
-    second while it waits, and what it raises ends the waiting.
+    Args:
+        pipeline: a loaded one.
+        say: called with one sentence when another thread holds it; default: the sentence goes to stderr.
+        check: called several times a second while it waits; what it raises ends the waiting.
     """
     lock = _locks.setdefault(pipeline, threading.RLock())  # one step, so that two threads agree
     if not lock.acquire(blocking=False):

@@ -61,7 +61,10 @@ def blank(
 ) -> StableVideoDiffusionPipeline:
     """A pipeline of real modules on torch's meta device: shapes and types, no memory, no values.
 
-    The configuration is the variant's own, or that of the weights in a folder; the dtype is fp32 unless one is given.
+    Args:
+        variant: whose modules.
+        folder: weights whose configuration holds instead; default: the variant's own.
+        dtype: of the modules; default: fp32.
     """
     import torch
     from diffusers import (
@@ -97,7 +100,12 @@ def blank(
 
 
 def with_random_weights(variant: Variant, dtype: torch.dtype, device: str) -> StableVideoDiffusionPipeline:
-    """A pipeline of a variant's true size with random values: the real one's memory and speed, not its pictures."""
+    """A pipeline of a variant's true size with random values: the real one's memory and speed, not its pictures.
+
+    Args:
+        variant: whose modules.
+        dtype, device: of the weights.
+    """
     import torch
 
     pipeline = blank(variant, dtype=dtype)

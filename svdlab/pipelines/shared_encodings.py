@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 def shared(
     pipeline: StableVideoDiffusionPipeline, encodings: dict[str, dict[Any, torch.Tensor]] | None = None
 ) -> Iterator[None]:
-    """Encode no picture twice on a pipeline that is held (`exclusive`); the frames stay the same bit for bit.
+    """Encode no picture twice on a pipeline; the frames stay the same bit for bit.
 
-    `encodings` keeps the answers for the next block on this pipeline. The two encoding methods are put back
-    afterwards.
+    Args:
+        pipeline: one that is held (`exclusive`); its two encoding methods are put back afterwards.
+        encodings: keeps the answers for the next block on this pipeline; default: this block alone.
     """
     known = {} if encodings is None else encodings
     names = ("_encode_image", "_encode_vae_image")

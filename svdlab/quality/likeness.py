@@ -18,14 +18,22 @@ _SSIM_SIDE = 512  # pixels of the longer side at most, as the authors of SSIM ad
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two RGB pictures of one size in dB, at most `PSNR_CAP_DB`; higher is nearer."""
+    """Peak signal-to-noise ratio of two pictures in dB, at most `PSNR_CAP_DB`; higher is nearer.
+
+    Args:
+        one, other: RGB, (height, width, 3) of 0 to 255, of one size.
+    """
     if np.array_equal(one, other):
         return PSNR_CAP_DB
     return min(PSNR_CAP_DB, float(peak_signal_noise_ratio(other, one, data_range=255)))
 
 
 def ssim(one: np.ndarray, other: np.ndarray) -> float:
-    """Structural similarity of the luma of two RGB pictures of one size, -1 to 1; 1 for equal ones."""
+    """Structural similarity of the luma of two pictures, -1 to 1; 1 for equal ones.
+
+    Args:
+        one, other: RGB, (height, width, 3) of 0 to 255, of one size of at least 11 pixels a side.
+    """
     side = min(_SSIM_SIDE, max(one.shape[:2]))
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
     score: Any = structural_similarity(resized(luma(one), side), resized(luma(other), side), **options)
@@ -38,7 +46,12 @@ def luma(picture: np.ndarray) -> np.ndarray:
 
 
 def resized(grey: np.ndarray, side: int) -> np.ndarray:
-    """A grey picture brought to `side` pixels at its longer side."""
+    """A grey picture brought to a size.
+
+    Args:
+        grey: (height, width).
+        side: pixels of its longer side.
+    """
     scale = side / max(grey.shape)
     size = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

@@ -39,7 +39,12 @@ class _Flow(NamedTuple):
 
 
 def motion_measures(pixels: list[np.ndarray], grey: list[np.ndarray]) -> dict[str, Any]:
-    """The fields of `Quality` that are about motion and flicker, by name, of RGB frames and their luma."""
+    """The fields of `Quality` that are about motion and flicker, by name.
+
+    Args:
+        pixels: RGB frames, (height, width, 3) of 0 to 255, at least two.
+        grey: their luma.
+    """
     (height, width), flows = grey[0].shape, list(_flows(grey))
     camera_agreed = np.mean([flow.agreement for flow in flows]) >= _AGREEMENT
     speeds = [_lengths(flow.total)[flow.inside] for flow in flows]  # in widths
@@ -60,7 +65,11 @@ def motion_measures(pixels: list[np.ndarray], grey: list[np.ndarray]) -> dict[st
 
 
 def mean_change(one: np.ndarray, other: np.ndarray) -> float:
-    """The mean absolute difference of two RGB frames, in levels of 0 to 255."""
+    """The mean absolute difference of two frames, in levels of 0 to 255.
+
+    Args:
+        one, other: RGB, (height, width, 3).
+    """
     return float(np.mean(cv2.mean(cv2.absdiff(one, other))[: one.shape[2]]))
 
 

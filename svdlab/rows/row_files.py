@@ -62,7 +62,10 @@ def read_rows(folder: str | Path) -> list[Row]:
 def find_row(folder: str | Path, key: str, *, warn: bool = True) -> Row | None:
     """The row of a key, or None where it has to be made: there is none, it cannot be read, or its clip is not its own.
 
-    With `warn`, a warning names a clip that has to be made again.
+    Args:
+        folder: where the rows are.
+        key: as `row_key` gives it.
+        warn: name a clip that has to be made again in a warning.
     """
     for name in _row_names(key):
         try:
@@ -80,8 +83,13 @@ def find_row(folder: str | Path, key: str, *, warn: bool = True) -> Row | None:
 def write_row(row: Row, folder: str | Path, scratch: Path, clip: Path | None = None) -> Row:
     """Move a row into `folder`, after its clip and its picture, so that no row ever names what is not there.
 
-    Of several writers of one key the last one wins. `scratch` is a folder on the same disk, for files that are not
-    complete yet; `clip` is the row's video, which is moved. Returns the row as it will be read.
+    Of several writers of one key the last one wins. Returns the row as it will be read.
+
+    Args:
+        row: what to write.
+        folder: where to.
+        scratch: a folder on the same disk, for files that are not complete yet.
+        clip: the row's video, which is moved.
     """
     folder = Path(folder)
     if not isinstance(row.request.image, str):

@@ -21,8 +21,11 @@ from svdlab.setup import Setup
 def row_key(setup: Setup, request: Request, picture_sha256: str | None = None, **also: Any) -> str:
     """16 hex digits: the same for the same question, wherever its picture and its weights lie.
 
-    The setup's device does not count, and of the image only the pixels that the model sees, whose hash may be given.
-    `also` is what else sets the question apart.
+    Args:
+        setup: how the model runs. Its device does not count.
+        request: what is asked. Of its image, the pixels count that the model sees.
+        picture_sha256: their hash; default: computed.
+        **also: what else sets the question apart.
     """
     setup, request = setup.resolved(), request.filled(setup.variant)
     question = {

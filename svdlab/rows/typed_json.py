@@ -35,11 +35,14 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: Any, value: Any, name: str) -> Any:
-    """What JSON holds as the type that an annotation names: a class, a Literal, a union, `tuple[X, ...]`, `dict[str,
-    X]`.
+    """What JSON holds as the type that an annotation names; a ValueError names the part that has another type.
 
-    A dataclass's field that is missing, or null, has its default; one that is unknown is left out. Something of
-    another type is a ValueError with its `name`: "timings.sample_seconds is not a number".
+    A dataclass's field that is missing, or null, has its default; one that is unknown is left out.
+
+    Args:
+        kind: a class, a Literal, a union, `tuple[X, ...]` or `dict[str, X]`.
+        value: what `json.loads` gave. What is of class `kind` already stays as it is.
+        name: as the error calls it: "timings.sample_seconds is not a number".
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):

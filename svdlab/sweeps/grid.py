@@ -118,8 +118,11 @@ def grid(
 
 
 def with_image(request: Request, image: Any) -> Request:
-    """A request for another picture, which is shared and unchecked: `dataclasses.replace` would copy it, and warn
-    again.
+    """A request for another picture, which is shared: `dataclasses.replace` would copy it, and warn again.
+
+    Args:
+        request: any.
+        image: its new `image`, unchecked.
     """
     other = copy.copy(request)
     object.__setattr__(other, "image", image)

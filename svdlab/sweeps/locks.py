@@ -31,7 +31,12 @@ _own_claims: set[str] = set()  # the names of those that this process holds now
 
 @contextmanager
 def claim(folder: Path, key: str) -> Iterator[Path]:
-    """Claim a key of a results folder, and give a new folder there for unfinished files, removed afterwards."""
+    """Claim a key, and give a new folder on the same disk for unfinished files, which is removed afterwards.
+
+    Args:
+        folder: the results folder, which must exist.
+        key: of a row.
+    """
     scratch = folder / f".{key}~{process_name()}~{time.time_ns()}"
     scratch.mkdir()
     _own_claims.add(scratch.name)
@@ -54,7 +59,13 @@ def is_contested(scratch: Path) -> bool:
 
 
 def is_claimed(folder: Path, key: str, besides: Path | None = None) -> bool:
-    """Whether a living writer is making the row of a key; one's own claim, `besides`, does not count."""
+    """Whether a living writer is making the row of a key.
+
+    Args:
+        folder: the results folder.
+        key: of the row.
+        besides: one's own claim, which does not count.
+    """
     # The time of the file server, where a claim of one's own tells it: clocks of machines differ.
     now = besides.stat().st_mtime if besides else time.time()
     for entry in os.scandir(folder):
@@ -69,7 +80,9 @@ def is_claimed(folder: Path, key: str, besides: Path | None = None) -> bool:
 def clear_claims(folder: Path, dead_process: str = "") -> None:
     """Remove what killed writers left in a results folder: their claims and unfinished files.
 
-    `dead_process` is the `process_name` of a process that is known to have ended, on whatever machine it ran.
+    Args:
+        folder: the results folder.
+        dead_process: the `process_name` of one that has ended, on whatever machine it ran.
     """
     for entry in list(os.scandir(folder)):
         if entry.name.startswith(".") and entry.name.count("~") >= 3:

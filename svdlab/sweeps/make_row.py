@@ -125,7 +125,13 @@ def make_row(
 ) -> Row:
     """Make the clip of one trial on a loaded pipeline, and its row; a row that failed, where the clip cannot be made.
 
-    The folder must exist. A `picture` is the request's image as the model sees it; left out, it is read here.
+    Args:
+        pipeline: as `load` gives it.
+        trial: what to make.
+        folder: the results folder, which must exist.
+        picture: the request's image as the model sees it; default: read here.
+        quality: measure the clip.
+        on_step: as for `generate`.
     """
     fitted = FittedPicture(picture, image_sha256(picture)) if picture else PictureCache().fitted(trial.request)
     row = _new_row(trial, setup_of(pipeline) or trial.setup, fitted)
@@ -134,7 +140,13 @@ def make_row(
 
 
 def failed_row(task: Task, picture: FittedPicture, reason: str) -> Row:
-    """The row of a task that could not be made, for a reason in one sentence."""
+    """The row of a task that could not be made.
+
+    Args:
+        task: what was to be made.
+        picture: what the model was to see.
+        reason: one sentence.
+    """
     row = _new_row(task.trial, task.trial.setup, picture, task.key)
     return replace(row, status="failed", error=reason)
 

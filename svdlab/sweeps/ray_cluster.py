@@ -65,7 +65,9 @@ def has_cards() -> bool:
 def cluster_setup(setup: Setup, has_cards: bool) -> Setup:
     """A setup as all workers take it, so that a sweep has one precision: fp16 on cards, fp32 on processors.
 
-    A cluster that has cards uses them alone. A ValueError where the setup names one card: Ray gives them out.
+    Args:
+        setup: of a trial; a ValueError where it names one card, since Ray gives them out.
+        has_cards: whether any node has a card; the cluster then uses its cards alone.
     """
     if setup.device and ":" in setup.device:
         raise ValueError(f"device={setup.device!r} is one card, and on a cluster Ray gives them out: leave it out.")

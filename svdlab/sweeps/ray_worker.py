@@ -73,7 +73,10 @@ def _put(place: Path, store: str) -> None:
 def fetch(store: str, folder: Path, scratch: Path) -> None:
     """Bring what a store has and a folder has not, each file complete or not at all, a row after what it names.
 
-    `scratch` is a folder on the same disk for files that are not complete yet.
+    Args:
+        store: an address that fsspec knows.
+        folder: the results folder.
+        scratch: a folder on the same disk.
     """
     import fsspec
 
