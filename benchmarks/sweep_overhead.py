@@ -22,11 +22,11 @@ from typing import Any
 
 from svdlab import Machine, Request, Setup, generate, grid, run
 from svdlab.pipelines.cached import load_cached
-from svdlab.pipelines.shared_encodings import shared
 from svdlab.quality.quality import Quality
 from svdlab.rows.row import Row
 from svdlab.rows.rows_table import rows_table
 from svdlab.sweeps import make_row
+from svdlab.sweeps.shared_pictures import shared
 
 
 def bare(pipeline, trials, folder: Path) -> None:

@@ -1,22 +1,27 @@
 """Files and folders that appear whole or not at all.
 
-A writer works in a scratch folder beside its target (`.svdlab-` and a random word) and moves the result into place with
-one rename. The scratch folder is locked while its writer lives. The system drops the lock however the writer ends, so
-`clear_leftovers` can tell what a killed writer left from what is being written now.
+A writer works in a scratch folder beside its target and moves the result into place with one rename. The name of a
+scratch folder ends with `~<machine>~<process>~<start>~<number>`, so that what a killed writer left can be told from
+what is being written now. Containers and cloned machines share a host's name: boot and PID namespace belong to the
+machine's. What may be alive on another machine is removed after a day of silence.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-import secrets
 import shutil
+import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 _PREFIX, _REPLACED = ".svdlab-", ".old"
-_ABANDONED_SECONDS = 86_400  # where nothing can be locked (some network disks), age decides
+_ABANDONED_SECONDS = 86_400
+_own_folders: set[str] = set()  # the names of the scratch folders that this process holds now
 
 
 @contextmanager
@@ -33,6 +38,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     replaced = _replaced(path)
     clear_leftovers(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(path.parent) as folder:
         written = folder / path.name
         try:
@@ -52,38 +58,41 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yield a new folder, removed afterwards, that `clear_leftovers` leaves alone while this process lives."""
-    parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        folder = parent / f"{_PREFIX}{secrets.token_hex(6)}"
-        folder.mkdir()
-        lock = _lock(folder, wait=True)
-        if folder.exists():  # not so where another process cleared it before it was locked
-            break
-        if lock is not None:
-            os.close(lock)
+def scratch_folder(parent: Path, name: str = f"{_PREFIX}scratch") -> Iterator[Path]:
+    """Yield a new folder, removed afterwards, that `clear_leftovers` leaves alone while this process lives.
+
+    Args:
+        parent: where to create it, on the same disk as the target.
+        name: what its name begins with.
+    """
+    folder = parent / f"{name}~{process_name()}~{time.time_ns()}"
+    folder.mkdir()
+    _own_folders.add(folder.name)
     try:
         yield folder
     finally:
+        _own_folders.discard(folder.name)
         shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in a folder, which need not exist, and nothing of writers that live."""
-    for leftover in folder.glob(f"{_PREFIX}*"):
-        if leftover.name.endswith(_REPLACED):
-            target = folder / leftover.name.removeprefix(_PREFIX).removesuffix(_REPLACED)
+def clear_leftovers(folder: Path, dead_process: str = "") -> None:
+    """Remove the scratch folders that killed writers left, and nothing of writers that may live.
+
+    Args:
+        folder: where they may be; it need not exist.
+        dead_process: the `process_name` of one that has ended, on whatever machine it ran.
+    """
+    for leftover in folder.glob(".*"):
+        name = leftover.name
+        if name.startswith(_PREFIX) and name.endswith(_REPLACED):
+            target = folder / name.removeprefix(_PREFIX).removesuffix(_REPLACED)
             if restore_replaced(target).exists():
                 shutil.rmtree(leftover, ignore_errors=True)
-        elif not leftover.is_dir() or leftover.is_symlink():
-            with suppress(OSError):
-                leftover.unlink()
-        elif (lock := _lock(leftover)) is not None:
-            shutil.rmtree(leftover, ignore_errors=True)
-            os.close(lock)
+        elif name.startswith(_PREFIX) or name.count("~") >= 3:
+            with suppress(OSError):  # released while we look
+                silent = time.time() - leftover.lstat().st_mtime > _ABANDONED_SECONDS and not is_of_this_machine(name)
+                if silent or not may_live(name) or (dead_process and f"~{dead_process}~" in name):
+                    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def restore_replaced(path: Path) -> Path:
@@ -94,21 +103,52 @@ def restore_replaced(path: Path) -> Path:
     return path
 
 
+def process_name() -> str:
+    """What tells this process from all others that ever were: machine, process id and start, joined by "~"."""
+    return f"{_machine_name()}~{os.getpid()}~{_start_of(os.getpid())}"
+
+
+def may_live(name: str) -> bool:
+    """Whether the owner of a scratch folder is not known to be dead."""
+    if not is_of_this_machine(name):
+        return "~" in name
+    _, _, process, start, _ = name.split("~")
+    if int(process) == os.getpid() and start == _start_of(os.getpid()):
+        return name in _own_folders  # others of ours were left in a folder that was renamed meanwhile
+    return start == _start_of(int(process))
+
+
+def is_of_this_machine(name: str) -> bool:
+    """Whether the owner of a scratch folder runs, or ran, on this machine."""
+    parts = name.split("~")
+    return len(parts) == 5 and parts[1] == _machine_name() and parts[2].isdigit()
+
+
 def _replaced(path: Path) -> Path:
     return path.with_name(f"{_PREFIX}{path.name}{_REPLACED}")
 
 
-def _lock(folder: Path, wait: bool = False) -> int | None:
-    """A descriptor that holds the folder's lock; None where another process holds it."""
-    with suppress(OSError, ImportError):  # neither folders nor locks can be opened so on Windows
-        import fcntl
+@cache
+def _machine_name() -> str:
+    """The host's name, and a hash of what tells apart machines and containers of one name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  (a link to no path)
+    except OSError:  # not Linux
+        boot, namespace = str(uuid.getnode()), ""
+    host = socket.gethostname().replace("~", "-")
+    return f"{host}-{hashlib.sha256(f'{host} {boot} {namespace}'.encode()).hexdigest()[:8]}"
 
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            return descriptor
-        except OSError as error:
-            if not isinstance(error, BlockingIOError) and time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-                return descriptor
-            os.close(descriptor)
-    return None
+
+def _start_of(process: int) -> str:
+    """When a process of this machine began; "" for one that has ended. Process ids are used again, starts are not."""
+    import psutil
+
+    try:
+        if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
+            return ""
+        with suppress(OSError):  # ticks since the boot, which a clock that is set does not move
+            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        return str(int(psutil.Process(process).create_time()))
+    except psutil.NoSuchProcess:
+        return ""

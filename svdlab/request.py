@@ -138,33 +138,23 @@ class Request:
     def _check_fields_together(self) -> None:
         frames, chunk, steps = self.num_frames, self.decode_chunk_size, self.num_inference_steps
         if None not in (frames, chunk) and chunk > frames:
-            raise ValueError(
-                f"decode_chunk_size={chunk} is over num_frames={frames}: "
-                f"use at most {frames}, which decodes all frames at once."
-            )
+            raise ValueError(f"decode_chunk_size={chunk} is over num_frames={frames}: {frames} decodes all at once.")
         low, high = self.min_guidance_scale, self.max_guidance_scale
         if None not in (low, high) and low > high:  # diffusers would switch guidance by the last frame's value alone
             raise ValueError(
-                f"min_guidance_scale={low} is over max_guidance_scale={high}: "
-                "guidance rises from the first frame to the last; raise the maximum or lower the minimum."
+                f"min_guidance_scale={low} is over max_guidance_scale={high}: guidance rises along a clip."
             )
         if (sigmas := self.sigmas) is not None:
             if not sigmas or not all(a > b for a, b in zip((math.inf, *sigmas), (*sigmas, 0), strict=True)):
-                raise ValueError(
-                    f"sigmas={shorten(sigmas)} must be positive and falling, as in (700.0, 50.0, 5.0, 0.5, 0.002)."
-                )
+                raise ValueError(f"sigmas={shorten(sigmas)} must be positive and falling, as in (700.0, 50.0, 0.002).")
             if steps not in (None, len(sigmas)):
                 raise ValueError(f"num_inference_steps={steps} disagrees with {len(sigmas)} sigmas: leave it out.")
         if self.fit not in get_args(Fit):
             raise ValueError(f"fit={shorten(self.fit)} is unknown: expected one of {', '.join(get_args(Fit))}.")
         if self.focus is None or len(self.focus) != 2 or not all(0 <= f <= 1 for f in self.focus):
-            raise ValueError(
-                f"focus={shorten(self.focus)} must be two numbers from 0 to 1: x from the left, y from the top."
-            )
+            raise ValueError(f"focus={shorten(self.focus)} must be two numbers from 0 to 1: from the left, the top.")
         if self.image is None or self.image == "":
-            raise ValueError(
-                "image is empty: give a path, a URL, a picture, or the name of a bundled example ('rocket')."
-            )
+            raise ValueError("image is empty: give a path, a URL, a picture, or the name of an example ('rocket').")
         if self.variant is not None:
             variant(self.variant)
 
@@ -196,10 +186,8 @@ class Request:
         if self.variant == name and preset is None and not self._is_open():
             return self
         if self.variant is not None and self.variant != name:
-            raise ValueError(
-                f"This request was filled in for variant {self.variant!r} but is used with {shorten(name)}: "
-                f"make it with Request.for_variant({shorten(name)}, …) instead."
-            )
+            mismatch = f"filled in for variant {self.variant!r} but is used with {shorten(name)}"
+            raise ValueError(f"This request was {mismatch}: make it with Request.for_variant({shorten(name)}, …).")
         v = variant(name)
         if preset is not None and preset not in v.presets:
             raise ValueError(f"Unknown preset {shorten(preset)} of {v.name}: expected one of {', '.join(v.presets)}.")
@@ -271,10 +259,8 @@ def _number_in_range(name: str, value: Any) -> int | float:
     if not low <= number <= high:
         raise ValueError(f"{name}={shorten(number)} is outside {low} to {high}: {hint}.")
     if name in ("height", "width") and number % 8:
-        raise ValueError(
-            f"{name}={number} is not a multiple of 8: use {number // 8 * 8} or {number // 8 * 8 + 8} "
-            "(multiples of 64 stay in the trained regime)."
-        )
+        below = number // 8 * 8
+        raise ValueError(f"{name}={number} is not a multiple of 8: use {below} or {below + 8}, best a multiple of 64.")
     return number
 
 

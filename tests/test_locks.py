@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from sweeps import check_whole, forked, quick, trials_of
 
-from svdlab import Setup
+from svdlab import Setup, atomic_files
+from svdlab.atomic_files import clear_leftovers, process_name
 from svdlab.pipelines.cached import load_cached, unload_cached
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.row_key import row_key
 from svdlab.sweeps import locks
 from svdlab.sweeps import make_row as make_row_module
-from svdlab.sweeps.locks import claim, clear_claims, is_claimed, is_contested, process_name
+from svdlab.sweeps.locks import claim, is_claimed, is_contested
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -59,7 +60,7 @@ def dead_process() -> str:
 def test_what_dead_writers_left_is_cleared_and_what_may_be_alive_is_not(tmp_path):
     machine, process, start = process_name().split("~")
     host = machine.rpartition("-")[0]
-    dead, parent = dead_process(), f"{machine}~{os.getppid()}~{locks._start_of(os.getppid())}"
+    dead, parent = dead_process(), f"{machine}~{os.getppid()}~{atomic_files._start_of(os.getppid())}"
     gone = [
         claim_of(tmp_path, dead),
         claim_of(tmp_path, f"{machine}~{process}~1{start}"),  # an older process of the same id
@@ -79,9 +80,9 @@ def test_what_dead_writers_left_is_cleared_and_what_may_be_alive_is_not(tmp_path
     ]
     (tmp_path / ".hidden").mkdir()
     with claim(tmp_path, KEY) as own:
-        clear_claims(tmp_path)
+        clear_leftovers(tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (*kept, own)} | {".hidden"}
-        clear_claims(tmp_path, dead.replace(machine, f"{host}-00000000"))  # now that it is known to be dead
+        clear_leftovers(tmp_path, dead.replace(machine, f"{host}-00000000"))  # now that it is known to be dead
         assert not kept[1].exists()
         assert kept[2].exists()
 
@@ -90,12 +91,12 @@ def test_the_boot_and_the_pid_namespace_belong_to_a_machines_name(monkeypatch):
     names = set()
     boot, namespace = Path.read_text, os.readlink
     for change in ({}, {"boot_id": "another"}, {"pid": "pid:[1]"}):
-        locks._machine_name.cache_clear()
+        atomic_files._machine_name.cache_clear()
         monkeypatch.setattr(Path, "read_text", lambda path, c=change, **o: c.get(path.name) or boot(path, **o))
         monkeypatch.setattr(os, "readlink", lambda path, c=change: c.get(Path(path).name) or namespace(path))
         names.add(process_name().split("~")[0])
     monkeypatch.undo()
-    locks._machine_name.cache_clear()
+    atomic_files._machine_name.cache_clear()
     assert len(names) == 3
 
 

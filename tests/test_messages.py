@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from svdlab.atomic_files import atomic_write, clear_leftovers, scratch_folder
+from svdlab.atomic_files import atomic_write, clear_leftovers
 from svdlab.messages import describe_error, did_you_mean, first_line, shorten
 
 
@@ -65,18 +64,6 @@ def test_what_a_killed_writer_left_is_cleared_and_what_a_living_one_writes_is_no
     writer.communicate()
     clear_leftovers(tmp_path)
     assert names(tmp_path) == []
-
-
-def test_leftovers_where_nothing_can_be_locked_are_told_by_their_age(tmp_path, monkeypatch):
-    import fcntl
-
-    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
-    with scratch_folder(tmp_path) as living:
-        old = tmp_path / ".svdlab-old"
-        old.mkdir()
-        os.utime(old, (time.time() - 1e6,) * 2)
-        clear_leftovers(tmp_path)
-        assert names(tmp_path) == [living.name]
 
 
 def test_the_next_writer_clears_what_a_killed_one_left(tmp_path):

@@ -16,12 +16,12 @@ from svdlab.pipelines import cached
 from svdlab.pipelines.cached import _kept, load_cached, unload_cached
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.load import load
-from svdlab.pipelines.shared_encodings import shared
 from svdlab.quality.quality import Quality
 from svdlab.request import conditioning
 from svdlab.sweeps import make_row as make_row_module
-from svdlab.sweeps import pictures as pictures_module
+from svdlab.sweeps import shared_pictures as pictures_module
 from svdlab.sweeps.plan import plan
+from svdlab.sweeps.shared_pictures import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -76,7 +76,7 @@ def test_sharing_leaves_the_frames_as_they_are_and_the_pipeline_too(setup, ask, 
     plain = [generate(pipeline, one, progress=False) for one in asked]
     assert calls == {"image": 5, "vae": 5}
     before = dict(vars(pipeline))
-    with shared(pipeline):
+    with shared(pipeline, {}):
         with_sharing = [generate(pipeline, one, progress=False) for one in asked]
     assert calls == {"image": 5 + 2, "vae": 5 + 4}
     assert all(a.frames == b.frames for a, b in zip(plain, with_sharing, strict=True))

@@ -161,9 +161,7 @@ def read(path: str | Path) -> Clip:
         timings, notes = dict(settings.get("timings", {})), tuple(settings.get("notes", ()))
     except (ValueError, TypeError, KeyError) as error:
         reason = str(error) if isinstance(error, ValueError) and text and "svdlab" in text else "none found"
-        raise ValueError(
-            f"{path} holds no settings that svdlab can read ({reason}): expected a file written by clip.save."
-        ) from error
+        raise ValueError(f"{path} holds no settings that svdlab can read ({reason}): use one of clip.save.") from error
     with quiet_requests():  # said when the clip was made, and in its notes
         request, picture = _with_image(fields, cover, path)
     if len(image_size) == 2:

@@ -107,10 +107,8 @@ def check_folder(folder: Path, *, half: bool) -> dict[str, list[Path]]:
     chosen = by_kind[half] if all(by_kind[half].values()) else by_kind[not half]
     if not all(chosen.values()):
         lacking = next(component for component, files in by_kind[half].items() if not files)
-        raise WeightsError(
-            f"{folder / lacking} lacks the {_KIND[half]} safetensors files that other components have: "
-            "download the folder again, all of one kind."
-        )
+        kind = f"the {_KIND[half]} safetensors files that other components have"
+        raise WeightsError(f"{folder / lacking} lacks {kind}: download the folder again, all of one kind.")
     for files in chosen.values():
         for file in files:
             tensor_names(file)
@@ -155,19 +153,17 @@ def _check_index(file: Path) -> None:
         raise WeightsError(f"{file} is not JSON ({first_line(error)}): delete it and fetch it again.") from error
     pipeline = index.get("_class_name") if isinstance(index, dict) else None
     if pipeline != _PIPELINE:
-        raise WeightsError(
-            f"{file} is of {shorten(pipeline)}, and only {_PIPELINE!r} is loaded here: use another folder."
-        )
+        raise WeightsError(f"{file} is of {shorten(pipeline)}, and only {_PIPELINE!r} is loaded: use another folder.")
     for name in COMPONENTS:
         if name not in index:
             raise WeightsError(f"{file} names no {name}: use the repository's own file.")
     for name, value in index.items():
         own, library = COMPONENTS.get(name), value[0] if isinstance(value, list) and len(value) == 2 else ""
         if not name.startswith("_") and (value != own if own else library not in ("diffusers", "transformers", None)):
+            expected = own or "a class of diffusers or transformers"
             raise WeightsError(
-                f"{file} gives {shorten(value)} as its {first_line(name)}, expected "
-                f"{own or 'a class of diffusers or transformers'}: nothing else is imported, since it could run code; "
-                "use the repository's own file."
+                f"{file} gives {shorten(value)} as its {first_line(name)}, expected {expected}: nothing else is "
+                "imported, since it could run code; use the repository's own file."
             )
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from diffusers import StableVideoDiffusionPipeline
 
+_MEND = "a file is missing, damaged or of another model; fetch or save them again"
+
 
 def load(setup: Setup) -> StableVideoDiffusionPipeline:
     """The diffusers pipeline of a setup, on its device, with every optimisation applied, ready for `generate`.
@@ -81,9 +83,8 @@ def _folder(setup: Setup) -> tuple[Path, Setup]:
         return folder, dataclasses.replace(setup, revision=folder.name)  # the cache names a snapshot by its commit
     folder = Path(setup.weights).expanduser()
     if not folder.is_dir():
-        raise WeightsError(
-            f"weights={shorten(setup.weights)} is neither 'hub', 'bundled', 'random' nor a folder that exists."
-        )
+        kinds = "neither 'hub', 'bundled', 'random' nor a folder that exists"
+        raise WeightsError(f"weights={shorten(setup.weights)} is {kinds}.")
     return folder, setup
 
 
@@ -102,19 +103,13 @@ def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusion
     except Exception as error:  # of either library, for configurations that hold anything at all
         if is_out_of_memory(error):
             raise
-        reason = first_line(error)
-        raise WeightsError(
-            f"The weights in {folder} cannot be read ({reason}): a file is missing, damaged or of another model; "
-            "fetch or save them again."
-        ) from error
+        raise WeightsError(f"The weights in {folder} cannot be read ({first_line(error)}): {_MEND}.") from error
     for component, paths in files.items():  # diffusers and transformers warn, and go on with made-up values
         names = set().union(*(hub.tensor_names(file) for file in paths))
         missing = sorted(set(getattr(pipeline, component).state_dict()) - names)
         if missing:
-            raise WeightsError(
-                f"{folder / component} lacks {len(missing)} of its tensors ({missing[0]} first): a file is missing or "
-                "of another model; fetch or save it again."
-            )
+            lacking = f"lacks {len(missing)} of its tensors ({missing[0]} first)"
+            raise WeightsError(f"{folder / component} {lacking}: {_MEND}.")
     return pipeline
 
 

@@ -41,7 +41,7 @@ from svdlab.rows.row_files import find_row, write_row
 from svdlab.rows.row_key import row_key
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
-from svdlab.sweeps.locks import claim, clear_claims, is_contested
+from svdlab.sweeps.locks import claim, is_contested
 
 _TIMELINE_POINTS = 24  # of each stage
 _LOG_FILE = "log.txt"  # what the measured process and its libraries print
@@ -83,6 +83,7 @@ def measure(
     picture = conditioning(trial.request) if picture is None else picture
     created = datetime.now(timezone.utc).isoformat()
     parent = frames.parent if frames else Path(tempfile.gettempdir())
+    parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(parent)
     with scratch_folder(parent) as scratch:
         question = {"setup": setup.to_json(), "request": trial.request.to_json(), "repeats": repeats}
@@ -148,7 +149,7 @@ def profile(
     if not trials:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    clear_claims(folder)
+    clear_leftovers(folder)
     pictures = {request: conditioning(request) for request in {trial.request for trial in trials}}
     keys = [_measurement_key(trial, pictures[trial.request], memory_limit_bytes) for trial in trials]
     first, frames = trials[0], folder / f"{keys[0]}.npz"

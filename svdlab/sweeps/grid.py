@@ -95,9 +95,7 @@ def grid(
     pairs = _distinct(list(zip(*together.values(), strict=True))) or [()]
     count = len(setups) * len(pairs) * math.prod(map(len, crossed.values()))
     if count > max_trials:
-        raise ValueError(
-            f"This grid has {count:,} trials and at most {max_trials:,} are built: give fewer values, or max_trials=…"
-        )
+        raise ValueError(f"This grid has {count:,} trials, over the {max_trials:,} that are built: see max_trials.")
     names = ["setup"] * (len(setups) > 1) + list(together) * (len(pairs) > 1)
     names += [name for name, values in crossed.items() if len(values) > 1]
     trials, concerns = [], {}
@@ -171,9 +169,7 @@ def _range(name: str, given: dict[str, Any], most: int) -> list[float]:
         count, values = 0, []
     _check_count(name, count, most)
     if not values:
-        raise ValueError(
-            f"{name}={shorten(given)} holds no number: a step must lead from start to stop, log needs ends over 0."
-        )
+        raise ValueError(f"{name}={shorten(given)} holds no number: a step leads to stop, log needs ends over 0.")
     return values
 
 

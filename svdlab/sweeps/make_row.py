@@ -20,14 +20,13 @@ from svdlab.messages import describe_error
 from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.load import setup_of
 from svdlab.pipelines.pipeline_lock import exclusive
-from svdlab.pipelines.shared_encodings import shared
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, write_row
 from svdlab.rows.row_key import row_key
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, is_contested
-from svdlab.sweeps.pictures import FittedPicture, PictureCache
+from svdlab.sweeps.shared_pictures import FittedPicture, PictureCache, shared
 
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline

@@ -15,17 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from svdlab.atomic_files import clear_leftovers
 from svdlab.messages import first_line
-from svdlab.pipelines.shared_encodings import make_room
 from svdlab.prediction.estimate import estimate
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import write_row
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import with_image
-from svdlab.sweeps.locks import clear_claims
 from svdlab.sweeps.make_row import Task, failed_row
-from svdlab.sweeps.pictures import PictureCache
 from svdlab.sweeps.ray_worker import Answer, RayWorker
+from svdlab.sweeps.shared_pictures import PictureCache, make_room
 
 _TRIES = 3  # a task that its worker does not survive so often is to blame itself
 _LOOK_SECONDS = 5  # how often new nodes are looked for
@@ -48,9 +47,7 @@ def connected(on: str) -> Iterator[None]:
     try:
         ray.init(address=None if on == "ray" else on, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises a bare Exception where its start takes too long
-        raise ConnectionError(
-            f"There is no Ray to reach at on={on!r} ({first_line(error)}): start it, or say 'ray'."
-        ) from None
+        raise ConnectionError(f"There is no Ray to reach at on={on!r} ({first_line(error)}): start it.") from None
     try:
         yield
     finally:
@@ -131,7 +128,7 @@ class ClusterSweep:
         finally:
             for worker in self._workers:
                 ray.kill(worker.actor)
-                clear_claims(self._folder, worker.process)
+                clear_leftovers(self._folder, worker.process)
 
     def _give_task(self, worker: _WorkerHandle) -> None:
         """A task of the setup that the worker has loaded; where none is left, of that with the most tasks."""
@@ -171,7 +168,7 @@ class ClusterSweep:
 
     def _replace_dead(self, worker: _WorkerHandle, task: Task | None, reason: str) -> tuple[Task, Row] | None:
         self._workers.remove(worker)
-        clear_claims(self._folder, worker.process)
+        clear_leftovers(self._folder, worker.process)
         key = task.key if task else ""
         self._deaths[key] += 1
         if self._deaths[key] < _TRIES:

@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from svdlab.atomic_files import process_name
 from svdlab.machine import card_is_lost
 from svdlab.rows.row import Row
 from svdlab.sweeps.grid import with_image
-from svdlab.sweeps.locks import process_name
 from svdlab.sweeps.make_row import RowMaker, Task
-from svdlab.sweeps.pictures import FittedPicture
+from svdlab.sweeps.shared_pictures import FittedPicture
 
 
 class Answer(NamedTuple):

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from svdlab.atomic_files import clear_leftovers
 from svdlab.machine import card_is_lost
 from svdlab.pipelines.cached import unload_cached
 from svdlab.progress_bar import Progress
@@ -24,10 +25,10 @@ from svdlab.rows.row_files import find_row
 from svdlab.rows.row_key import row_key
 from svdlab.sweeps import ray_cluster
 from svdlab.sweeps.grid import Trial
-from svdlab.sweeps.locks import claim, clear_claims, is_claimed
+from svdlab.sweeps.locks import claim, is_claimed
 from svdlab.sweeps.make_row import RowMaker, Task
-from svdlab.sweeps.pictures import PictureCache
 from svdlab.sweeps.ray_worker import fetch
+from svdlab.sweeps.shared_pictures import PictureCache
 
 
 def run(
@@ -85,7 +86,7 @@ def run(
             trials = _settled(trials, ray_cluster.has_cards())
         keys = _keys(trials, pictures)
         folder.mkdir(parents=True, exist_ok=True)
-        clear_claims(folder)
+        clear_leftovers(folder)
         if store:
             with claim(folder, "store") as scratch:
                 fetch(store, folder, scratch)
@@ -177,17 +178,14 @@ def _collect(
                 if not scratch.is_dir():
                     break
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"Stopped: {len(rows)} of {count} rows are in {folder}, and the next run makes the others."
-        ) from None
+        text = f"Stopped: {len(rows)} of {count} rows are in {folder}, and the next run makes the others."
+        raise KeyboardInterrupt(text) from None
     except FileNotFoundError:
         if scratch.is_dir():
             raise
     if not scratch.is_dir():  # the claim went with the folder
-        raise FileNotFoundError(
-            f"The folder {folder} was deleted or renamed during the run, after {len(rows)} of {count} rows: run "
-            "again into the folder that is meant."
-        )
+        text = f"{folder} was deleted or renamed during the run, after {len(rows)} of {count} rows"
+        raise FileNotFoundError(f"{text}: run again into the folder that is meant.")
 
 
 class _SweepBar(Progress):
