@@ -138,12 +138,11 @@ class Request:
     def _check_fields_together(self) -> None:
         frames, chunk, steps = self.num_frames, self.decode_chunk_size, self.num_inference_steps
         if None not in (frames, chunk) and chunk > frames:
-            raise ValueError(f"decode_chunk_size={chunk} is over num_frames={frames}: {frames} decodes all at once.")
+            raise ValueError(f"decode_chunk_size={chunk} is over num_frames={frames}: use at most {frames}.")
         low, high = self.min_guidance_scale, self.max_guidance_scale
         if None not in (low, high) and low > high:  # diffusers would switch guidance by the last frame's value alone
-            raise ValueError(
-                f"min_guidance_scale={low} is over max_guidance_scale={high}: guidance rises along a clip."
-            )
+            rule = "guidance rises from the first frame to the last"
+            raise ValueError(f"min_guidance_scale={low} is over max_guidance_scale={high}: {rule}.")
         if (sigmas := self.sigmas) is not None:
             if not sigmas or not all(a > b for a, b in zip((math.inf, *sigmas), (*sigmas, 0), strict=True)):
                 raise ValueError(f"sigmas={shorten(sigmas)} must be positive and falling, as in (700.0, 50.0, 0.002).")
