@@ -13,6 +13,23 @@ def rows():
     return ladder_rows()
 
 
+@pytest.mark.parametrize("figure", [plots.waterfall, plots.pareto, plots.predicted, plots.stages])
+def test_figures_say_what_they_show_to_who_cannot_see_them_too(rows, figure):
+    drawn = figure(rows[:4])
+    assert drawn.get_suptitle()
+    assert drawn.alt.startswith(drawn.get_suptitle())
+    assert "4.00" in drawn.alt or "4." in drawn.alt
+
+
+def test_a_notebook_keeps_the_words_as_alt_text(rows, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append((data, options)))
+    figure = plots.waterfall(rows)
+    figure._ipython_display_()
+    [(data, options)] = shown
+    assert options["metadata"]["image/png"]["alt"] == data["text/plain"] == figure.alt
+
+
 def dots(figure):
     return [line for line in figure.axes[0].lines if line.get_marker() == "o"]
 

@@ -54,7 +54,7 @@ def test_one_file_that_needs_nothing_else(path):
     assert not page.all("link")
     [policy] = [str(meta["content"]) for meta in page.all("meta") if "http-equiv" in meta]
     assert policy.startswith("default-src 'none'")
-    assert "<strong>motion, mean of the picture (pixels a frame)</strong>" in text
+    assert "<strong>motion (px a frame)</strong>" in text
     assert "svdlab clip --again" in text
 
 

@@ -1,8 +1,9 @@
 """Figures of a sweep and of a measured ladder, with matplotlib. Memory is in GiB (2**30 bytes), time in seconds.
 
-A notebook shows the figure that a cell ends with; `figure.savefig("name.png")` writes it. `curves` draws what one knob
-does to a clip. `waterfall`, `pareto` and `predicted` compare the rungs of a ladder. `stages` shows where memory and
-time go, and `timeline` what one measured setup held from moment to moment.
+A notebook shows the figure that a cell ends with; `figure.savefig("name.png", dpi=300)` writes it, `figure.alt` says in
+words what it shows, and `style` draws for a dark page or at another width. `curves` draws what one knob does to a clip.
+`waterfall`, `pareto` and `predicted` compare the rungs of a ladder. `stages` shows where memory and time go, and
+`timeline` what one measured setup held from moment to moment.
 """
 
 from __future__ import annotations
@@ -11,26 +12,28 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from svdlab.interface.figures import DescribedFigure, colours, is_wide, new_figure
+from svdlab.interface.figures import style as style
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.profiling.ladder import is_exact, measured_rungs
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
-from svdlab.sweeps.study import MEASURES, complete_measures, rows_with_clips
+from svdlab.sweeps.study import MEASURES, complete_measures, effect, is_numeric, rows_with_clips
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 GiB = 2**30
-# Okabe and Ito's colours, which survive colour blindness: https://jfly.uni-koeln.de/color/
-BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STAGE_COLOURS = {"load": "0.5", "encode": YELLOW, "denoise": SKY, "decode": GREEN}
+_STAGES = {"load": "grey", "encode": "yellow", "denoise": "sky", "decode": "green"}  # and their colours
 
 
-def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None, by: str | None = None) -> Figure:
+def curves(
+    frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None, by: str | None = None
+) -> DescribedFigure:
     """What one knob does to a clip: a small plot for each measure, with the knob across.
 
-    A dot is a clip, the line joins the medians, and the band reaches from the lowest to the highest clip.
+    A dot is a clip, the line joins the medians, and the band reaches from the lowest to the highest clip. Above each
+    plot stands what `study.findings` says. Likeness has one scale in all plots, and all else begins at zero.
     A measure that has no number at some value of the knob is left out.
 
     Args:
@@ -49,36 +52,72 @@ def curves(frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None
     """
     clips: Any = rows_with_clips(frame)
     names = complete_measures(clips, knob, measures or tuple(MEASURES))
+    title = f"What {knob} does to a clip{_setting(clips, knob)}"
     if not names:
-        figure, [axis] = _new_figure(1, 1, 7, 1.2)
+        figure, [axis] = new_figure(1, 1, 1.2, 7)
         axis.set_axis_off()
         reason = f"No measure has a number at every value of {knob}.\nrun(…, quality=True) measures clips."
         axis.text(0.5, 0.5, reason, ha="center", va="center", fontsize=9)
+        figure.describe(title, reason)
         return figure
-    columns = 3 if len(names) in (3, 5, 6) else min(4, len(names))
+    columns = min(len(names), 2 if not is_wide() else 3 if len(names) in (3, 5, 6) else 4)
     lines = -(-len(names) // columns)
-    figure, axes = _new_figure(lines, columns, 3.6 * columns, 2.7 * lines)
+    figure, axes = new_figure(lines, columns, 0.6 + (2.2 if is_wide() else 1.6) * lines)
     groups = [(None, clips)] if by is None else list(clips.groupby(by))
-    is_number = clips[knob].map(lambda value: isinstance(value, (int, float))).all()
+    palette, numeric = list(colours().values())[:6], is_numeric(clips, knob)
+    likeness = [name for name in names if "ssim" in name]
+    words = []
     for axis, name in zip(axes, names, strict=False):
-        for colour, (value, group) in zip(COLOURS * len(groups), groups, strict=False):
+        for colour, (value, group) in zip(palette * len(groups), groups, strict=False):
             spread = group.groupby(knob)[name].agg(["min", "median", "max"])
-            across = spread.index if is_number else spread.index.astype(str)
-            label = None if by is None else f"{by} {value:g}" if isinstance(value, float) else f"{by} {value}"
-            axis.fill_between(across, spread["min"], spread["max"], color=colour, alpha=0.18, linewidth=0)
-            axis.plot(across, spread["median"], color=colour, marker="o", markersize=4, label=label)
-            dots = group[knob] if is_number else group[knob].astype(str)
-            axis.plot(dots, group[name], ".", color=colour, alpha=0.45, markersize=3)
-        axis.set_title(MEASURES.get(name, name), fontsize=9)
+            across = spread.index if numeric else spread.index.astype(str)
+            label = "median" if by is None else f"{by} {value:g}" if isinstance(value, float) else f"{by} {value}"
+            band = "lowest to highest clip" if by is None else None
+            axis.fill_between(across, spread["min"], spread["max"], color=colour, alpha=0.3, linewidth=0, label=band)
+            axis.plot(
+                across, spread["median"], color=colour, marker="o", markersize=4 if is_wide() else 2.5, label=label
+            )
+            dots = group[knob] if numeric else group[knob].astype(str)
+            dot = "one clip" if by is None else None
+            axis.plot(dots, group[name], ".", color=colour, alpha=0.5, markersize=3, label=dot)
+            for place in (0, -1) if by is None else ():
+                text, end = f"{spread['median'].iloc[place]:.3g}", (across[place], spread["max"].iloc[place])
+                axis.annotate(
+                    text, end, (0, 4), textcoords="offset points", ha="center", fontsize=7 if is_wide() else 5.5
+                )
+        measure, verdict = MEASURES.get(name), effect(clips, knob, name).verdict
+        axis.set_title(f"{measure or name}\n{verdict}", fontsize=9.5 if is_wide() else 7)
         axis.set_xlabel(knob)
+        together = clips[likeness] if name in likeness else clips[[name]]
+        low, high = float(together.min().min()), float(together.max().max())
+        least = measure.span if measure else 0.0
+        low = min(low, high - least) if name in likeness else min(low, 0)
+        top = max(high, low + least)
+        axis.set_ylim(low - 0.06 * (top - low) * bool(low), top + 0.16 * (top - low) or None)
+        axis.margins(x=0.1)
+        medians = clips.groupby(knob)[name].median().iloc[[0, -1]]
+        numbers = ", ".join(f"{number:.3g} at {place}" for place, number in medians.items())
+        words.append(f"{measure or name}: {verdict}, {numbers}.")
     for axis in axes[len(names) :]:
         axis.set_visible(False)
-    if by is not None:
-        axes[0].legend(fontsize=8, frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, frameon=False, loc="outside lower center", ncols=min(len(labels), 4))
+    figure.describe(title, " ".join(words))
     return figure
 
 
-def waterfall(rows: Sequence[Row]) -> Figure:
+def _setting(clips: Any, knob: str) -> str:
+    """What the clips share, and how many they are: the end of a title."""
+    shared = [
+        str(clips[name].iloc[0])
+        for name in ("image", "variant")
+        if name in clips and name != knob and clips[name].nunique() == 1
+    ]
+    seeds = f", {clips['seed'].nunique()} seeds" if "seed" in clips and clips["seed"].nunique() > 1 else ""
+    return f" ({', '.join([*shared, f'{len(clips)} clips'])}{seeds})"
+
+
+def waterfall(rows: Sequence[Row]) -> DescribedFigure:
     """What each rung of a ladder gives: peak memory (GiB) on the left, time of a clip (seconds) on the right.
 
     A bar is a rung, the baseline on top. The coloured end of a bar is the difference from the rung above it: blue is
@@ -92,23 +131,30 @@ def waterfall(rows: Sequence[Row]) -> Figure:
         ['GiB at the peak', 'seconds a clip']
     """
     rungs = measured_rungs(rows)
-    figure, axes = _new_figure(1, 2, 9, 1.2 + 0.42 * len(rungs), sharey=True)
+    figure, axes = new_figure(1, 2, 1.6 + 0.42 * len(rungs), sharey=True)
+    colour, wide = colours(), is_wide()
     series = {"GiB at the peak": [rung.peak_gib for rung in rungs], "seconds a clip": [rung.seconds for rung in rungs]}
     for axis, (unit, values) in zip(axes, series.items(), strict=True):
         for i, (before, value) in enumerate(zip([values[0], *values], values, strict=False)):
-            axis.barh(i, min(value, before), color="0.8")
-            axis.barh(i, abs(value - before), left=min(value, before), color=BLUE if value < before else ORANGE)
+            changed = colour["blue" if value < before else "orange"]
+            axis.barh(i, min(value, before), color=colour["pale"])
+            axis.barh(i, abs(value - before), left=min(value, before), color=changed)
             percent = 100 * (value / before - 1)
             change = f"  {percent:+.0f} %" if i and abs(percent) >= 0.5 else ""
-            axis.text(max(value, before), i, f" {value:.2f}{change}", va="center", fontsize=8)
-        axis.set(xlim=(0, 1.32 * max(values)), xlabel=unit)
+            axis.text(max(value, before), i, f" {value:.2f}{change}", va="center", fontsize=8 if wide else 6)
+        axis.set(xlim=(0, (1.32 if wide else 2) * max(values)), xlabel=unit)
         axis.grid(axis="y", visible=False)
-    axes[0].set_yticks(range(len(rungs)), _added_labels([rung.row for rung in rungs]))
+    labels = _added_labels([rung.row for rung in rungs])
+    axes[0].set_yticks(range(len(rungs)), [textwrap.fill(label, 26 if wide else 16) for label in labels])
     axes[0].invert_yaxis()
+    _key(figure, {"less than the rung above": "blue", "more": "orange", "unchanged": "pale"})
+    pairs = zip(labels, rungs, strict=True)
+    words = [f"{label}: {rung.peak_gib:.2f} GiB, {rung.seconds:.2f} s." for label, rung in pairs]
+    figure.describe(f"What each rung gives or costs{_where(rows)}", " ".join(words))
     return figure
 
 
-def pareto(rows: Sequence[Row]) -> Figure:
+def pareto(rows: Sequence[Row]) -> DescribedFigure:
     """Memory against time: the peak (GiB) across, the time of a clip (seconds) upwards, a numbered dot for each setup.
 
     The line joins the setups that no other setup beats in both. A hollow dot is a setup that changes the frames.
@@ -122,21 +168,31 @@ def pareto(rows: Sequence[Row]) -> Figure:
     """
     rungs = sorted(measured_rungs(rows), key=lambda rung: (rung.peak_gib, rung.seconds))
     front = [rung for i, rung in enumerate(rungs) if all(rung.seconds < other.seconds for other in rungs[:i])]
-    figure, [axis] = _new_figure(1, 1, 7.5, 4.2)
-    axis.step([r.peak_gib for r in front], [r.seconds for r in front], where="post", color=BLUE, alpha=0.5)
+    figure, [axis] = new_figure(1, 1, 4.2 + 0.1 * len(rungs), 7.5)
+    blue, best = colours()["blue"], "no other setup beats these in both"
+    axis.step([r.peak_gib for r in front], [r.seconds for r in front], where="post", color=blue, alpha=0.5, label=best)
     for number, rung in enumerate(rungs, 1):
-        place, fill = (rung.peak_gib, rung.seconds), BLUE if is_exact(rung.row, rows[0]) else "none"
-        axis.plot(*place, "o", color=BLUE, markersize=7, markerfacecolor=fill)
+        place, fill = (rung.peak_gib, rung.seconds), blue if is_exact(rung.row, rows[0]) else "none"
+        axis.plot(*place, "o", color=blue, markersize=7, markerfacecolor=fill)
         axis.annotate(str(number), place, xytext=(5, 5), textcoords="offset points", fontsize=8)
     top = 1.15 * max(rung.seconds for rung in rungs)
     axis.set(xlabel="GiB at the peak", ylabel="seconds a clip", ylim=(0, top))
     axis.margins(x=0.1)
-    labels = [f"{number}  {rung.row.setup.label}" for number, rung in enumerate(rungs, 1)]
-    figure.legend([axis.plot([], [], " ")[0]] * len(labels), labels, loc="outside lower center", fontsize=8, ncols=2)
+    if len(front) > 1:
+        axis.legend(fontsize=8, frameon=False, loc="lower left")
+    names = [f"{number}  {rung.row.setup.label}" for number, rung in enumerate(rungs, 1)]
+    labels = [textwrap.fill(name, 48, subsequent_indent="    ") for name in names]
+    invisible = [axis.plot([], [], " ")[0]] * len(labels)
+    columns = 2 if is_wide() else 1
+    figure.legend(
+        invisible, labels, loc="outside lower center", fontsize=7, ncols=columns, frameon=False, handlelength=0
+    )
+    words = [f"{name}: {rung.peak_gib:.2f} GiB, {rung.seconds:.2f} s." for name, rung in zip(names, rungs, strict=True)]
+    figure.describe(f"Memory against time{_where(rows)} (hollow: other frames)", " ".join(words))
     return figure
 
 
-def stages(things: Sequence[Row | Estimate]) -> Figure:
+def stages(things: Sequence[Row | Estimate]) -> DescribedFigure:
     """Where memory and time go: encode, denoise and decode of each setup.
 
     Of measured rows the left shows the peak of each stage (GiB) and the right its time (seconds). Of estimates the left
@@ -149,11 +205,18 @@ def stages(things: Sequence[Row | Estimate]) -> Figure:
         >>> [axis.get_xlabel() for axis in stages(measured).axes]
         ["GiB at the stage's peak", 'seconds a clip']
     """
-    figure, (memory, time) = _new_figure(1, 2, 9, 1.4 + 0.55 * len(things), sharey=True)
+    labels = _added_labels(things)
+    wide = is_wide()
+    labels = [textwrap.fill(label, 30 if wide else 16) for label in labels]
+    rows = max(2, *(label.count("\n") for label in labels))
+    figure, (memory, time) = new_figure(1, 2, 1.4 + (0.15 + 0.15 * rows) * len(things), sharey=True)
+    words, palette = [], colours()
     for i, thing in enumerate(things):
-        left = 0.0
-        for j, (stage, (weights, activations, length)) in enumerate(_stage_bars(thing).items()):
-            place, colour = i + 0.26 * (j - 1), STAGE_COLOURS[stage]
+        left, bars = 0.0, _stage_bars(thing)
+        peaks = ", ".join(f"{stage} {(held + live) / GiB:.2f}" for stage, (held, live, _) in bars.items())
+        words.append(f"{thing.setup.label}: {peaks} GiB.")
+        for j, (stage, (weights, activations, length)) in enumerate(bars.items()):
+            place, colour = i + 0.26 * (j - 1), palette[_STAGES[stage]]
             memory.barh(place, weights / GiB, 0.24, color=colour, alpha=0.45)
             memory.barh(place, activations / GiB, 0.24, left=weights / GiB, color=colour)
             time.barh(i, length, 0.6, left=left, color=colour, label=None if i else stage)
@@ -161,13 +224,16 @@ def stages(things: Sequence[Row | Estimate]) -> Figure:
     predicted = any(isinstance(thing, Estimate) for thing in things)
     memory.set_xlabel("GiB: weights (pale) and activations" if predicted else "GiB at the stage's peak")
     time.set_xlabel("TFLOP a clip" if predicted else "seconds a clip")
-    memory.set_yticks(range(len(things)), [textwrap.fill(thing.setup.label, 36) for thing in things])
+    memory.set_yticks(range(len(things)), labels)
     memory.invert_yaxis()
-    figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=3)
+    _key(figure, {name: colour for name, colour in _STAGES.items() if name != "load"})
+    models = ", ".join(dict.fromkeys(thing.setup.variant for thing in things))
+    what = "predicted" if predicted else "measured"
+    figure.describe(f"Where memory and time go, stage by stage ({models}, {what})", " ".join(words))
     return figure
 
 
-def timeline(row: Row) -> Figure:
+def timeline(row: Row) -> DescribedFigure:
     """Memory (GiB, upwards) over time (seconds, across): while loading, in the first call, and in the next.
 
     The filled areas are the weights of each component, on the device that works. The shades are the stages.
@@ -184,16 +250,18 @@ def timeline(row: Row) -> Figure:
         raise ValueError(f"Nothing was measured over time: {row.error or 'the row holds no timeline.'}")
     points, on_card = measurement.timeline, "allocated_bytes" in measurement.timeline
     start, end = points["seconds"][0], points["seconds"][-1]
-    figure, [axis] = _new_figure(1, 1, 9, 3.2)
+    figure, [axis] = new_figure(1, 1, 3.4)
+    palette = colours()
     on_a_card = {"device_bytes": "on the card, everybody's", "allocated_bytes": "allocated"}
     kinds = on_a_card if on_card else {"process_bytes": "process"}
-    for (kind, label), colour in zip(kinds.items(), (BLUE, ORANGE), strict=False):
-        axis.plot([s - start for s in points["seconds"]], [n / GiB for n in points[kind]], color=colour, label=label)
+    for (kind, label), colour in zip(kinds.items(), ("blue", "orange"), strict=False):
+        line = [n / GiB for n in points[kind]]
+        axis.plot([s - start for s in points["seconds"]], line, color=palette[colour], label=label)
     top = axis.get_ylim()[1]
     for stage in measurement.stages:
         if stage.stage != "prepare" and stage.call in (None, 0, 1) and stage.seconds:
             begun = stage.begun_seconds - start
-            shade = STAGE_COLOURS.get(stage.stage, "none")
+            shade = palette.get(_STAGES.get(stage.stage, ""), "none")
             axis.axvspan(begun, begun + stage.seconds, color=shade, alpha=0.18, linewidth=0)
             if stage.seconds > 0.04 * (end - start):  # else the name would not fit
                 axis.text(begun + stage.seconds / 2, 1.02 * top, stage.stage, ha="center", fontsize=8)
@@ -202,13 +270,17 @@ def timeline(row: Row) -> Figure:
         components, device = [name for name in changes[0] if name != "seconds"], "cuda" if on_card else "cpu"
         sizes = [[change[name].get(device, 0) / GiB for change in (*changes, changes[-1])] for name in components]
         labels = [f"weights: {name}" for name in components]
-        axis.stackplot(moments, sizes, step="post", colors=[BLUE, PINK, ORANGE], alpha=0.55, labels=labels)
+        fills = [palette[name] for name in ("blue", "pink", "orange")]
+        axis.stackplot(moments, sizes, step="post", colors=fills, alpha=0.55, labels=labels)
     axis.set(xlabel="seconds", ylabel="GiB", ylim=(0, 1.1 * top))
-    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=5)
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=5 if is_wide() else 2)
+    highest = max(points[next(iter(kinds))]) / GiB
+    alt = f"It rises to {highest:.2f} GiB in {end - start:.0f} seconds, loading included."
+    figure.describe(f"What {row.setup.variant} holds over time ({row.setup.label}){_where([row])}", alt)
     return figure
 
 
-def predicted(rows: Sequence[Row]) -> Figure:
+def predicted(rows: Sequence[Row]) -> DescribedFigure:
     """Predicted and measured: the predicted peak (GiB) across, the measured one (GiB) upwards, a dot for each setup.
 
     On the line they agree. The grey band is ten percent to either side of it.
@@ -221,41 +293,47 @@ def predicted(rows: Sequence[Row]) -> Figure:
         'GiB predicted'
     """
     pairs = [(estimate(r.row.setup, r.row.request).peak_bytes / GiB, r.peak_gib) for r in measured_rungs(rows)]
-    figure, [axis] = _new_figure(1, 1, 4.6, 4.2)
+    figure, [axis] = new_figure(1, 1, 4.4, 5.2)
+    colour = colours()
     end = 1.15 * max(max(pair) for pair in pairs)
-    axis.fill_between([0, end], [0, 0.9 * end], [0, 1.1 * end], color="0.9", linewidth=0)
-    axis.plot([0, end], [0, end], color="0.5", linewidth=1)
-    for pair in pairs:
-        axis.plot(*pair, "o", color=BLUE)
+    axis.fill_between(
+        [0, end], [0, 0.9 * end], [0, 1.1 * end], color=colour["pale"], alpha=0.6, linewidth=0, label="10 %"
+    )
+    axis.plot([0, end], [0, end], color=colour["grey"], linewidth=1, label="as predicted")
+    for number, pair in enumerate(pairs, 1):
+        axis.plot(*pair, "o", color=colour["blue"])
+        axis.annotate(str(number), pair, (5, 4), textcoords="offset points", fontsize=8)
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
     axis.set(xlabel="GiB predicted", ylabel="GiB measured", xlim=(0, end), ylim=(0, end))
+    words = [
+        f"Rung {number}: {one:.2f} GiB predicted, {other:.2f} measured." for number, (one, other) in enumerate(pairs, 1)
+    ]
+    figure.describe(f"Predicted and measured peaks, by rung{_where(rows)}", " ".join(words))
     return figure
 
 
-def _new_figure(lines: int, columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, Any]:
-    """A figure of this size in inches, and its axes line by line."""
-    import matplotlib.pyplot as plt
+def _key(figure: DescribedFigure, names: dict[str, str]) -> None:
+    """What the colours of the bars mean, below the figure."""
+    from matplotlib.patches import Patch
 
-    figure = plt.figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=sharey)
-    for axis in axes.flat:
-        axis.xaxis.label.set_size(9)
-        axis.yaxis.label.set_size(9)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    plt.close(figure)  # a notebook would show it a second time
-    return figure, list(axes.flat)
+    patches = [Patch(color=colours()[colour], label=name) for name, colour in names.items()]
+    figure.legend(handles=patches, fontsize=8, frameon=False, loc="outside lower center", ncols=3 if is_wide() else 1)
 
 
-def _added_labels(rows: Sequence[Row]) -> list[str]:
+def _where(rows: Sequence[Row]) -> str:
+    """The machine on which rows were measured: the end of a title."""
+    names = dict.fromkeys(row.machine.name for row in rows if row.machine)
+    return f", measured on {', '.join(names)}" if names else ""
+
+
+def _added_labels(things: Sequence[Row | Estimate]) -> list[str]:
     """What each rung adds to the one before it; its whole label where it does not keep all of that one."""
     labels = []
-    for before, row in zip([rows[0], *rows], rows, strict=False):
-        old, parts = ((each.setup.dtype, *each.setup.optimizations) for each in (before, row))
-        kept = set(before.setup.optimizations) <= set(row.setup.optimizations)
+    for before, thing in zip([things[0], *things], things, strict=False):
+        old, parts = ((each.setup.dtype, *each.setup.optimizations) for each in (before, thing))
+        kept = set(before.setup.optimizations) <= set(thing.setup.optimizations)
         new = [part for part in parts if part and part not in old]
-        labels.append(f"+ {', '.join(new)}" if kept and new else row.setup.label)
+        labels.append(f"+ {', '.join(new)}" if kept and new else thing.setup.label)
     return labels
 
 

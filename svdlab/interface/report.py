@@ -117,7 +117,7 @@ def _finding(frame: pd.DataFrame, knob: str) -> dict[str, Any]:
     except ValueError as error:
         return {"knob": knob, "blocks": [str(error)], "curves": {}}
     blocks = [_markdown(block) for block in text.split("\n\n") if block]
-    return {"knob": knob, "blocks": blocks, "curves": _curves(done, knob), "clips": len(done)}
+    return {"knob": knob, "blocks": blocks, "curves": _curves(done, knob)}
 
 
 def _markdown(text: str) -> Markup:
@@ -127,15 +127,16 @@ def _markdown(text: str) -> Markup:
 
 
 def _curves(done: pd.DataFrame, knob: str) -> dict[str, str]:
-    """The curves as pictures, for a light page and for a dark one; nothing where no measure is complete."""
+    """The curves for a light page and for a dark one, and their words; nothing where no measure is complete."""
     import matplotlib.pyplot as plt
 
     urls: dict[str, str] = {}
     for name, (style, paper) in _STYLES.items() if study.complete_measures(done, knob) else ():
         file = io.BytesIO()
         with plt.style.context([style, {"axes.facecolor": paper}]):
-            plots.curves(done, knob).savefig(file, format="png", dpi=110, facecolor=paper)
-        urls[name] = data_url("image/png", file.getvalue())
+            figure = plots.curves(done, knob)
+            figure.savefig(file, format="png", dpi=110, facecolor=paper)
+        urls |= {name: data_url("image/png", file.getvalue()), "alt": figure.alt}
     return urls
 
 

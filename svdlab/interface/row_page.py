@@ -73,7 +73,7 @@ def rows_page(
     across, down, *_ = *varied, "", ""
     numbers: dict[str, Sequence[Any]] = {
         **(measures or {}),
-        **{heading: [getattr(row.quality, field, None) for row in rows] for field, heading in MEASURES.items()},
+        **{str(measure): [getattr(row.quality, field, None) for row in rows] for field, measure in MEASURES.items()},
         "seconds": [sum(row.timings.get(part, 0) for part in timed) if row.timings else None for row in rows],
     }
     columns = [("knob", *column) for column in varied.items()] + [("measure", *column) for column in numbers.items()]

@@ -1,29 +1,55 @@
 """What a sweep says of one knob: the numbers at each of its values, and what they come to in words.
 
-Everything starts from a table of rows (`rows_table`). `summary` gives medians, `findings` says whether a measure rises,
-falls or wanders with the knob, by Spearman's rank correlation over all clips.
+Everything starts from a table of rows (`rows_table`). `summary` gives medians. `effect` judges what the knob does to
+one measure against the spread over seeds, and `findings` puts that into words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Fields of `Quality` that are worth a curve each -> what a reader calls them, with the unit.
+
+@dataclass(frozen=True)
+class Measure:
+    """A field of `Quality` as a reader meets it: `str` gives name and unit."""
+
+    name: str
+    unit: str
+    span: float  # the least that an axis shows of it: a tenth of that can hardly be seen in a clip
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.unit})"
+
+
 MEASURES = {
-    "motion_mean_px": "motion, mean of the picture (pixels a frame)",
-    "motion_fast_px": "motion of the fastest 5 % (pixels a frame)",
-    "camera_motion_px": "camera motion (pixels a frame)",
-    "likeness_first_ssim": "likeness of the first frame (SSIM)",
-    "likeness_mean_ssim": "likeness over the clip (SSIM)",
-    "flicker_percent": "flicker (% of full scale)",
-    "sharpness_relative": "sharpness (picture = 1)",
+    "motion_mean_px": Measure("motion", "px a frame", 0.5),
+    "motion_fast_px": Measure("fastest 5 %", "px a frame", 0.5),
+    "camera_motion_px": Measure("camera motion", "px a frame", 0.5),
+    "likeness_first_ssim": Measure("likeness, first frame", "SSIM", 0.1),
+    "likeness_mean_ssim": Measure("likeness", "SSIM", 0.1),
+    "flicker_percent": Measure("flicker", "% of full scale", 0.5),
+    "sharpness_relative": Measure("sharpness", "picture = 1", 0.5),
 }
-_CLEAR_CORRELATION = 0.9  # rank correlation from which on a trend is called one
-_CLEAR_SHARE = 0.1  # of the middle value: a range under this share is called "hardly changes"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a knob does to one measure."""
+
+    verdict: str  # "rises", "falls", "differs" (in no one direction), "no clear effect" or "one seed"
+    change: float | None  # from the knob's first value to its last, by a line through all of them; None for words
+    margin: float | None  # that the change may be off, either way, with 95 % confidence; None for one seed
+    seeds: int  # that have a clip at every value; other knobs of the sweep count as seeds do
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the change stands out from the spread over seeds."""
+        return self.verdict in ("rises", "falls", "differs")
 
 
 def rows_with_clips(frame: pd.DataFrame) -> pd.DataFrame:
@@ -76,10 +102,69 @@ def summary(frame: pd.DataFrame, knob: str) -> pd.DataFrame:
     if knob not in done:
         raise ValueError(f"The rows have no {knob!r}: expected a field of a request, such as motion_bucket_id.")
     groups: Any = done.groupby(knob)
-    table = groups[complete_measures(done, knob)].median()
+    table = groups[complete_measures(done, knob)].median().rename(columns=MEASURES).rename(columns=str)
     table.insert(0, "clips", groups.size())
     table["seconds"] = groups[["sample_seconds", "decode_seconds"]].median().sum(axis=1)
     return table.round(4)
+
+
+def effect(frame: Any, knob: str, measure: str) -> Effect:
+    """What a knob does to a measure, judged against the spread over seeds.
+
+    Args:
+        frame: lines that have a clip.
+        knob: a field that varies.
+        measure: a column that has a number at every value of the knob.
+
+    Example:
+        >>> from svdlab import rows_table
+        >>> effect(rows_table(rows), "motion_bucket_id", "motion_mean_px").verdict
+        'one seed'
+    """
+    import numpy as np
+    from scipy.stats import t as student
+
+    # Each seed gives one number, its own trend over the knob, and the question is whether those numbers agree:
+    # Student's interval about their mean ("summary measures", Matthews et al., BMJ 1990). A rank test over all clips
+    # would take the clips of a seed, which are alike, for independent ones; over three seeds it is never sure.
+    others = [name for name in _axes(frame) if name != knob and int(frame.groupby(knob)[name].nunique().max()) > 1]
+    table: Any = frame.assign(_all=0).pivot_table(measure, index=others or "_all", columns=knob, aggfunc="mean")
+    by_seed = table.dropna().to_numpy(dtype=float)
+    seeds, values = by_seed.shape
+    places = np.arange(values) - (values - 1) / 2
+    trends = by_seed @ places / (places @ places) * (values - 1)
+    change = float(trends.mean()) if seeds and is_numeric(frame, knob) else None
+    if seeds < 2:
+        return Effect("one seed", change, None, seeds)
+    limit = float(student.ppf(0.975, seeds - 1))
+    margin = limit * float(trends.std(ddof=1)) / seeds**0.5
+    means = by_seed.mean(axis=0)
+    between = seeds * float(((means - means.mean()) ** 2).sum())
+    tiny = 1e-9 * float(np.abs(by_seed).max())  # sums of equal numbers differ by so little
+    straight = change is not None and seeds * (means @ places) ** 2 / (places @ places) > between / 2
+    if change is not None and straight and abs(change) > max(margin, tiny):
+        return Effect("rises" if change > 0 else "falls", change, margin, seeds)
+    # A difference in no one direction: the variance between values over that of what seed and value leave, against the
+    # limit for the worst case of unequal spreads (Greenhouse and Geisser 1959), which is that of the interval above.
+    rest = by_seed - means - by_seed.mean(axis=1, keepdims=True) + by_seed.mean()
+    differs = between * (seeds - 1) > limit**2 * float((rest**2).sum()) + tiny**2
+    return Effect("differs" if differs else "no clear effect", change, None if change is None else margin, seeds)
+
+
+def is_numeric(frame: pd.DataFrame, knob: str) -> bool:
+    """Whether all values of a knob are numbers, which have an order and distances.
+
+    Args:
+        frame: lines that have a clip.
+        knob: a field that varies.
+    """
+    return bool(frame[knob].map(lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)).all())
+
+
+def _axes(frame: Any) -> list[str]:
+    """What varied in the sweeps that the lines come from, as far as the table has it; at least the seed."""
+    listed = [name for text in dict.fromkeys(frame.get("axes", ())) if text for name in text.split(", ")]
+    return [name for name in dict.fromkeys([*listed, "seed"]) if name in frame]
 
 
 def findings(frame: pd.DataFrame, knob: str) -> str:
@@ -95,50 +180,64 @@ def findings(frame: pd.DataFrame, knob: str) -> str:
     Example:
         >>> from svdlab import rows_table
         >>> print(findings(rows_table(rows), "motion_bucket_id"))
-        `motion_bucket_id` from 30 to 220, 2 clips:
+        `motion_bucket_id` from 30 to 220, 2 clips (no two seeds ...):
         ...
     """
     table: Any = summary(frame, knob)
-    if len(table) < 2:
-        return f"Only one value of `{knob}` was tried: give it two or more to compare."
+    clips = int(table["clips"].sum())
     done: Any = rows_with_clips(frame)
-    numeric = all(isinstance(value, (int, float)) for value in table.index)
-    first, last = (f"{value:g}" if isinstance(value, float) else str(value) for value in table.index[[0, -1]])
-    values = f"from {first} to {last}" if numeric else f"of {len(table)} kinds"
-    lines = [f"`{knob}` {values}, {int(table['clips'].sum())} clips:", ""]
-    measures = table.drop(columns=["clips", "seconds"])
-    for name, medians in measures.items():
-        if numeric:
-            course = _course(medians, done[knob].rank().corr(done[name].rank()))
-            text = f"{course}: {medians.iloc[0]:.3g} at {first}, {medians.iloc[-1]:.3g} at {last}"
-        else:
-            low, high = (f"{medians[value]:.3g} ({value})" for value in (medians.idxmin(), medians.idxmax()))
-            text = f"ranges from {low} to {high}"
-        lines.append(f"- **{MEASURES[name]}** {text}.")
-    if measures.empty:
+    names = complete_measures(done, knob)
+    medians: Any = done.groupby(knob)[names].median()
+    if len(medians) < 2:
+        return f"Only one value of `{knob}` was tried: give it two or more to compare."
+    first, last = (f"{value:g}" if isinstance(value, float) else str(value) for value in medians.index[[0, -1]])
+    values = f"from {first} to {last}" if is_numeric(done, knob) else f"of {len(medians)} kinds"
+    effects = {name: effect(done, knob, name) for name in names}
+    chance = "± is the 95 % interval over seeds"
+    if any(each.verdict == "one seed" for each in effects.values()):
+        chance = "no two seeds at every value, so nothing tells a change from chance"
+    lines = [f"`{knob}` {values}, {clips} clips ({chance}):", ""]
+    lines += [f"- **{MEASURES[name]}** {_course(effects[name], MEASURES[name], medians[name])}." for name in names]
+    if not names:
         lines.append("No measure has a number at every value: run with quality=True to measure clips.")
-    return "\n".join([*lines, "", _advice(table, knob)])
+    return "\n".join([*lines, "", _advice(effects, medians, knob)])
 
 
-def _course(medians: pd.Series, correlation: float) -> str:
-    if not medians.max() - medians.min() > _CLEAR_SHARE * medians.abs().median():
-        return "hardly changes"
-    verb = "does not follow it clearly"
-    if abs(correlation) >= _CLEAR_CORRELATION:
-        verb = f"{'rises' if correlation > 0 else 'falls'} with it"
-    return f"{verb} (rank correlation {correlation:+.2f})"
+def _course(effect: Effect, measure: Measure, medians: pd.Series) -> str:
+    """The words for an effect; two medians show what it rests on."""
+    numeric = effect.change is not None
+    shown = medians.iloc[[0, -1]] if numeric and effect.verdict != "differs" else medians.sort_values().iloc[[0, -1]]
+    numbers = " and ".join(f"{value:.3g} at {place}" for place, value in shown.items())
+    if effect.verdict == "one seed":
+        return f"is {numbers}"
+    if effect.verdict in ("rises", "falls"):
+        hardly = ", hardly to be seen" if abs(effect.change or 0) < measure.span / 10 else ""
+        return f"{effect.verdict} by {abs(effect.change or 0):.2g} ± {effect.margin:.1g}{hardly}: {numbers}"
+    if effect.is_clear:
+        return f"differs{', in no one direction' * numeric}: {numbers}"
+    return f"shows no clear effect over {effect.seeds} seeds: {numbers}"
 
 
-def _advice(table: Any, knob: str) -> str:
-    """Where this picture moved most and where it stayed most alike, which is what one chooses between."""
+def _advice(effects: dict[str, Effect], medians: Any, knob: str) -> str:
+    """Where this picture moved most and where it stayed most alike; nothing where neither stands out from chance."""
     motion, likeness = "motion_mean_px", "likeness_mean_ssim"
-    if motion not in table or likeness not in table:
+    if motion not in effects or likeness not in effects:
         return ""
     most, alike = (
-        f"`{value}` ({table[motion][value]:.3g} pixels a frame, likeness {table[likeness][value]:.2f})"
-        for value in (table[motion].idxmax(), table[likeness].idxmax())
+        f"`{value}` ({medians[motion][value]:.3g} pixels a frame, likeness {medians[likeness][value]:.2f})"
+        for value in (medians[motion].idxmax(), medians[likeness].idxmax())
     )
-    if most == alike:
-        return f"**For this picture** {knob} {most} both moved most and stayed most like it: take that."
-    choice = f"{most} moved most, and {alike} stayed most like it: choose between them."
-    return f"**For this picture** {knob} {choice}"
+    moved, stayed = f"{most} moved most", f"{alike} stayed most like it"
+    if effects[motion].verdict == "one seed":
+        return "Nothing to choose by yet: add seeds to the sweep, three or more, and the clips made so far are kept."
+    if not (effects[motion].is_clear or effects[likeness].is_clear):
+        return "Nothing to choose by: neither motion nor likeness changes clearly."
+    if not effects[likeness].is_clear:
+        choice = f"{moved}, and likeness shows no clear effect"
+    elif not effects[motion].is_clear:
+        choice = f"{stayed}, and motion shows no clear effect"
+    elif most == alike:
+        choice = f"{most} both moved most and stayed most like it: take that"
+    else:
+        choice = f"{moved}, and {stayed}: choose between them"
+    return f"**For this picture** {knob} {choice}."
