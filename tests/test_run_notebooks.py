@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from release.install_cell import install_cell, install_from
 
 from svdlab import results_folder, unused_path
 from svdlab.headless.papermill_engine import stop_kernels
@@ -17,10 +18,6 @@ from svdlab.headless.run_notebooks import MAX_BYTES, read_parameters, run_notebo
 from svdlab.interface.command_line import main
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-INSTALL = (
-    '__import__("importlib.util").util.find_spec("svdlab") or '
-    "get_ipython().run_cell('%pip install -qq \"svdlab[notebooks]\"');"
-)
 
 
 @pytest.fixture
@@ -35,7 +32,7 @@ def probe(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     cells = [
         nbformat.v4.new_code_cell("who = 1", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(INSTALL),
+        nbformat.v4.new_code_cell(install_cell(install_from())),
         nbformat.v4.new_code_cell(
             "import os, sys\n"
             "print(os.getpid(), who, 'left' in globals(), 'colorsys' in sys.modules, os.getcwd())\n"
@@ -143,12 +140,3 @@ def test_results_lie_where_one_works_and_nothing_is_overwritten(tmp_path, monkey
         (tmp_path / name).touch()
     (tmp_path / "chosen").symlink_to("nowhere")
     assert unused_path(tmp_path / "chosen").name == "chosen-2"
-
-
-def test_notebooks_open_with_the_same_line_that_installs():
-    first = set()
-    for path in NOTEBOOKS.glob("*.ipynb"):
-        assert papermill.inspect_notebook(str(path))
-        code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-        first.add("".join(code[0]["source"]))
-    assert first == {INSTALL}
