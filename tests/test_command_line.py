@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -102,13 +103,14 @@ def test_version(capsys):
     ("arguments", "code", "words"),
     [
         (["clip"], 2, "Give a picture to start from"),
-        (["clip", "rocket", "--variant", "tiny", "--width", "1020"], 2, "width=1020"),
+        (["clip", "rocket", "--variant", "tiny", "--width", "1020"], 2, "--width 1020"),
         (["clip", "rocket", "--variant", "tiny", "--optimization", "cache"], 2, "Unknown optimisation 'cache'"),
         (["clip", "no-such.png", "--variant", "tiny"], 2, "no-such.png"),
         (["clip", "rocket", "--variant", "tiny", "-o", "clip.avi"], 2, ".avi"),
-        (["clip", "rocket", "--variant", "svd", "--weights", "nowhere"], 1, "weights='nowhere'"),
+        (["clip", "rocket", "--variant", "svd", "--weights", "nowhere"], 1, "--weights nowhere"),
         (["clip", "rocket", "--variant", "tiny", "--optimization", "model-offload"], 1, "needs a GPU"),
         (["clip", "--again", "no-such.mp4"], 2, "no-such.mp4"),
+        (["clip", "rocket", "--seed", "1", "--seeds", "1..3"], 2, "not both"),
         (["clip", "p" * 5000 + ".png", "--variant", "tiny"], 2, "ppp"),
     ],
 )
@@ -122,15 +124,69 @@ def test_errors_are_one_sentence_and_an_exit_code(arguments, code, words, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["clip", "rocket", "--sed", "3"], "did you mean '--seed'?"),
+        (["clip", "rocket", "--motion-bucket=3"], "did you mean '--motion-bucket-id'?"),
+        (["clip", "rocket", "--variant", "svdxt"], "did you mean 'svd-xt'?"),
+        (["clp", "rocket"], "did you mean 'clip'?"),
+        (["clip", "rocket", "--seed", "x"], "--seed 'x'"),
+        (["clip", "rocket", "--seeds", "8..1"], "write 1..8"),
+        (["clip", "rocket", "launch"], "'launch' is more"),
+    ],
+)
+def test_a_misspelled_option_gets_the_nearest_name(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("svdlab: ")
+    assert words in line
+
+
+def test_python_in_a_sentence_is_told_as_options(capsys):
+    command_line._tell(
+        "raise width=1016, use optimizations=('model-offload', 'fp8') or Setup('tiny'), not device='cuda'."
+    )
+    told = capsys.readouterr().err
+    assert "raise --width 1016, use --optimization model-offload --optimization fp8 or --variant tiny" in told
+    assert "device='cuda'." in told  # which is no option
+
+
+def test_several_seeds_are_clips_named_after_them_and_ctrl_c_says_what_was_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made = []
+
+    def chain(_, request, *__, **___):
+        made.append(request.seed)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return Clip([], request, None)
+
+    monkeypatch.setattr(loading, "load", lambda setup: None)
+    monkeypatch.setattr("svdlab.generation.chain.chain", chain)
+    monkeypatch.setattr(Clip, "save", lambda self, path, **_: Path(path).touch() or path)
+    (tmp_path / "clip.mp4").touch()
+    assert main(["clip", "rocket", "--variant", "tiny", "--seeds", "1..8"]) == 130
+    assert made == [1, 2, 3]
+    out, err = capsys.readouterr()
+    assert out.split() == ["clip_seed1.mp4", "clip_seed2.mp4"]
+    assert "kept: clip_seed1.mp4, clip_seed2.mp4" in err
+    assert main(["clip", "rocket", "--variant", "tiny", "-o", "clip.mp4"]) == 0
+    assert "replaces clip.mp4" in capsys.readouterr().err
+
+
 def test_a_defect_is_told_in_one_line_too(capsys, monkeypatch):
     monkeypatch.setattr(command_line, "VARIANTS", None)
     assert main(["variants"]) == 1
     assert capsys.readouterr().err.startswith("svdlab: AttributeError")
 
 
-def test_the_picture_is_read_before_weights_are_loaded(capsys, monkeypatch):
+def test_the_picture_is_read_first(capsys, monkeypatch):
     monkeypatch.setattr(loading, "load", lambda setup: pytest.fail("weights were loaded"))
-    assert main(["clip", "no-such.png", "--variant", "svd-xt"]) == 2
+    monkeypatch.setattr(Setup, "fitting", lambda **_: pytest.fail("a setup was looked for"))
+    assert main(["clip", "no-such.png"]) == 2
     assert "no-such.png" in capsys.readouterr().err
 
 

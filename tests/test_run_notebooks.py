@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
-from release.install_cell import install_cell, install_from
 
+from release.install_cell import install_cell, install_from
 from svdlab import results_folder, unused_path
 from svdlab.headless.papermill_engine import stop_kernels
 from svdlab.headless.run_notebooks import MAX_BYTES, read_parameters, run_notebook

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import svdlab
-from svdlab.messages import describe_error, first_line
+from svdlab.headless.run_notebooks import unused_path
+from svdlab.media.images import open_image
+from svdlab.messages import describe_error, did_you_mean, first_line, shorten
 from svdlab.optimizations import in_order, parse
 from svdlab.prediction.cards import find_card, parse_memory, this_card
 from svdlab.request import Fit, conditioning
@@ -29,6 +32,8 @@ from svdlab.variants import VARIANTS
 _TEXTS = json.loads((Path(__file__).parent / "templates" / "fields.json").read_text(encoding="utf-8"))
 _OF_CLIP = ("seed", "fps", "motion_bucket_id", "noise_aug_strength", "min_guidance_scale")  # more than of a plan
 _OF_PLAN = ("height", "width", "num_frames", "num_inference_steps", "max_guidance_scale", "decode_chunk_size")
+_OPTIONS = (*_OF_CLIP, *_OF_PLAN, "fit", "focus", "preset", "segments", "variant", "weights", "dtype", "optimizations")
+_PYTHON = re.compile(rf"""\b({"|".join(_OPTIONS)})=(\([^()]*\)|'[^']*'|"[^"]*"|[^\s,;:()]*[^\s,;:().])""")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,14 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         svd ... presets: ...
         0
     """
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        option = next((text.split("=")[0] for text in unknown if text.startswith("-")), "")
+        nearest = did_you_mean(option, options.parser._option_string_actions) or "."
+        more = f"{shorten(unknown[0])} is more than {options.parser.prog} takes."
+        options.parser.error(f"{option} is no option of {options.parser.prog}{nearest}" if option else more)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _tell(f"note: {first_line(message)}")
         warnings.filterwarnings("default", category=UserWarning, module="svdlab")
         try:
             return options.run(options) or 0
         except KeyboardInterrupt:
-            _tell("stopped; nothing was written.")
+            kept = [f"kept: {', '.join(options.written)}"] * bool(options.written) + options.going_on
+            _tell(f"stopped; {'; '.join(kept) or 'nothing was written'}.")
             return 130
         except Exception as error:
             is_defect = not isinstance(error, (ValueError, RuntimeError, MemoryError, OSError, ImportError))
@@ -61,19 +72,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(sentence: str) -> None:
-    print(f"svdlab: {sentence}", file=sys.stderr)
+    """Print a sentence with options in place of Python: `--width 1020`, where `width=1020` could not be typed."""
+    sentence = re.sub(r"Setup\((?:['\"]([\w.-]+)['\"]|…, )(.*?)\)", r"variant=\1 \2", sentence).replace("variant= ", "")
+    print(f"svdlab: {_PYTHON.sub(_as_option, sentence)}", file=sys.stderr)
+
+
+def _as_option(python: re.Match[str]) -> str:
+    name, value = python[1], re.sub(r"[()'\",]+", " ", python[2]).strip()
+    if name == "optimizations":
+        return " ".join(f"--optimization {each}" for each in value.split()) or "no --optimization"
+    return f"--{name.replace('_', '-')} {value}"
+
+
+def _print_written(path: Path, options: argparse.Namespace) -> None:
+    """Print the path of what was written, in a terminal as a link, and remember it for who presses Ctrl-C."""
+    options.written.append(str(path))
+    link = f"\033]8;;{path.resolve().as_uri()}\033\\{path}\033]8;;\033\\"  # OSC 8, which other terminals pass over
+    print(link if sys.stdout.isatty() else path, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser; what is wrong is one sentence that names the nearest choice."""
+
+    def error(self, message: str) -> Any:
+        """Exit with a sentence; argparse calls this.
+
+        Args:
+            message: argparse's own.
+        """
+        if choice := re.match(r"argument (.+?): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
+            known = re.findall(r"[^\s,']+", choice[3])
+            message = f"{choice[1]} {shorten(choice[2])} is unknown"
+            message += did_you_mean(choice[2], known) or f": expected one of {', '.join(known)}."
+        message = re.sub(r"argument (\S+): invalid (?:int|float) value: (.*)", r"\1 \2 is no such number.", message)
+        message = message.removeprefix("argument ") + "." * (message[-1] not in ".?")
+        self.exit(2, f"svdlab: {message} See `{self.prog} --help`.\n")
+
+
+def _seeds(text: str) -> list[int]:
+    """The seeds that a text such as "1..8" or "3,7,11" names."""
+    spans = [re.fullmatch(r"(\d{1,18})(?:\.\.(\d{1,18}))?", part.strip()) for part in text.split(",")]
+    ends = [(int(span[1]), int(span[2] or span[1])) for span in spans if span]
+    if len(ends) < len(spans) or any(last < first for first, last in ends) or sum(b - a for a, b in ends) > 9999:
+        raise argparse.ArgumentTypeError(f"{shorten(text)} names no seeds: write 1..8, or 3,7,11; at most 10000.")
+    return list(dict.fromkeys(seed for first, last in ends for seed in range(first, last + 1)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="svdlab", description="A laboratory for Stable Video Diffusion.")
+    parser = _Parser(prog="svdlab", description="A laboratory for Stable Video Diffusion.")
     parser.add_argument("--version", action="version", version=f"svdlab {svdlab.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     several: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME"}
     unset: dict[str, Any] = {"default": argparse.SUPPRESS}
 
     def command(run: Any, help: str, knobs: Sequence[str] = ()) -> argparse.ArgumentParser:
-        sub = commands.add_parser(run.__name__.removeprefix("_"), help=help)
-        sub.set_defaults(run=run)
+        sub = commands.add_parser(run.__name__.removeprefix("_"), help=help, allow_abbrev=False)
+        sub.set_defaults(run=run, parser=sub, written=[], going_on=[])
         for name in knobs:
             kind = float if "scale" in name or "strength" in name else int
             sub.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=_TEXTS[name][1], **unset)
@@ -81,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command(_clip, "make one clip from a picture", (*_OF_CLIP, *_OF_PLAN)).add_argument
     add("image", nargs="?", help="path, URL, or the name of a bundled example such as 'rocket'")
-    add("-o", "--output", type=Path, default=Path("clip.mp4"), help=".mp4, .gif, .webp or a folder (clip.mp4)")
+    add("-o", "--output", type=Path, help=".mp4, .gif, .webp or a folder (clip.mp4, then clip-2.mp4 and so on)")
+    add("--seeds", type=_seeds, metavar="1..8", help="one clip for each of these seeds, named after it")
     add("--again", type=Path, metavar="CLIP", help="what this saved clip was asked for; other options change it")
     add("--fit", choices=get_args(Fit), help="how the picture is brought to shape", **unset)
     add("--focus", help="what a crop keeps, 0 to 1", type=float, nargs=2, metavar=("X", "Y"), **unset)
@@ -128,7 +183,12 @@ def _clip(options: argparse.Namespace) -> None:
 
     if (options.image is None) == (options.again is None):
         raise ValueError("Give a picture to start from, or --again CLIP, and not both: svdlab clip rocket -o out.mp4")
-    check_path(options.output)  # before minutes are spent on a clip that could not be saved
+    if options.seeds and "seed" in options:
+        raise ValueError("Give --seed for one clip or --seeds for several, and not both.")
+    output = options.output or Path("clip.mp4")
+    check_path(output)  # before minutes are spent on a clip that could not be saved
+    if options.image:
+        open_image(options.image)  # before a setup is looked for, and gigabytes of weights are fetched
     fields = {name: vars(options)[name] for name in (*_OF_CLIP, *_OF_PLAN, "fit", "focus") if name in options}
     segments = options.segments or 1
     if options.again:
@@ -142,9 +202,17 @@ def _clip(options: argparse.Namespace) -> None:
     else:
         setup = _changed(Setup(options.variant) if options.variant else Setup.fitting(say=_tell), options)
         request = setup.request(image=options.image, preset=options.preset, **fields)
-    picture = conditioning(request)  # before gigabytes of weights are fetched for a picture that cannot be read
-    _tell(f"{setup.variant}, seed {request.seed}, bucket {request.motion_bucket_id}")
-    print(chain(load(setup), request, segments, picture=picture).save(options.output, fps=options.playback_fps))
+    picture = conditioning(request)
+    seeds = options.seeds or [request.seed]
+    files = [output.with_name(f"{output.stem}_seed{n}{output.suffix}") if options.seeds else output for n in seeds]
+    files = files if options.output else [unused_path(file) for file in files]
+    if replaced := [str(file) for file in files if file.exists()]:
+        _tell(f"note: this replaces {', '.join(replaced)}")
+    pipeline = load(setup)
+    for seed, file in zip(seeds, files, strict=True):
+        _tell(f"{setup.variant}, seed {seed}, bucket {request.motion_bucket_id}")
+        clip = chain(pipeline, dataclasses.replace(request, seed=seed), segments, picture=picture)
+        _print_written(clip.save(file, fps=options.playback_fps), options)
 
 
 def _changed(setup: Setup, options: argparse.Namespace) -> Setup:
@@ -161,14 +229,15 @@ def _run(options: argparse.Namespace) -> None:
     from svdlab.headless.run_notebooks import run_notebook
 
     parameters = {"on": options.on} if options.on else {}
+    options.going_on = [f"finished clips stay in {options.results}, and the same command goes on from there"]
     for copy in run_notebook(options.notebook, options.params, options.results, **parameters):
-        print(copy, flush=True)
+        _print_written(copy, options)
 
 
 def _report(options: argparse.Namespace) -> None:
     from svdlab.interface.report import report
 
-    print(report(options.folders, options.output, options.videos))
+    _print_written(report(options.folders, options.output, options.videos), options)
 
 
 def _plan(options: argparse.Namespace) -> None:
