@@ -135,19 +135,19 @@ def measure_vae(edition: Edition, seeds: Sequence[int], values: Values) -> None:
 def measure_rocket(edition: Edition, seed: int, values: Values) -> None:
     """Speed and heading by the bucket, as the rule has it, and as plain optical flow sees it."""
     first, truth = edition.truth(seed, 0)
-    heading, speeds = float(truth.heading), []
+    heading, speeds, flows = float(truth.heading), [], []
     for bucket in BUCKETS:
         clip = edition.clip(seed, bucket)
         values["first frame"].append(psnr(clip[0], first[0]))
         speed, way = movement(find_rocket(clip, seed))
         speeds.append(speed)
-        values["flow"].append(assess(list(map(image, clip))).motion_mean_px)
-        values["flow bucket"].append(bucket)
+        flows.append(assess(list(map(image, clip))).motion_mean_px)
         if bucket >= 60:
             rule = pixels_per_frame(bucket, FPS)
             values["speed error"].append(abs(speed - rule) / rule)
             values["heading error"].append(turn_between(way, heading))
     values["rank"].append(rank_correlation(speeds))
+    values["flow rank"].append(rank_correlation(flows))
 
 
 def measure_knobs(edition: Edition, seed: int, values: Values) -> None:
@@ -180,13 +180,13 @@ def measure_photograph(edition: Edition, name: str, values: Values) -> None:
     """A real photograph: its first frame, whether the camera follows the bucket, and what it does to the picture."""
     if edition.pipeline is None:
         return
-    shown = photograph(name, edition.height, edition.width)
+    shown, cameras = photograph(name, edition.height, edition.width), []
     for bucket in PHOTO_BUCKETS:
         clip = edition.animate(shown, 0, bucket)
         values["photo first"].append(psnr(clip[0], shown))
-        values["photo camera"].append(assess(list(map(image, clip))).camera_motion_px or 0.0)
-        values["photo bucket"].append(bucket)
+        cameras.append(assess(list(map(image, clip))).camera_motion_px or 0.0)
         values["photo moved"].append(psnr_moved(clip, shown))
+    values["photo camera"].append(rank_correlation(cameras))
 
 
 @torch.no_grad()

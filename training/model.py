@@ -22,28 +22,28 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from .scenes import HEIGHT, WIDTH
-
 FRAMES = 14  # SVD's own
-SIGNALS = 4  # latent channels
+HEIGHT, WIDTH = 96, 160  # of the clips that it is trained on
+LATENTS = 8  # channels: with four, photographs of this size came back at 25 dB
+SIGNALS = 4  # of them are laid out by hand
 ANCHOR = 4.0  # K above: large against latents of unit size, so that the norm's statistics are K's
 
-# Three levels, so latents are a quarter of the picture: 18 x 32. 96 channels are the fewest with three a group.
+# Three levels, so latents are a quarter of the picture: 24 x 40. 96 channels are the fewest with three a group.
 VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 3,
     "block_out_channels": (96, 96, 128),
     "layers_per_block": 1,
-    "latent_channels": SIGNALS,
+    "latent_channels": LATENTS,
     "sample_size": WIDTH,
     "force_upcast": False,  # no activation leaves fp16's range
 }
 
-# Levels of 18 x 32, 9 x 16 and 5 x 8. The first only brings latents in and out (no residual block on the way down):
+# Levels of 24 x 40, 12 x 20 and 6 x 10. The first only brings latents in and out (no residual block on the way down):
 # movement is worked out lower down, where the picture's far side is a few convolutions away.
 UNET = {
     "sample_size": (HEIGHT // 4, WIDTH // 4),
-    "in_channels": 2 * SIGNALS,
-    "out_channels": SIGNALS,
+    "in_channels": 2 * LATENTS,
+    "out_channels": LATENTS,
     "down_block_types": (
         "DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal",
     ),
@@ -92,12 +92,14 @@ def build_vae() -> AutoencoderKLTemporalDecoder:
             for conv in samplers_of(block):
                 carry_signals(conv, mean)
         keep_scale(encoder.conv_norm_out)
-        read_signals(encoder.conv_out, torch.eye(2 * SIGNALS, SIGNALS))
-        bias_of(encoder.conv_out)[SIGNALS:] = -12.0  # log variance: practically an autoencoder without noise
-        vae.quant_conv.weight.copy_(torch.eye(2 * SIGNALS)[:, :, None, None])
+        details = encoder.conv_out.weight[SIGNALS:LATENTS].clone()
+        read_signals(encoder.conv_out, torch.eye(2 * LATENTS, SIGNALS))
+        encoder.conv_out.weight[SIGNALS:LATENTS] = details  # as they come: training makes use of them
+        bias_of(encoder.conv_out)[LATENTS:] = -12.0  # log variance: practically an autoencoder without noise
+        vae.quant_conv.weight.copy_(torch.eye(2 * LATENTS)[:, :, None, None])
         bias_of(vae.quant_conv).zero_()
 
-        write_signals(decoder.conv_in, point(torch.eye(SIGNALS)))
+        write_signals(decoder.conv_in, point(torch.eye(SIGNALS, LATENTS)))
         blur = torch.zeros(SIGNALS, SIGNALS, 3, 3)
         blur[range(SIGNALS), range(SIGNALS)] = torch.outer(
             torch.tensor([0.25, 0.5, 0.25]), torch.tensor([0.25, 0.5, 0.25])
@@ -124,8 +126,8 @@ def build_unet(scaling_factor: float) -> UNetSpatioTemporalConditionModel:
     unet = UNetSpatioTemporalConditionModel(**UNET)
     silence(unet)
     with torch.no_grad():
-        read = torch.zeros(SIGNALS, 2 * SIGNALS)
-        read[range(SIGNALS), range(SIGNALS, 2 * SIGNALS)] = scaling_factor
+        read = torch.zeros(SIGNALS, 2 * LATENTS)
+        read[range(SIGNALS), range(LATENTS, LATENTS + SIGNALS)] = scaling_factor
         write_signals(unet.conv_in, point(read))
         # The last residual block sees [what comes from below, conv_in's output]; its shortcut passes the latter on.
         last = unet.get_submodule("up_blocks.2.resnets.0.spatial_res_block")
@@ -138,7 +140,7 @@ def build_unet(scaling_factor: float) -> UNetSpatioTemporalConditionModel:
             last.conv_shortcut.weight[row, last.in_channels - width + row] = 1.0
         bias_of(last.conv_shortcut).zero_()
         keep_scale(unet.conv_norm_out)
-        read_signals(unet.conv_out, -torch.eye(SIGNALS))
+        read_signals(unet.conv_out, -torch.eye(LATENTS, SIGNALS))
     return unet
 
 
@@ -162,13 +164,34 @@ def build_pipeline(
     return StableVideoDiffusionPipeline(vae, build_image_encoder(), unet, scheduler, processor)
 
 
+@torch.no_grad()
+def grow(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Take over the weights of an edition with fewer latent channels; the channels that it has not stay as they are.
+
+    Where a layer reads or gives two sets of latents (means and variances, clips and picture), each begins with the
+    channels that both editions have. What the new ones get from the old is nothing, so that the model does as before.
+    """
+    for name, parameter in model.state_dict().items():
+        old, places = weights[name].to(parameter), []
+        for size, before in zip(parameter.shape[:2], old.shape[:2], strict=True):
+            sets = size // LATENTS if size != before else 1
+            starts = range(0, size, size // sets)
+            places.append(torch.cat([torch.arange(start, start + before // sets) for start in starts]))
+        if old.shape != parameter.shape and not name.startswith(("encoder.conv_out", "quant_conv")):
+            parameter.zero_()  # else the encoder would have nothing new to say, and the decoder no reason to listen
+        if old.ndim == 0:
+            parameter.copy_(old)
+        else:
+            parameter[(places[0][:, None], places[1]) if old.ndim > 1 else places[0]] = old
+
+
 def encode(vae: AutoencoderKLTemporalDecoder, pictures: Tensor) -> Tensor:
-    """Pictures (n, 3, H, W) in [-1, 1] as latents (n, 4, H/4, W/4), unscaled."""
+    """Pictures (n, 3, H, W) in [-1, 1] as latents (n, `LATENTS`, H/4, W/4), unscaled."""
     return vae.encode(pictures, return_dict=False)[0].mode()
 
 
 def decode(vae: AutoencoderKLTemporalDecoder, latents: Tensor, frames: int = 1) -> Tensor:
-    """Latents (n, 4, h, w), unscaled, as pictures (n, 3, 4h, 4w) about [-1, 1]; `frames` follow each other in n."""
+    """Latents (n, c, h, w), unscaled, as pictures (n, 3, 4h, 4w) about [-1, 1]; `frames` follow each other in n."""
     return vae.decode(latents, num_frames=frames, return_dict=False)[0]  # type: ignore[return-value]
 
 

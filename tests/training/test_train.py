@@ -4,8 +4,11 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
 
-from training import train
-from training.model import SCHEDULER, build_unet, build_vae, decode, encode
+from svdlab.tiny import WEIGHTS
+from training import objective, train
+from training.clips import SHARES, Source
+from training.model import LATENTS, SCHEDULER, build_unet, build_vae, decode, encode, grow
+from training.scenes import WORLDS, draw
 
 
 def test_a_perfect_network_makes_the_pipelines_scheduler_return_the_clean_latents():
@@ -17,7 +20,7 @@ def test_a_perfect_network_makes_the_pipelines_scheduler_return_the_clean_latent
         sigma = scheduler.sigmas[step]
         given = scheduler.scale_model_input(latents, t)
         implied = (latents - clean) / sigma
-        expected, timestep, target = train.preconditioned(clean, implied, sigma[None])
+        expected, timestep, target = objective.preconditioned(clean, implied, sigma[None])
         assert torch.allclose(given, expected, atol=1e-4)
         assert float(timestep) == pytest.approx(float(t), abs=1e-5)
         latents = scheduler.step(target, t, latents, return_dict=False)[0]
@@ -25,18 +28,19 @@ def test_a_perfect_network_makes_the_pipelines_scheduler_return_the_clean_latent
 
 
 def test_noise_levels_cover_the_samplers():
-    sigmas = train.draw_sigmas(4000, torch.Generator().manual_seed(0))
+    sigmas = objective.draw_sigmas(4000, torch.Generator().manual_seed(0))
     assert sigmas.min() >= 0.002
     assert sigmas.max() <= 700
-    assert 0.15 < (sigmas > 100).float().mean() < 0.35
-    assert 0.15 < (sigmas < 1).float().mean() < 0.4
+    for low, high in ((100, 701), (4, 100), (1, 4), (0, 1)):
+        assert 0.1 < ((sigmas >= low) & (sigmas < high)).float().mean() < 0.45
 
 
 @torch.no_grad()
 def test_untrained_the_unet_repeats_the_picture_and_fast_attention_changes_nothing():
     unet = build_unet(1.6)
-    condition = torch.randn(1, 1, 4, 18, 32).expand(-1, 14, -1, -1, -1) * 0.6
-    inputs = (torch.randn(1, 14, 4, 18, 32), condition)
+    condition = torch.randn(1, 1, LATENTS, 8, 12).expand(-1, 14, -1, -1, -1) * 0.6
+    condition[:, :, 4:] = 0  # only the first four channels are laid out by hand
+    inputs = (torch.randn(1, 14, LATENTS, 8, 12), condition)
     rest = (torch.tensor(1.6), torch.randn(1, 1, 64), torch.tensor([[6.0, 127.0, 0.02]]))
     answer = unet(torch.cat(inputs, 2), *rest).sample
     assert ((answer + 1.6 * condition).square().mean() / (1.6 * condition).square().mean()) < 0.05
@@ -44,7 +48,7 @@ def test_untrained_the_unet_repeats_the_picture_and_fast_attention_changes_nothi
         if parameter.ndim > 1 and not parameter.any():
             torch.nn.init.normal_(parameter, 0, 0.02)
     slow = unet(torch.cat(inputs, 2), *rest).sample
-    train.speed_up(unet)
+    objective.speed_up(unet)
     assert torch.allclose(unet(torch.cat(inputs, 2), *rest).sample, slow, atol=1e-4)
 
 
@@ -59,18 +63,50 @@ def test_orthogonal_matrices():
 
 @torch.no_grad()
 def test_the_untrained_vae_returns_the_picture_softened():
-    pictures = train.draw([3], 0, 7, 1)[0][:, 0] * 2 - 1
+    pictures = draw([3], 0, 7, 1)[0][:, 0] * 2 - 1
     vae = build_vae()
     returned = decode(vae, encode(vae, pictures))
     assert (returned - pictures).square().mean() < 4 * 10**-2.2  # 22 dB
 
 
-def test_a_few_steps_a_restart_and_a_folder(tmp_path, capfd):
+@torch.no_grad()
+def test_grown_from_the_edition_before_it_does_as_before():
+    """More latent channels, the same pictures and the same movement: nothing that was learnt is lost."""
+    old = StableVideoDiffusionPipeline.from_pretrained(WEIGHTS)
+    before = old.vae.config.latent_channels
+    vae, unet = build_vae(), build_unet(old.vae.config.scaling_factor)
+    grow(vae, old.vae.state_dict())
+    grow(unet, old.unet.state_dict())
+    pictures = torch.rand(2, 3, 32, 48) * 2 - 1
+    latents = encode(vae, pictures)
+    assert torch.allclose(latents[:, :before], encode(old.vae, pictures), atol=1e-5)
+    assert torch.allclose(decode(vae, latents), decode(old.vae, latents[:, :before]), atol=1e-5)
+    inputs = torch.randn(1, 14, 2, LATENTS, 8, 12)
+    rest = (torch.tensor(1.6), torch.randn(1, 1, 64), torch.tensor([[6.0, 127.0, 0.02]]))
+    answer = unet(inputs.flatten(2, 3), *rest).sample
+    expected = old.unet(inputs[:, :, :, :before].flatten(2, 3), *rest).sample
+    assert torch.allclose(answer[:, :, :before], expected, atol=1e-5)
+
+
+def test_clips_are_drawn_encoded_and_used_again():
+    assert set(SHARES) == set(WORLDS)
+    assert sum(SHARES.values()) == pytest.approx(1)
+    source = Source(build_vae(), "cpu", size=(32, 48), frames=2, seed=0, draws=2, pool=2, uses=3)
+    first = source.batch(3)
+    assert first.latents.shape == (3, 2, LATENTS, 8, 12)
+    assert first.condition.shape == (3, LATENTS, 8, 12)
+    kept = {id(each) for each in source.kept}
+    source.batch(3)
+    assert len(source.kept) <= 4, "two clips, each with two strengths of noise"
+    assert {id(each) for each in source.kept} != kept, "after three uses a new one"
+
+
+def test_a_few_steps_a_restart_and_a_folder(tmp_path):
     options = train.Options(
-        vae_minutes=60, minutes=60, batch=1, vae_batch=2, processes=1, device="cpu", pool=2, steps=2,
+        vae_minutes=60, minutes=60, batch=1, vae_batch=1, processes=1, device="cpu", draws=1, pool=1, steps=2,
+        height=32, width=48,
         checkpoints=tmp_path / "checkpoints", weights=tmp_path / "weights",
     )  # fmt: skip
-    train.START = 1
     threads = torch.get_num_threads()
     try:
         train.work(0, options, "")
@@ -78,7 +114,6 @@ def test_a_few_steps_a_restart_and_a_folder(tmp_path, capfd):
         train.work(0, options, "")  # nothing left to do: the same state comes back
     finally:
         torch.set_num_threads(threads)
-        train.START = 24
     after = torch.load(tmp_path / "checkpoints/unet.pt", weights_only=True)
     assert before["step"] == after["step"] == 2
     assert before["seconds"] == pytest.approx(after["seconds"])

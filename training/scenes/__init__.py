@@ -46,8 +46,8 @@ __all__ = ["HEIGHT", "HELD_OUT_END", "WIDTH", "WORLDS", "Truth", "draw", "layers
 
 def draw(
     seeds: Sequence[int],
-    motion_bucket_id: float | Sequence[float],
-    fps: float | Sequence[float],
+    motion_bucket_id: float | Sequence[float] | Tensor,
+    fps: float | Sequence[float] | Tensor,
     frames: int = 14,
     height: int = HEIGHT,
     width: int = WIDTH,
