@@ -49,9 +49,8 @@ install-cell: $(INSTALLED)  ## the line that installs svdlab, from pyproject.tom
 release: $(INSTALLED)  ## wheel and sdist, checked; a clip from the wheel in a fresh environment; dist/PUBLISH.md says the rest
 	$(BIN)/python -m release.release
 
-tiny: $(INSTALLED)  ## train the bundled model further, from its own checkpoints, and rewrite its table
-	$(BIN)/python -m training.train
-	$(BIN)/python -m training.evaluate
+tiny:  ## train the bundled model's next edition, on a card in ten minutes; goes on from checkpoints/tiny (training/README.md)
+	PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m training.train $(ARGS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

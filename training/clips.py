@@ -67,8 +67,8 @@ class Source:
     ):
         self.vae, self.device, self.dice = vae.eval().requires_grad_(False), device, random.Random(seed)
         self.size, self.frames, self.draws, self.pool, self.uses = size, frames, draws, pool, uses
-        self.encoder: nn.Module = build_image_encoder()
-        self.encoder.to(torch.device(device))
+        self.encoder = build_image_encoder()
+        nn.Module.to(self.encoder, torch.device(device))  # transformers' types know no device
         self.kept: list[Clips] = []
         self.owed = float(min(pool, 24 * draws))  # before the first step
 

@@ -40,16 +40,16 @@ def preconditioned(clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor,
     return (clean + wide * noise) / norm, 0.25 * sigma.log(), (noise - wide * clean) / norm
 
 
-def draw_sigmas(count: int, dice: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+def draw_sigmas(count: int, dice: torch.Generator) -> Tensor:
     """Noise levels: half log-uniform from 4 to 700, the others log-normal around 1.3.
 
     Picture, bucket and frame rate settle the clip, so the sampler's first steps, at the highest noise, decide where
     everything goes. The others take away what the first ones leave: grain, and edges that shimmer. Of four steps
     (700, 71, 2.3 and 0.002) only the third does that.
     """
-    high = 4 * (700 / 4) ** torch.rand(count, generator=dice)
-    low = torch.exp(0.3 + 1.4 * torch.randn(count, generator=dice))
-    return torch.where(torch.rand(count, generator=dice) < 0.5, high, low).clamp(0.002, 700).to(device)
+    kind, high = torch.rand(2, count, generator=dice, device=dice.device)
+    low = torch.exp(0.3 + 1.4 * torch.randn(count, generator=dice, device=dice.device))
+    return torch.where(kind < 0.5, 4 * (700 / 4) ** high, low).clamp(0.002, 700)
 
 
 def motion_weight(clean: Tensor, strength: float = 8.0) -> Tensor:
@@ -68,28 +68,20 @@ def unet_loss(
     dice: torch.Generator,
     steadiness: float = 0.5,
 ) -> Tensor:
-    """The weighted squared error of one step, with noise and dropout drawn from `dice`.
+    """The weighted squared error of one step, with noise and dropout drawn from `dice`, on the clips' own device.
 
     `steadiness` weighs how much errors change from frame to frame: what changes is seen as flicker.
     """
-    count, device = len(clips.latents), clips.latents.device
-
-    def chance(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=dice).to(device)
-
-    def normal(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=dice).to(device)
-
     # Both conditions go together in one of ten (what guidance subtracts), either alone in one of fifty.
-    fate = chance(count)
+    fate = torch.rand(len(clips.latents), generator=dice, device=dice.device)
     condition = clips.condition * ((fate > 0.12) | ((fate > 0.10) & (fate < 0.11)))[:, None, None, None]
     tokens = clips.tokens * (fate > 0.11)[:, None, None]
 
     clean = clips.latents * scaling_factor
-    sigma = draw_sigmas(count, dice, device)
-    given, timestep, target = preconditioned(clean, normal(clean), sigma)
+    noise = torch.randn(clean.shape, generator=dice, device=dice.device)
+    given, timestep, target = preconditioned(clean, noise, draw_sigmas(len(clean), dice))
     given = torch.cat([given, condition[:, None].expand_as(given)], 2)
-    with half(device.type):
+    with half(dice.device.type):
         answer = unet(given, timestep, tokens, torch.stack([clips.fps - 1, clips.bucket, clips.strength], 1)).sample
     weight, errors = motion_weight(clean), answer.float() - target
     loss = (weight * errors.square()).mean() / weight.mean()

@@ -95,6 +95,14 @@ def test_one_world_at_every_size(world):
     assert torch.allclose(many.pixels_per_frame, few.pixels_per_frame * 2)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_world_is_drawn_on_one_device_alone(world):
+    """The meta device computes nothing, and refuses to meet a tensor of any other."""
+    clips, truth = draw([1, 2], [10, 200], 7, 2, 32, 48, world, device="meta")
+    assert clips.is_meta
+    assert truth.centres.is_meta
+
+
 def test_an_unknown_world_is_refused():
     with pytest.raises(ValueError, match="rocket"):
         draw([0], 0, 7, world="submarine")
