@@ -32,7 +32,7 @@ def check_whole(folder: Path, trials: list[Trial], failed: int = 0) -> None:
     assert [row.status for row in rows].count("failed") == failed
     for row in rows:
         assert row.status == "failed" or len(row.open().frames) == row.request.num_frames
-    suffixes = {"done": (".json", ".mp4"), "failed": (".failed.json",)}
+    suffixes = {"done": (".json", ".mp4", ".preview.webp"), "failed": (".failed.json",)}
     names = {row.key + suffix for row in rows for suffix in suffixes[row.status]}
     assert {path.name for path in folder.iterdir() if path.suffix != ".png"} == names
 

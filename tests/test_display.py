@@ -90,7 +90,7 @@ def test_everything_that_can_be_shown(tmp_path):
     assert [tag["data-fps"] for tag in page.all("video")] == ["7", "12", "12", "5", "5", "5"]
     assert len(page.all("img")) == 2
     assert embedded(page.all("video")[1]) == mp4.read_bytes()
-    assert page.text.strip() == "a.mp4a.mp4still.jpgb.gifc.webpd"  # the captions of what has a name
+    assert page.text.strip().startswith("a.mp4a.mp4still.jpgb.gifc.webpd")  # the captions of what has a name
 
 
 def test_fps_is_for_clips_and_columns_are_held():

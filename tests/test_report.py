@@ -48,7 +48,7 @@ def test_one_file_that_needs_nothing_else(path):
     text = path.read_text()
     page = Page(text)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
-    assert len(page.all("video")) == 6
+    assert [str(film["data-full"])[:14] for film in page.all("img") if "data-full" in film] == ["data:video/mp4"] * 6
     assert all(source.startswith("data:") for source in sources(page))
     assert not re.search("https?://", text)
     assert not page.all("link")
@@ -65,21 +65,29 @@ def test_it_is_laid_out_for_a_reader_without_eyes(path):
     assert [len(page.all(f"h{level}")) for level in (1, 2)] == [1, 1]
     assert len(page.all("caption")) == len(page.all("table"))
     assert all(image["alt"] for image in page.all("img"))
-    assert all(film["aria-label"] for film in page.all("video"))
     assert all(head["scope"] for head in page.all("th"))
 
 
 def test_videos_beside_it(motion, tmp_path, without_curves):
     path = report([motion], tmp_path / "out" / "a report.html", "beside")
-    films = [str(film["src"]) for film in Page(path.read_text()).all("video")]
+    films = [str(film["data-full"]) for film in Page(path.read_text()).all("img")]
     assert len(films) == 6
     for film in films:
         assert film.startswith("a%20report_files/motion_motion_bucket_id-")
         assert (path.parent / unquote(film)).read_bytes()[4:8] == b"ftyp"
     studies.row(motion, 40, studies.clip(3))
-    assert len(Page(report([motion], path, "beside").read_text()).all("video")) == 7  # it took the other's place
+    assert len(Page(report([motion], path, "beside").read_text()).all("img")) == 7  # it took the other's place
     assert {file.name for file in path.parent.iterdir()} == {"a report.html", "a report_files"}
     assert len(list((path.parent / "a report_files").iterdir())) == 7
+
+
+def test_many_megabytes_of_clips_lie_beside_it(motion, tmp_path, without_curves, monkeypatch):
+    report(motion, tmp_path / "one.html")
+    monkeypatch.setattr("svdlab.interface.report._INSIDE_BYTES", 10_000)
+    report(motion, tmp_path / "light.html")
+    assert not (tmp_path / "one_files").exists()
+    assert len(list((tmp_path / "light_files").iterdir())) == 6
+    assert (tmp_path / "light.html").stat().st_size < (tmp_path / "one.html").stat().st_size
 
 
 def test_it_is_written_whole_or_not_at_all(motion, tmp_path, without_curves):
@@ -108,7 +116,7 @@ def test_hostile_text_stays_text(tmp_path, without_curves):
     assert "<script>alert" not in text
     page = Page(text)
     assert len(page.all("script")) == 1
-    assert not page.all("img")
+    assert len(page.all("img")) == 6  # the previews alone
     assert text.count("<h1>") == 1
     assert "1 of them failed" in text
 
@@ -143,7 +151,7 @@ def test_what_is_no_video_of_this_study_stays_out(motion, tmp_path, without_curv
     secret = studies.disguise(motion, tmp_path)
     inside = report(motion, tmp_path / "report.html").read_text()
     assert base64.b64encode(secret).decode() not in inside
-    assert len(Page(inside).all("video")) == 6 - 3
+    assert len(Page(inside).all("img")) == 6 - 3
     beside = report(motion, tmp_path / "out" / "report.html", "beside").parent / "report_files"
     assert len(list(beside.iterdir())) == 6 - 3
     assert not any(file.read_bytes() == secret for file in beside.iterdir())
@@ -155,7 +163,7 @@ def test_one_bad_row_file_spoils_nothing_and_is_named(motion, tmp_path, without_
     (tmp_path / ".svdlab-0123456789ab").mkdir()  # of a report that was killed
     with pytest.warns(UserWarning, match=r"bad\.json is passed over"):
         text = report(motion, tmp_path / "report.html").read_text()
-    assert len(Page(text).all("video")) == 6
+    assert len(Page(text).all("img")) == 6
     assert not (tmp_path / ".svdlab-0123456789ab").exists()
 
 
@@ -167,7 +175,7 @@ def test_one_row_and_only_failures_are_reported_too(tmp_path):
         studies.failure(tmp_path / "none", place, "The card is too small.", height=72 + 8 * place)
     text = report(tmp_path / "none", tmp_path / "none.html").read_text()
     assert "There is no clip to study: The card is too small." in text
-    assert Page(text).all("video") == []
+    assert Page(text).all("img") == []
 
 
 def test_from_the_shell(motion, tmp_path, capsys, without_curves):

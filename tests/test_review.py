@@ -18,7 +18,6 @@ from IPython.utils.capture import capture_output
 
 from svdlab import newest, review
 from svdlab.interface.command_line import _parser
-from svdlab.interface.review import INSIDE_BYTES
 from svdlab.interface.study_folder import Note
 from svdlab.media.read_video import read_frames
 from svdlab.rows.row_files import read_rows
@@ -76,27 +75,55 @@ def test_rows_of_a_study_of_several_and_of_a_folder_of_studies(motion, tmp_path)
 
 def test_five_hundred_rows_are_a_light_page(tmp_path):
     studies.many(tmp_path / "many", 500)
-    looked = review(tmp_path / "many", inside=False)
-    text = looked._repr_html_()
+    text = review(tmp_path / "many", inside=False)._repr_html_()
     page = Page(text)
-    assert len(page.all("video")) == 500
-    assert not any(film.get("src") for film in page.all("video"))
-    assert text.count("data:") == 1  # the picture that they share
+    assert len(page.all("img")) == 500
+    assert not any(film.get("src") or film.get("data-full") for film in page.all("img"))
     assert len(text) < 1_500_000
     assert len(page.elements) < 500 * 30
 
 
-def test_few_clips_travel_inside_and_many_are_fetched(motion):
+def test_few_clips_travel_inside_and_of_many_the_first_previews(motion, monkeypatch):
+    films = Page(review(motion)._repr_html_()).all("img")
+    assert [str(film["src"])[:16] for film in films] == ["data:image/webp;"] * 6
+    assert [str(film["data-full"])[:15] for film in films] == ["data:video/mp4;"] * 6
+    size = max(path.stat().st_size for path in motion.glob("*.preview.webp"))
+    monkeypatch.setattr("svdlab.interface.review.INSIDE_BYTES", 2 * size)
+    films = Page(review(motion)._repr_html_()).all("img")
+    assert [bool(film.get("src")) for film in films] == [True] * 2 + [False] * 4
+    assert not any(film.get("data-full") for film in films)
+    assert not any(film.get("src") for film in Page(review(motion, inside=False)._repr_html_()).all("img"))
+    assert all(film.get("data-full") for film in Page(review(motion, inside=True)._repr_html_()).all("img"))
+
+
+def test_what_is_deleted_can_be_brought_back_for_a_week(motion):
     looked = review(motion)
-    assert looked.inside
-    assert all(
-        str(film["src"]).startswith("data:video/mp4;base64,") for film in Page(looked._repr_html_()).all("video")
-    )
-    assert not review(motion, inside=False).inside
-    (motion / f"{looked.rows[0].key}.mp4").write_bytes(b"\0\0\0 ftyp" + b"\0" * INSIDE_BYTES)  # torn: it has no picture
-    large = review(motion)
-    assert not large.inside
-    assert len(Page(large._repr_html_()).all("video")) == 6
+    first, second, *others = [row.key for row in looked.rows]
+    looked.note(first, "doubtful")
+    before = {path.name: path.read_bytes() for path in motion.iterdir()}
+    looked.delete(first, second)
+    assert [row.key for row in looked.rows] == [row.key for row in review(motion).rows] == others
+    assert not [path for path in motion.iterdir() if path.name.startswith((first, second))]
+    looked.restore(second)
+    looked.restore()
+    assert {path.name: path.read_bytes() for path in motion.iterdir() if path.is_file()} == before
+    looked.delete(first)
+    [day] = (motion / ".deleted").iterdir()
+    day.rename(day.with_name("2020-01-01"))
+    looked.delete(second)
+    assert [path.name for path in (motion / ".deleted").iterdir()] == [day.name]  # what is old has been cleared
+    assert len(review(motion.parent).rows) == 4  # a folder of studies does not take it for one
+
+
+def test_nothing_outside_of_the_study_is_deleted(motion, tmp_path):
+    looked = review(motion)
+    key, outside = looked.rows[0].key, tmp_path / "outside"
+    outside.mkdir()
+    (motion / ".deleted").symlink_to(outside)
+    with pytest.raises(ValueError, match="is a link"):
+        looked.delete(key)
+    assert (motion / f"{key}.json").exists()
+    assert not list(outside.iterdir())
 
 
 def test_stars_and_notes_are_kept_beside_the_rows_and_disturb_none(motion):
@@ -167,7 +194,7 @@ def test_hostile_text_stays_text(motion):
     looked = review(motion)
     looked.note(looked.rows[0].key, HOSTILE)
     page = Page(looked._repr_html_())
-    assert page.all("img") == []
+    assert len(page.all("img")) == 6  # the previews alone
     assert len(page.all("script")) == 1
     assert len(page.all("tr")) == 1 + 7
     assert [td["data-v"] for td in page.all("td") if td.get("class") == "svdlab-note"] == [HOSTILE] + [""] * 6
@@ -178,7 +205,7 @@ def test_what_is_no_video_of_this_study_is_neither_shown_nor_exported(motion, tm
     secret = studies.disguise(motion, tmp_path)
     looked = review(motion)
     page = Page(looked._repr_html_())
-    assert len(page.all("video")) == 6 - 3
+    assert len(page.all("img")) == 6 - 3
     assert base64.b64encode(secret).decode() not in looked._repr_html_()
     assert sum("no MP4 video" in (line["data-error"] or "") for line in page.all("tr") if "data-error" in line) == 1
     keys = [row.key for row in looked.rows]
@@ -250,7 +277,8 @@ def test_clips_are_compared_with_the_first(motion):
     same, other = looked.rows[0], looked.rows[1]
     shown = looked.compare(same.key, other.key, looked.rows[5].key)
     page = Page(shown.html)
-    assert len(page.all("video")) == 3
+    assert all(str(film["data-full"]).startswith("data:video/mp4") for film in page.all("img"))
+    assert len(page.all("img")) == 3
     assert "PSNR (dB) against the first" in shown.html
     heads = [head.get("data-measure") for head in page.all("th") if head["scope"] == "col"]
     place = heads.index("PSNR (dB) against the first")
@@ -311,7 +339,12 @@ def test_the_page_can_ask_only_for_rows_that_it_shows(motion):
     looked._answer(sent, {"what": "compare", "rows": [0, 0]}, None)
     looked._answer(sent, {"what": "keep", "row": 3, "star": True, "text": HOSTILE}, None)
     looked._answer(sent, {"what": "notes"}, None)
-    assert sent[0] == ({"clip": 2}, [(motion / "0002000000000000.mp4").read_bytes()])
+    looked._answer(sent, {"what": "preview", "row": 2}, None)
+    assert sent[0] == ({"file": "clip 2"}, [(motion / "0002000000000000.mp4").read_bytes()])
+    assert sent[-1] == ({"file": "preview 2"}, [(motion / "0002000000000000.preview.webp").read_bytes()])
+    looked._answer(sent, {"what": "delete", "rows": [4, 5]}, None)
+    looked._answer(sent, {"what": "restore", "rows": [4]}, None)
+    assert [content["absent"] for content, _ in sent[-2:]] == [[4, 5], [5]]
     assert sent[1][0]["measures"] == [
         ["PSNR (dB) against the first", ["", "100"]],
         ["SSIM against the first", ["", "1"]],
@@ -337,7 +370,7 @@ def test_the_notebook_runs_without_a_browser(motion, tmp_path, monkeypatch):
             shell.user_ns |= {"folders": [str(motion)], "results": str(tmp_path / "kept")}
         if hasattr(answer.result, "_repr_html_"):
             pages.append(answer.result._repr_html_())
-    assert [len(Page(text).all("video")) for text in pages] == [6, 3, 6]
-    assert all(film["src"] for text in pages for film in Page(text).all("video"))
+    assert [len(Page(text).all("img")) for text in pages] == [6, 3, 6]
+    assert all(film["src"] for text in pages for film in Page(text).all("img"))
     assert {file.name for file in (tmp_path / "kept").iterdir()} == {"chosen", "chosen.zip", "report.html"}
     assert "svdlab clip --again" in captured.stdout

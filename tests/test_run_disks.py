@@ -30,7 +30,7 @@ def setup(checkpoint) -> Iterator[Setup]:
 def test_a_disk_that_fills_up_keeps_the_finished_rows_and_the_next_run_goes_on(setup, ask, disk, tmp_path):
     trials = trials_of(setup, ask, seed=range(6))
     ballast = disk / "ballast"
-    ballast.write_bytes(bytes(64 * 1024))
+    ballast.write_bytes(bytes(36 * 1024))
     with pytest.raises(OSError, match="No space left on device"):
         quick(trials, disk)
     kept = read_rows(disk)

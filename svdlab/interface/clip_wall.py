@@ -16,11 +16,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from svdlab.interface.row_labels import distinct_texts, settings, setup_labels
 from svdlab.interface.study_folder import why_no_clip
+from svdlab.media.preview import Preview
 from svdlab.media.read_video import iterate_frames
 from svdlab.media.show import Shown, show
 from svdlab.media.write_video import check_path, write_video
 from svdlab.messages import did_you_mean
 from svdlab.rows.row import Row
+from svdlab.rows.row_preview import read_preview
 
 _INK, _PAPER, _EMPTY = (30, 30, 30), (255, 255, 255), (225, 225, 225)
 _CELL = 256  # pixels of a clip's width in the video, unless the wall would be wider than
@@ -41,9 +43,9 @@ class _Wall:
 
 
 def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int | None = None) -> Shown:
-    """The clips of rows in a grid that plays in step, under one bar of controls.
+    """The clips of rows in small, in a grid that plays in step, under one bar of controls.
 
-    Of several rows for one place the first with a clip is shown.
+    Of several rows for one place the first with a clip is shown; `show(row.open())` plays one at its full size.
 
     Args:
         rows: What to hang, as `run` or `read_rows` returned them.
@@ -65,7 +67,7 @@ def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int |
     for column, line in ((column, line) for line in hung.lines for column in hung.columns):
         row = hung.rows.get((column, line))
         label = ", ".join(f"{knob} {text}" for knob, text in ((hung.across, column), (hung.down, line)) if knob)
-        cells[label] = (row and row.clip_file()) or _empty_cell(row, (128, 72))
+        cells[label] = (row and _preview(row)) or _empty_cell(row, (128, 72))
     return show(cells, columns=len(hung.columns), width=width, fps=hung.fps)
 
 
@@ -94,6 +96,11 @@ def save_wall(
     if not any(row.clip_file() for row in hung.rows.values()):
         raise ValueError("None of these rows has a clip: there is nothing to put on a wall.")
     return write_video(path, _frames(hung), fps or hung.fps)
+
+
+def _preview(row: Row) -> Preview | None:
+    data, asked = read_preview(row), row.request
+    return Preview(data, asked.width, asked.height, asked.fps, asked.num_frames) if data else None
 
 
 def _hang(rows: Iterable[Row], across: str, down: str | None) -> _Wall:

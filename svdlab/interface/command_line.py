@@ -157,8 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     add = command(_report, "one page about studies, for somebody who has no Python").add_argument
     add("folders", type=Path, nargs="+", metavar="FOLDER", help="a study, or a folder of studies")
     add("-o", "--output", type=Path, default=Path("report.html"), help="(report.html)")
-    where = "one file to send, or the videos in a folder beside it (inside)"
-    add("--videos", choices=("inside", "beside"), default="inside", help=where)
+    where = "one file to send, or the videos in a folder beside it (inside, up to 50 MB)"
+    add("--videos", choices=("inside", "beside"), help=where)
 
     plan = command(_plan, "which setups fit a card, and how long they take: predicted, in seconds", _OF_PLAN)
     card = plan.add_mutually_exclusive_group()

@@ -7,6 +7,7 @@ the folder of videos beside it. `templates/report.html` lays out what this file 
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from markupsafe import Markup, escape
 from svdlab.atomic_files import atomic_write
 from svdlab.interface import plots
 from svdlab.interface.row_labels import knobs, settings, setup_labels, text_of
-from svdlab.interface.row_page import embedded, render, rows_page
+from svdlab.interface.row_page import TEMPLATES, embedded, rows_page
 from svdlab.interface.study_folder import Entry, file_names, is_replaceable, read_entries
 from svdlab.media.images import data_url
 from svdlab.rows.row import Row
@@ -32,22 +33,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _STYLES = {"light": ("default", "#ffffff"), "dark": ("dark_background", "#161616")}  # matplotlib's, the page's paper
+_INSIDE_BYTES = 50_000_000  # of clips in one page, which some mail and every browser take
 _UNITS = {"_bytes": " (GiB)", "_seconds": " (s)", "_db": " (dB)", "_": " "}  # endings of the names of figures
 
 
 def report(
     folders: str | Path | Iterable[str | Path],
     path: str | Path = "report.html",
-    videos: Literal["inside", "beside"] = "inside",
+    videos: Literal["inside", "beside"] | None = None,
 ) -> Path:
     """Write a page about studies: what the clips share, findings and curves for what varied, memory and time, all rows.
+
+    Previews of all clips are in the page.
 
     It appears whole or not at all, and replaces an older one. The path comes back.
 
     Args:
         folders: A study, a folder of studies, or several of these.
         path: A name that ends in `.html`.
-        videos: "inside" makes one file to send; "beside" keeps clips that are many or large in a folder next to it.
+        videos: Where clips at their full size are. "inside" makes one file to send; "beside" keeps them in a folder
+            next to it. Left out, it is "beside" where they take more than 50 MB.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -59,9 +64,11 @@ def report(
         'motion.html'
     """
     path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm") or videos not in ("inside", "beside"):
+    if path.suffix.lower() not in (".html", ".htm") or videos not in ("inside", "beside", None):
         raise ValueError(f"Cannot write {path.name!r} with videos={videos!r}: use a name.html, and inside or beside.")
     entries, folder = read_entries(folders), path.with_name(f"{path.stem}_files")
+    clips_bytes = sum(clip.stat().st_size for entry in entries if (clip := entry.clip))
+    videos = videos or ("inside" if clips_bytes <= _INSIDE_BYTES else "beside")
     if path.is_dir() or (videos == "beside" and not is_replaceable(folder)):
         raise ValueError(f"{path} or {folder.name} is something else than a report: give this one another name.")
     names = {clip: name for entry, name in zip(entries, file_names(entries), strict=True) if (clip := entry.clip)}
@@ -69,8 +76,7 @@ def report(
     clip_url = embedded if videos == "inside" else lambda entry: urls.get(entry.clip)
     sections = [_section(list(own), clip_url) for _, own in groupby(entries, lambda entry: entry.folder)]
     days = sorted({entry.row.created[:10] for entry in entries if entry.row.created})
-    page = render(
-        "report.html",
+    page = TEMPLATES.get_template("report.html").stream(
         title=", ".join(dict.fromkeys(section["name"] for section in sections)),
         media_sources="data:" if videos == "inside" else "'self' file:",
         rows=len(entries),
@@ -84,8 +90,12 @@ def report(
             copies = stack.enter_context(atomic_write(folder))
             copies.mkdir()
             for clip, name in names.items():
-                copyfile(clip, copies / name, follow_symlinks=False)
-        document.write_text(page, encoding="utf-8")
+                try:
+                    os.link(clip, copies / name, follow_symlinks=False)  # gigabytes in no time, on the same disk
+                except OSError:
+                    copyfile(clip, copies / name, follow_symlinks=False)
+        with document.open("wb") as file:  # piece by piece: clips inside would take gigabytes of memory
+            page.dump(file, encoding="utf-8")
     return path
 
 

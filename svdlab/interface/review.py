@@ -1,4 +1,4 @@
-"""Everything that was made, at a glance: a table whose clips play, to filter, compare, star, export and make again.
+"""Everything that was made, at a glance: a table of previews to filter, compare, star, delete, export and make again.
 
 `review("results/motion")` as the last expression of a cell shows the table. Its methods do from Python what the table
 does by mouse. Rows go by their key or its beginning.
@@ -22,26 +22,27 @@ from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.row_page import embedded, render, rows_page
 from svdlab.interface.study_folder import Entry, Note, file_names, is_replaceable, read_entries
 from svdlab.media.show import Shown
+from svdlab.messages import first_line
 from svdlab.quality.assess import difference
 from svdlab.rows.row import Row
 from svdlab.rows.rows_table import rows_table
 
-INSIDE_BYTES = 4 * 2**20  # of clips in one page: notebooks stay light enough to save, and 100 clips of tiny fit
+INSIDE_BYTES = 4 * 2**20  # of previews in one page, and of clips: notebooks stay light enough to save
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of one
 
 
 def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = None) -> Review:
-    """The rows of any studies as a table to filter, sort, star and note, with clips that play as they come into sight.
+    """The rows of any studies as a table to filter, sort, star and note, with previews that play and clips to enlarge.
 
     Tick two to six rows to compare them in step, with scrubbing, the difference from the first, and measures. *Wall*
-    hangs the rows that the filter leaves by any two knobs. Stars and notes can be written while the kernel runs, and
-    always be read.
+    hangs the rows that the filter leaves by any two knobs. A filter has words and terms: `rocket seed=4 motion>0.6
+    bucket 100..180`. Stars and notes can be written, and rows deleted, while the kernel runs.
 
     Args:
         folders: A study, a folder of studies, or several of these.
-        inside: True embeds all clips in the page: they play wherever scripts run, also in an export. False fetches each
-            from the running kernel as it comes into sight, by a widget of the `lab` extra; without it, and in an
-            export, pictures stand in their place. Left out, up to 4 MiB of clips are embedded.
+        inside: True embeds all clips in the page, at their full size and in small: they play in an export too. False
+            fetches each from the running kernel when it is looked at, by a widget of the `lab` extra. Left out, up to
+            4 MiB of previews are embedded, and the clips where they take no more than that.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -56,13 +57,12 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
 
 
 class Review:
-    """The rows that `review` read: `star`, `note`, `wall`, `compare`, `again` and `export` act on them.
+    """The rows that `review` read: `star`, `note`, `delete`, `wall`, `compare`, `again` and `export` act on them.
 
     A row is named by its key or the beginning of it; a `ValueError` says where that is none or several.
 
     Attributes:
         entries: The rows with their folders and notes, oldest first within a study.
-        rows: The rows alone.
         inside: As in `review`.
 
     Example:
@@ -80,11 +80,19 @@ class Review:
     """
 
     def __init__(self, entries: Sequence[Entry], inside: bool | None = None) -> None:
-        self.entries = list(entries)
-        self.rows = [entry.row for entry in self.entries]
-        size = sum(clip.stat().st_size for entry in self.entries if (clip := entry.clip))
-        self.inside = size <= INSIDE_BYTES if inside is None else inside
+        self.inside = inside
+        self._places, self._deleted = list(entries), list[Entry]()  # a page names rows by their places
         self._couriers: list[Any] = []  # kept alive for as long as this is
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The rows with their folders and notes, without those that were deleted."""
+        return [entry for entry in self._places if entry not in self._deleted]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows alone."""
+        return [entry.row for entry in self.entries]
 
     @property
     def starred(self) -> list[Row]:
@@ -111,6 +119,24 @@ class Review:
         entry = self._entry(key)
         entry.write_note(dataclasses.replace(entry.note, text=text))
 
+    def delete(self, *keys: str) -> None:
+        """Move rows, with their clips and notes, out of the study. They can be brought back for a week.
+
+        Args:
+            *keys: Of the rows. The next run of their sweep makes them again.
+        """
+        for entry in map(self._entry, keys):
+            self._delete(entry)
+
+    def restore(self, *keys: str) -> None:
+        """Bring back rows that were deleted here.
+
+        Args:
+            *keys: Of the rows. Left out, it is all of them.
+        """
+        for entry in [each for each in self._deleted if not keys or each.row.key.startswith(keys)]:
+            self._restore(entry)
+
     def wall(self, across: str = "", down: str = "") -> Shown:
         """The clips by two knobs, in step, as `svdlab.wall` hangs them.
 
@@ -133,7 +159,7 @@ class Review:
             raise ValueError(f"{len(keys)} rows were given: name two to six by their keys.")
         entries = [self._entry(key) for key in keys]
         page = rows_page(entries, "Compared", embedded, opened="compare", measures=_likeness_to_first(entries))
-        return Shown(page, list(keys))
+        return Shown(render("review.html", page=page), list(keys))
 
     def again(self, key: str) -> str:
         """The lines of Python, and of the shell, that make a row's clip again: to print.
@@ -176,6 +202,14 @@ class Review:
                     (scratch / name).write_bytes(data)
         return path
 
+    def _delete(self, entry: Entry) -> None:
+        entry.delete()
+        self._deleted.append(entry)
+
+    def _restore(self, entry: Entry) -> None:
+        entry.restore()
+        self._deleted.remove(entry)
+
     def _entry(self, key: str) -> Entry:
         matches = {entry.row.key: entry for entry in reversed(self.entries) if key and entry.row.key.startswith(key)}
         if len(matches) != 1:
@@ -183,7 +217,14 @@ class Review:
         return next(iter(matches.values()))
 
     def _repr_html_(self, name: str = "", live: bool = False) -> str:
-        return rows_page(self.entries, "Rows", embedded if self.inside else lambda _: None, name=name, live=live)
+        entries = self._places if live else self.entries
+        clips_bytes = sum(clip.stat().st_size for entry in entries if (clip := entry.clip))
+        is_inside = clips_bytes <= INSIDE_BYTES if self.inside is None else self.inside
+        most = INSIDE_BYTES if self.inside is None else float("inf") if self.inside else 0
+        clip_url = embedded if is_inside else lambda _: None
+        return render(
+            "review.html", page=rows_page(entries, "Rows", clip_url, preview_bytes=most, name=name, live=live)
+        )
 
     def _ipython_display_(self) -> None:
         from IPython.core.getipython import get_ipython
@@ -205,17 +246,27 @@ class Review:
 
     def _answer(self, courier: Any, message: dict[str, Any], _: Any) -> None:
         """Answer one message of the page. It names rows by their place, so that it can reach no other file."""
-        if message["what"] == "notes":
-            courier.send({"notes": [dataclasses.asdict(entry.note) for entry in self.entries]})
-        elif message["what"] == "keep":
-            self.entries[message["row"]].write_note(Note(bool(message["star"]), str(message["text"])))
-        elif message["what"] == "clip":
-            clip = self.entries[message["row"]].clip
-            courier.send({"clip": message["row"]}, [clip.read_bytes()] if clip else None)
-        elif message["what"] == "compare":
-            measures = _likeness_to_first([self.entries[place] for place in message["rows"]])
-            lines = [[heading, list(map(text_of, values))] for heading, values in measures.items()]
-            courier.send({"of": message["rows"], "measures": lines})
+        what, places = message["what"], message.get("rows", [message.get("row", 0)])
+        entries = [self._places[place] for place in places]
+        if what == "notes":
+            courier.send({"notes": [dataclasses.asdict(entry.note) for entry in self._places]})
+        elif what == "keep":
+            entries[0].write_note(Note(bool(message["star"]), str(message["text"])))
+        elif what in ("clip", "preview"):
+            clip = entries[0].clip
+            data = entries[0].preview if what == "preview" else clip.read_bytes() if clip else None
+            courier.send({"file": f"{what} {places[0]}"}, [data] if data else None)
+        elif what == "compare":
+            lines = [[heading, list(map(text_of, values))] for heading, values in _likeness_to_first(entries).items()]
+            courier.send({"of": places, "measures": lines})
+        elif what in ("delete", "restore"):
+            try:
+                for entry in entries:
+                    self._delete(entry) if what == "delete" else self._restore(entry)
+            except (OSError, ValueError) as error:
+                courier.send({"problem": first_line(error)})
+        if what in ("notes", "delete", "restore"):
+            courier.send({"absent": [place for place, entry in enumerate(self._places) if entry in self._deleted]})
 
 
 def _likeness_to_first(entries: Sequence[Entry]) -> dict[str, list[float | None]]:

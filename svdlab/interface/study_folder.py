@@ -1,7 +1,7 @@
 """Folders of rows as a person keeps them: studies, their clips, and what somebody noted beside each row.
 
 A *study* is a folder that a sweep wrote. A star and a note are a small file beside the row, `<key>.note`: they travel
-with the folder, and no row is touched.
+with the folder, and no row is touched. What is deleted waits in the study's own `.deleted`, a folder for each day.
 Folders are passed around, so only regular files are read, and a clip is shown or copied only where it is the file that
 the row was written with. A link under its name might lead to any file of the reader's.
 """
@@ -11,8 +11,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 
 from svdlab.atomic_files import atomic_write
@@ -20,6 +22,9 @@ from svdlab.headless.run_notebooks import results_home
 from svdlab.interface.row_labels import row_labels
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import read_rows
+from svdlab.rows.row_preview import read_preview
+
+_KEPT_DAYS = 7  # of what was deleted
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,34 @@ class Entry:
         with atomic_write(self._note_path) as scratch:
             scratch.write_text(json.dumps(dataclasses.asdict(note), ensure_ascii=False), encoding="utf-8")
 
+    def delete(self) -> None:
+        """Move the row's files into the study's `.deleted`, which keeps them for a week; `restore` brings them back."""
+        self._move_files(self.folder, self._trash() / date.today().isoformat())
+
+    def restore(self) -> None:
+        """Bring back what `delete` moved. What has come into its place meanwhile is replaced."""
+        for day in sorted(self._trash().glob("*")):
+            self._move_files(day, self.folder)
+
+    def _trash(self) -> Path:
+        """The folder `.deleted`, without the days that are over a week ago."""
+        trash = self.folder / ".deleted"
+        if trash.is_symlink():
+            raise ValueError(f"{trash} is a link, which may lead anywhere: remove it, then delete rows.")
+        for day in trash.glob("????-??-??"):
+            if day.name < (date.today() - timedelta(days=_KEPT_DAYS)).isoformat():
+                shutil.rmtree(day, ignore_errors=True)
+        return trash
+
+    def _move_files(self, source: Path, target: Path) -> None:
+        if source.is_symlink() or target.is_symlink():
+            return
+        target.mkdir(parents=True, exist_ok=True)
+        files = sorted(source.glob(f"{self.row.key}.*"), key=lambda file: file.suffix == ".json")
+        # a row never names a clip that is not there: it leaves first, and comes back last
+        for file in files if target == self.folder else reversed(files):
+            file.replace(target / file.name)
+
     @property
     def _note_path(self) -> Path:
         return self.folder / f"{self.row.key}.note"
@@ -70,6 +103,11 @@ class Entry:
     def clip(self) -> Path | None:
         """The video, where it is the file that the row was written with."""
         return self.row.clip_file()
+
+    @property
+    def preview(self) -> bytes | None:
+        """The clip in small, an animated WebP; None where there is no clip."""
+        return read_preview(self.row)
 
 
 def why_no_clip(row: Row) -> str:

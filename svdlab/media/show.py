@@ -2,7 +2,8 @@
 
 A notebook's output is a page of its own: the videos are embedded in it, so that it plays wherever the notebook is
 opened, and asks nothing of the network. JupyterLab strips scripts and styles from notebooks that it does not trust.
-There each video has the browser's own controls, which is why size and layout stand on the elements themselves.
+There videos have the browser's own controls and previews play as pictures, which is why size and layout stand on the
+elements themselves.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from svdlab.media.images import data_url, open_image, png_bytes
+from svdlab.media.preview import Preview
 from svdlab.media.read_video import probe, read_frames
 from svdlab.media.write_video import write_video
 
@@ -26,6 +28,8 @@ _CRF = 20  # a quarter smaller than at a saved file's 17, on smooth and on grain
 _ROW = 960  # pixels that a row of the grid takes, about what a notebook offers beside its margins
 _WIDEST, _TALLEST = 640, 480  # pixels of one cell where no width is asked for
 _GAP = 12
+# where scripts run, they take it away
+_UNTRUSTED = "<p data-untrusted><small>File, Trust Notebook brings the controls.</small></p>"
 _TEMPLATE = Path(__file__).with_name("show.html")
 
 
@@ -63,8 +67,8 @@ def show(
     frame. Keys: space plays and pauses, ← → step a frame, Home and End.
 
     Args:
-        things: A clip (anything with `.frames`), a path (video, GIF, WebP, folder of PNG frames, image), a PIL image, a
-            list of these, or `{label: thing}`, the labels becoming captions.
+        things: A clip (anything with `.frames`), a path (video, GIF, WebP, folder of PNG frames, image), a PIL image,
+            a `Preview`, a list of these, or `{label: thing}`, the labels becoming captions.
         columns: Cells in a row; up to 4 where it is left out.
         width: Of a cell in pixels; left out, what fits the page.
         fps: Playback speed of clips; that of the first clip's request where it is left out. Files keep their own.
@@ -95,10 +99,11 @@ def show(
     name = secrets.token_hex(8)
     caption = html.escape(title or "Clips")
     heading = f'<div style="font-weight: 600; margin-bottom: 8px">{caption}</div>' if title else ""
+    line = _UNTRUSTED if any(item.count > 1 for _, item in labelled) else ""
     page = (
         f'<div class="svdlab-show" data-svdlab="{name}" role="group" aria-label="{caption}">{heading}'
         f'<div style="display: grid; grid-template-columns: repeat({columns}, minmax(0px, {cell}px)); gap: {_GAP}px">'
-        f"{figures}</div></div>{_TEMPLATE.read_text(encoding='utf-8').replace('{{id}}', name)}"
+        f"{figures}</div>{line}</div>{_TEMPLATE.read_text(encoding='utf-8').replace('{{id}}', name)}"
     )
     return Shown(page, [label for label, _ in labelled])
 
@@ -121,19 +126,24 @@ def strip(clip: Any, n: int = 7, *, height: int = 120) -> Image.Image:
 
 
 class _Cell:
-    """One thing of the grid: frames at a speed (one frame is a still), or an MP4 to embed as it is."""
+    """One thing of the grid: frames at a speed (one frame is a still), or an MP4 or a preview to embed as it is."""
 
-    def __init__(self, frames: list[Image.Image], fps: float, mp4: bytes | None = None, info: Any = None) -> None:
-        self.frames, self.fps, self.mp4 = frames, fps, mp4
+    def __init__(self, frames: list[Image.Image], fps: float, data: bytes | None = None, info: Any = None) -> None:
+        self.frames, self.fps, self.data = frames, fps, data
         self.count = info.frames if info else len(frames)
         self.size = (info.width, info.height) if info else frames[0].size
         self.aspect = self.size[0] / self.size[1]
 
     def html(self, cell: int, label: str) -> str:
         style = 'style="display: block; width: 100%; height: auto; border-radius: 8px"'
-        if self.count == 1 and not self.mp4:
+        data = self.data
+        if data and data.startswith(b"RIFF"):  # a preview
+            return (
+                f'<img {style} src="{data_url("image/webp", data)}" width="{cell}" height="{cell / self.aspect:.0f}" '
+                f'data-fps="{self.fps:g}" data-frames="{self.count}" alt="{label}">'
+            )
+        if self.count == 1 and data is None:
             return f'<img {style} src="{data_url("image/png", png_bytes(self._resized(cell)[0]))}" alt="{label}">'
-        data = self.mp4
         if data is None:
             with tempfile.TemporaryDirectory() as folder:
                 data = write_video(Path(folder) / "clip.mp4", self._resized(cell), self.fps, crf=_CRF).read_bytes()
@@ -158,6 +168,8 @@ class _Cell:
 def _cell(thing: Any, fps: float | None) -> _Cell:
     if isinstance(thing, Image.Image):
         return _Cell([thing], _FPS)
+    if isinstance(thing, Preview):
+        return _Cell([], thing.fps, thing.data, thing)
     frames = getattr(thing, "frames", None)
     if frames is not None:
         return _Cell(list(frames), fps or _FPS)

@@ -167,3 +167,12 @@ class Row:
 def picture_name(sha256: str) -> str:
     """The file name, beside the rows, of a picture that had no name."""
     return f"{sha256[:16]}.png"
+
+
+def preview_name(key: str) -> str:
+    """The file name, beside the rows, of a clip in small.
+
+    Args:
+        key: of its row.
+    """
+    return f"{key}.preview.webp"

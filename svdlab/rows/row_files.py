@@ -17,7 +17,7 @@ from pathlib import Path
 from svdlab.media.images import image_sha256
 from svdlab.messages import first_line
 from svdlab.request import conditioning
-from svdlab.rows.row import Row, picture_name
+from svdlab.rows.row import Row, picture_name, preview_name
 
 _MAX_ROW_BYTES = 16 * 2**20  # a measured row with its timeline takes 30 kB
 
@@ -80,8 +80,10 @@ def find_row(folder: str | Path, key: str, *, warn: bool = True) -> Row | None:
     return None
 
 
-def write_row(row: Row, folder: str | Path, scratch: Path, clip: Path | None = None) -> Row:
-    """Move a row into `folder`, after its clip and its picture, so that no row ever names what is not there.
+def write_row(
+    row: Row, folder: str | Path, scratch: Path, clip: Path | None = None, preview: bytes | None = None
+) -> Row:
+    """Move a row into `folder`, after its clip and its pictures, so that no row ever names what is not there.
 
     Of several writers of one key the last one wins. Returns the row as it will be read.
 
@@ -90,6 +92,7 @@ def write_row(row: Row, folder: str | Path, scratch: Path, clip: Path | None = N
         folder: where to.
         scratch: a folder on the same disk, for files that are not complete yet.
         clip: the row's video, which is moved.
+        preview: the clip in small. Left out, that of an older clip is removed.
     """
     folder = Path(folder)
     if not isinstance(row.request.image, str):
@@ -99,7 +102,12 @@ def write_row(row: Row, folder: str | Path, scratch: Path, clip: Path | None = N
         _move(scratch / "picture.png", folder / picture_name(row.picture_sha256 or ""))
     if clip is not None:
         size, sha256 = clip.stat().st_size, hashlib.sha256(clip.read_bytes()).hexdigest()
+        small = folder / preview_name(row.key)
+        small.unlink(missing_ok=True)
         target = _move(clip, folder / f"{row.key}{clip.suffix}")
+        if preview:
+            (scratch / small.name).write_bytes(preview)
+            _move(scratch / small.name, small)
         row = dataclasses.replace(row, clip=target, clip_bytes=size, clip_sha256=sha256)
     done, failed = (folder / name for name in _row_names(row.key))
     (scratch / "row.json").write_text(row.to_json(), encoding="utf-8")

@@ -16,6 +16,7 @@ import svdlab
 from svdlab.generation.generate import generate
 from svdlab.machine import Machine
 from svdlab.media.images import image_sha256
+from svdlab.media.preview import preview_bytes
 from svdlab.messages import describe_error
 from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.load import setup_of
@@ -107,10 +108,10 @@ class RowMaker:
         if not scratch.is_dir():  # saving would make the folder again
             raise FileNotFoundError(f"{folder} was deleted or renamed while a clip was made for it.")
         started = time.perf_counter()
-        file = clip.save(scratch / f"{row.key}.mp4")
+        file, preview = clip.save(scratch / f"{row.key}.mp4"), preview_bytes(clip.frames, row.request.fps)
         timings["save_seconds"] = time.perf_counter() - started
         row = replace(row, timings=timings, quality=measured, notes=tuple(notes))
-        return write_row(row, folder, scratch, file)
+        return write_row(row, folder, scratch, file, preview)
 
 
 def make_row(

@@ -189,7 +189,7 @@ class ClusterSweep:
         if answer.clip is not None:
             clip = self._scratch / f"{row.key}.mp4"
             clip.write_bytes(answer.clip)
-        return write_row(row, self._folder, self._scratch, clip)
+        return write_row(row, self._folder, self._scratch, clip, answer.preview)
 
 
 def _worker_share(tasks: list[Task]) -> tuple[float, int]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from svdlab.atomic_files import process_name
 from svdlab.machine import card_is_lost
 from svdlab.rows.row import Row
+from svdlab.rows.row_preview import read_preview
 from svdlab.sweeps.grid import with_image
 from svdlab.sweeps.make_row import RowMaker, Task
 from svdlab.sweeps.shared_pictures import FittedPicture
@@ -29,6 +30,7 @@ class Answer(NamedTuple):
     row: Row  # without a picture in memory
     in_folder: bool
     clip: bytes | None  # the file, where it is not in the folder
+    preview: bytes | None
 
 
 class RayWorker:
@@ -55,8 +57,8 @@ class RayWorker:
                 return None
             if self._store:
                 _put(Path(place), self._store)
-            clip = None if self._folder or row.clip is None else row.clip.read_bytes()
-        return Answer(replace(row, request=with_image(row.request, None)), self._folder is not None, clip)
+            files = (None, None) if self._folder or row.clip is None else (row.clip.read_bytes(), read_preview(row))
+        return Answer(replace(row, request=with_image(row.request, None)), self._folder is not None, *files)
 
 
 def _put(place: Path, store: str) -> None:
@@ -83,7 +85,7 @@ def fetch(store: str, folder: Path, scratch: Path) -> None:
     files, root = fsspec.url_to_fs(store)
     names = {Path(path).name for path in files.ls(root, detail=False)} if files.exists(root) else set()
     for name in sorted(map(Path, names - {path.name for path in folder.iterdir()}), key=_is_row):
-        if name.suffix in (".json", ".mp4", ".png"):
+        if name.suffix in (".json", ".mp4", ".webp", ".png"):
             files.get_file(f"{root}/{name}", str(scratch / name))
             (scratch / name).replace(folder / name)
 

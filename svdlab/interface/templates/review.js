@@ -1,126 +1,233 @@
-// Sorts, filters and plays the rows; compares clips and hangs them on a wall, under the controls of `svdlab.show`.
-// Where it does not run there is the plain table. Clips that are not in the page are asked of the kernel, where one
-// listens: a `svdlab-ask` event on the document, answered by `svdlab-tell` (see courier.js).
+// Sorts and filters the rows, keeps stars and notes, enlarges clips, compares them and hangs them on a wall, under the
+// controls of `svdlab.show`. Where it does not run there is the plain table. What is not in the page is asked of the
+// kernel, where one listens: a `svdlab-ask` event on the document, answered by `svdlab-tell` (see courier.js).
 (() => {
   const WALL = 100;  // clips: more cannot be looked at
-  const KEPT = 48;  // clips held by the browser at once: it has so many decoders, and so much memory
+  const KEPT = 24;  // clips of full size that the page holds at once
+  const COLUMNS = "svdlab-hidden-columns";  // where the browser remembers them
+  const HELP = { "j k": "next, previous", Enter: "enlarge", Space: "play", x: "tick", c: "compare", "/": "filter", Esc: "close" };
+  const HELP_OF_KERNEL = { s: "star", n: "note", Delete: "delete", u: "undo" };
   const make = (tag, fields = {}, ...inside) => {
     const made = Object.assign(document.createElement(tag), fields);
     made.append(...inside);
     return made;
   };
+  const button = (label, act, fields = {}) => {
+    const made = make("button", { type: "button", ...fields }, label);
+    made.addEventListener("click", act);
+    return made;
+  };
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const remembered = () => { try { return JSON.parse(localStorage.getItem(COLUMNS)) ?? []; } catch { return []; } };
+  const remember = (names) => { try { localStorage.setItem(COLUMNS, JSON.stringify(names)); } catch { /* some pages may not */ } };
 
   function start(root) {
     const name = root.dataset.svdlabReview, table = root.querySelector(".svdlab-rows"), body = table.tBodies[0];
     const rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
     const tools = root.querySelector(".svdlab-tools"), stage = root.querySelector(".svdlab-stage");
     const knobs = heads.filter((head) => head.dataset.knob), measures = heads.filter((head) => head.dataset.measure);
-    const cell = (row, head) => row.cells[heads.indexOf(head)];
+    const place = new Map(heads.map((head, i) => [head, i]));
+    const cell = (row, head) => row.cells[place.get(head)];
     const text = (row, head) => cell(row, head).textContent.trim();
-    const film = (row) => row.querySelector("video");
+    const film = (row) => row.querySelector(".svdlab-clip img");
     const named = (row) => knobs.map((head) => `${head.dataset.knob} ${text(row, head)}`).join(", ") || row.dataset.key;
     const order = (row, head) => cell(row, head).dataset.v ?? text(row, head);
     const compared = (a, b) => (a === "") - (b === "") || (isNaN(a) || isNaN(b) ? String(a).localeCompare(b) : a - b);
+    const visible = () => [...body.rows].filter((row) => !row.hidden);
 
     // --- the kernel, where there is one
     let alive = false;
-    const waiting = new Map();
+    const fetched = new Map(), waiting = new Map();  // "clip 3" → promise of a URL; → what fulfils it
     const ask = (what) => document.dispatchEvent(new CustomEvent("svdlab-ask", { detail: { name, ...what } }));
+    function fetchFile(what, row) {
+      const id = `${what} ${row.dataset.row}`;
+      if (!alive) return null;
+      if (!fetched.has(id)) fetched.set(id, new Promise((done) => { waiting.set(id, done); ask({ what, row: +row.dataset.row }); }));
+      return fetched.get(id);
+    }
     document.addEventListener("svdlab-tell", ({ detail }) => {
       if (detail.name !== name || !root.isConnected) return;
       if (detail.ready) ask({ what: "notes" });
-      if (detail.notes) { alive = true; detail.notes.forEach((note, i) => remark(rows[i], note)); look(); }
-      if (detail.clip !== undefined) {
-        waiting.get(detail.clip)?.(detail.data && URL.createObjectURL(new Blob([detail.data], { type: "video/mp4" })));
-        waiting.delete(detail.clip);
+      if (detail.notes) {
+        if (!alive) explain(HELP_OF_KERNEL);
+        alive = true;
+        detail.notes.forEach((note, i) => { notes.set(rows[i], note); rows[i].querySelector(".svdlab-star button") ?? edit(rows[i]); paint(rows[i]); });
+        removal.hidden = false;
+        for (const row of inSight) fill(row);
+      }
+      if (detail.file) {
+        const type = detail.file.startsWith("clip") ? "video/mp4" : "image/webp";
+        waiting.get(detail.file)?.(detail.data && URL.createObjectURL(new Blob([detail.data], { type })));
+        waiting.delete(detail.file);
       }
       if (detail.measures) tabulate(detail.of, detail.measures);
+      if (detail.absent) { for (const row of rows) row.dataset.absent = detail.absent.includes(+row.dataset.row) || ""; filter(); }
+      if (detail.problem) tell(detail.problem);
     });
 
-    function remark(row, { star, text }) {
-      const starred = row.querySelector(".svdlab-star"), noted = row.querySelector(".svdlab-note");
-      if (!starred.firstElementChild) {
-        const button = make("button", { type: "button", ariaLabel: `Star ${row.dataset.key}`, title: "Star" });
-        const input = make("input", { ariaLabel: `Note on ${row.dataset.key}`, placeholder: "note" });
-        const keep = () => ask({ what: "keep", row: +row.dataset.row, star: button.ariaPressed === "true", text: input.value });
-        button.addEventListener("click", () => { remark(row, { star: button.ariaPressed !== "true", text: input.value }); keep(); });
-        input.addEventListener("change", keep);
-        input.addEventListener("keydown", ({ key }) => key === "Enter" && keep());  // of which JupyterLab makes no change
-        starred.replaceChildren(button);
-        noted.replaceChildren(input);
+    // --- stars and notes, in the table and wherever else a row is shown
+    const notes = new Map(rows.map((row) => [row, { star: row.querySelector(".svdlab-star")?.dataset.v === "1", text: row.querySelector(".svdlab-note")?.dataset.v ?? "" }]));
+    let shown = [];  // {row, star, input}: what shows them
+    function keep(row, change) {
+      if (!alive) return tell("Stars and notes are kept where a kernel runs: run the cell.");
+      const note = { ...notes.get(row), ...change };
+      notes.set(row, note);
+      ask({ what: "keep", row: +row.dataset.row, ...note });
+      paint(row);
+    }
+    function remark(row, about) {
+      const star = button("", () => keep(row, { star: !notes.get(row).star }), { ariaLabel: `Star ${about}`, title: "Star (s)" });
+      const input = make("input", { ariaLabel: `Note on ${about}`, placeholder: "note", title: "Note (n)" });
+      const write = () => { if (input.value !== notes.get(row).text) keep(row, { text: input.value }); };
+      input.addEventListener("change", write);
+      input.addEventListener("keydown", ({ key }) => key === "Enter" && (write(), input.blur(), select(row)));
+      shown.push({ row, star, input });
+      paint(row);
+      return [star, input];
+    }
+    function edit(row) {
+      const [star, input] = remark(row, row.dataset.key);
+      row.querySelector(".svdlab-star").replaceChildren(star);
+      row.querySelector(".svdlab-note").replaceChildren(input);
+    }
+    function paint(row) {
+      const note = notes.get(row), [star, text] = ["star", "note"].map((each) => row.querySelector(`.svdlab-${each}`));
+      if (star) [star.dataset.v, text.dataset.v] = [+note.star, note.text];
+      for (const each of shown.filter((each) => each.row === row)) {
+        each.star.textContent = note.star ? "★" : "☆";
+        each.star.ariaPressed = String(note.star);
+        if (each.input !== document.activeElement) each.input.value = note.text;
       }
-      const button = starred.firstElementChild;
-      button.textContent = star ? "★" : "☆";
-      button.ariaPressed = String(star);
-      starred.dataset.v = +star;
-      noted.dataset.v = noted.firstElementChild.value = text;
-      noted.firstElementChild.title = text;
     }
 
-    // --- clips, fetched when they are seen
-    const sources = new Map(), seen = new Set();  // row → promise of a URL; rows in sight
-    function source(row) {
-      const video = film(row), id = +row.dataset.row;
-      if (!video) return Promise.resolve(null);
-      if (video.dataset.src) return Promise.resolve(video.dataset.src);
-      if (!alive) return Promise.resolve(null);
-      if (!sources.has(row)) {
-        sources.set(row, new Promise((resolve) => { waiting.set(id, resolve); ask({ what: "clip", row: id }); }));
-      }
-      return sources.get(row);
-    }
-    async function play(row) {
-      const url = await source(row), video = film(row);
-      if (!url || !seen.has(row)) return;
-      if (!video.src) video.src = url;
-      video.muted = video.loop = true;
-      if (!calm) video.play().catch(() => {});
-      for (const old of rows.filter((other) => film(other)?.src && !seen.has(other)).slice(0, -KEPT)) {
-        film(old).removeAttribute("src");
-        film(old).load();
-        if (film(old).dataset.src || staged.includes(old)) continue;
-        sources.get(old)?.then(URL.revokeObjectURL);
-        sources.delete(old);
-      }
-    }
-    for (const video of root.querySelectorAll(".svdlab-rows video")) {
-      if (video.getAttribute("src")) {  // not all at once: see KEPT
-        video.dataset.src = video.getAttribute("src");
-        video.removeAttribute("src");
-      }
-      video.controls = false;
-      video.addEventListener("pointerenter", () => calm && video.play().catch(() => {}));
-      video.addEventListener("click", () => show([video.closest("tr")]));
+    // --- previews, fetched when they are seen; clips, when they are enlarged
+    const inSight = new Set();
+    async function fill(row) {
+      const url = film(row).getAttribute("src") ? null : await fetchFile("preview", row);
+      if (url) film(row).src = url;
     }
     const watcher = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         const row = target.closest("tr");
-        seen[isIntersecting ? "add" : "delete"](row);
-        if (isIntersecting) setTimeout(() => seen.has(row) && play(row), 120);  // not what is scrolled past
-        else target.pause();
+        inSight[isIntersecting ? "add" : "delete"](row);
+        if (isIntersecting) setTimeout(() => inSight.has(row) && fill(row), 120);  // not what is scrolled past
       }
-    });
-    const look = () => { for (const row of seen) play(row); };
-    for (const row of rows) if (film(row)) watcher.observe(film(row));
+    }, { rootMargin: "200px" });
+    function still(img) {  // for whom motion is unpleasant: the first frame, until it is pointed at
+      const frame = make("canvas", { width: img.naturalWidth, height: img.naturalHeight });
+      frame.getContext("2d").drawImage(img, 0, 0);
+      img.before(frame);
+      img.style.display = "none";
+      const toggle = (moves) => { img.style.display = moves ? "" : "none"; frame.style.display = moves ? "none" : ""; };
+      img.parentElement.addEventListener("pointerenter", () => toggle(true));
+      img.parentElement.addEventListener("pointerleave", () => toggle(false));
+    }
+    for (const row of rows) {
+      row.tabIndex = -1;
+      row.addEventListener("focusin", () => mark(row));
+      row.querySelector(".svdlab-clip").addEventListener("click", () => show([row]));
+      if (!film(row)) continue;
+      if (!film(row).getAttribute("src")) watcher.observe(film(row));
+      if (calm) film(row).addEventListener("load", ({ target }) => still(target), { once: true });
+    }
+    async function source(row) {
+      const img = film(row);
+      const url = img && (img.dataset.full ?? await fetchFile("clip", row));
+      const clips = [...fetched.keys()].filter((id) => id.startsWith("clip") && !waiting.has(id));
+      for (const id of clips.slice(0, -KEPT)) {
+        if (staged.includes(rows[+id.split(" ")[1]])) continue;
+        fetched.get(id).then(URL.revokeObjectURL);
+        fetched.delete(id);
+      }
+      return url;
+    }
 
-    // --- sorting and filtering
-    for (const head of heads.filter((head) => head.dataset.sort !== undefined)) {
-      const button = make("button", { type: "button" }, ...head.childNodes);
-      head.append(button);
-      head.ariaSort = "none";
-      button.addEventListener("click", () => {
+    // --- the row that keys act on
+    let current = null;
+    function mark(row) {
+      for (const old of root.querySelectorAll(".svdlab-current")) old.classList.remove("svdlab-current");
+      current = row;
+      row?.classList.add("svdlab-current");
+      if (staged.length > 1) stage.querySelectorAll("figure")[staged.indexOf(row)]?.classList.add("svdlab-current");
+    }
+    function select(row) {
+      if (!row) return;
+      mark(row);
+      if (staged.length > 1) return stage.querySelectorAll("figure")[staged.indexOf(row)]?.focus();
+      if (staged.length === 1) return show([row]);
+      row.focus({ preventScroll: true });
+      row.scrollIntoView({ block: "nearest" });
+    }
+    function move(by) {
+      const among = staged.length > 1 ? staged : visible(), at = among.indexOf(current);
+      select(among[at < 0 ? 0 : Math.max(0, Math.min(among.length - 1, at + by))]);
+    }
+    const ticks = () => rows.filter((row) => !row.hidden && row.querySelector(".svdlab-pick input")?.checked);
+    const keys = {
+      j: () => move(1), k: () => move(-1), x: () => current?.querySelector(".svdlab-pick input")?.click(),
+      s: () => current && keep(current, { star: !notes.get(current).star }),
+      n: () => shown.findLast((each) => each.row === current && each.input.isConnected)?.input.focus(),
+      c: () => { if (!compare.disabled) compare.click(); }, "/": () => search.focus(),
+      Enter: () => current && show([current]), " ": () => (staged.length || hung ? stage.querySelector("[data-do=play]")?.click() : current && show([current])),
+      Delete: () => current && remove([current]), u: () => undo(),
+    };
+    root.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const typing = event.target.matches("input:not([type=checkbox], [type=range]), select, textarea");
+      if (event.key === "Escape") {
+        event.preventDefault();
+        return typing ? select(current ?? visible()[0]) : close();
+      }
+      const presses = ["Enter", " "].includes(event.key) && event.target.closest("button, summary, input, select, a, [role=button]");
+      if (typing || presses || !keys[event.key]) return;
+      event.preventDefault();
+      event.stopPropagation();
+      keys[event.key]();
+    }, true);
+
+    // --- sorting
+    for (const head of heads.filter((head) => head.dataset.sort)) {
+      const sorter = button("", () => {
         const way = head.ariaSort === "ascending" ? -1 : 1;
         for (const other of heads) if (other.ariaSort) other.ariaSort = "none";
         head.ariaSort = way > 0 ? "ascending" : "descending";
         const keyed = rows.map((row) => [order(row, head), row]);
         keyed.sort(([a], [b]) => (a === "" || b === "" ? compared(a, b) : way * compared(a, b)));  // what is missing comes last
         body.append(...keyed.map(([, row]) => row));
-        look();  // what is moved about stops playing
       });
+      sorter.append(...head.childNodes);
+      head.append(sorter);
+      head.ariaSort = "none";
     }
-    const search = make("input", { type: "search", ariaLabel: "Filter rows", placeholder: "Filter by any word" });
-    const count = make("output", { ariaLive: "polite" });
+
+    // --- filtering: words, and terms such as seed=4, motion>0.6, bucket 100..180
+    const TERM = /([a-z_][\w-]*)\s*(<=|>=|!=|=|<|>)\s*("[^"]*"|\S+)|([a-z_][\w-]*)[\s=:]+(-?[\d.]*\d)\.\.(-?\d[\d.]*)|"([^"]*)"|(\S+)/gi;
+    const TESTS = { "=": (a, b) => a === b, "!=": (a, b) => a !== b, "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b };
+    const number = (value) => (value.trim() === "" ? NaN : Number(value));
+    function columns(word) {  // those of that name; else those with that word in their name
+      const sought = word.toLowerCase(), named = heads.filter((head) => head.dataset.sort?.toLowerCase() === sought);
+      return named.length ? named : heads.filter((head) => head.dataset.sort?.toLowerCase().split(/[_,\s]+/).includes(sought));
+    }
+    const value = (row, head) => (["star", "note"].includes(head.dataset.sort) ? cell(row, head).dataset.v : text(row, head));
+    function term([, column, sign, bound, ranged, low, high, quoted, word]) {
+      const of = column ?? ranged;
+      if (of && !columns(of).length) return { problem: `There is no column ${of}.` };
+      if (ranged) return { test: (row) => columns(ranged).some((head) => { const v = number(value(row, head)); return v >= +low && v <= +high; }) };
+      if (column) {
+        const limit = bound.replaceAll('"', "").toLowerCase();
+        return { test: (row) => columns(column).some((head) => {
+          const own = value(row, head).toLowerCase();
+          if (!isNaN(number(limit)) && !isNaN(number(own))) return TESTS[sign](+own, +limit);
+          return sign === "=" ? own.includes(limit) : sign === "!=" && !own.includes(limit);
+        }) };
+      }
+      const sought = (quoted ?? word).toLowerCase(), isNumber = quoted === undefined && /^-?(0|[1-9]\d*)(\.\d+)?$/.test(sought);
+      return { test: (row) => sought === "★" && notes.get(row).star || !isNumber && row.dataset.error.toLowerCase().includes(sought)
+        || sought.length > 3 && row.dataset.key.startsWith(sought)
+        || heads.some((head) => head.dataset.sort && (isNumber ? number(value(row, head)) === +sought : value(row, head).toLowerCase().includes(sought))) };
+    }
+    const search = make("input", { type: "search", ariaLabel: "Filter rows", placeholder: "Filter: rocket, seed=4, motion>0.6, bucket 100..180" });
+    const count = make("output", { ariaLive: "polite" }), message = make("div", { className: "svdlab-message", role: "status" });
     const starred = make("input", { type: "checkbox" });
     const values = (head) => [...new Map(rows.map((row) => [text(row, head), order(row, head)]))].sort((a, b) => compared(a[1], b[1])).map(([value]) => value);
     const choices = knobs.filter((head) => values(head).length < 40).map((head) => {
@@ -128,49 +235,81 @@
       return { head, select, label: make("label", {}, head.dataset.knob, select) };
     });
     function filter() {
-      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const terms = [...search.value.matchAll(TERM)].map(term), problem = terms.find((each) => each.problem)?.problem;
       for (const row of rows) {
-        const told = [...row.cells].filter((each) => !each.classList.contains("svdlab-again"));
-        const all = told.map((each) => `${each.dataset.v ?? ""} ${each.textContent}`).join(" ").toLowerCase();
-        row.hidden = !words.every((word) => all.includes(word))
+        row.hidden = row.dataset.absent === "true" || !terms.every((each) => each.problem || each.test(row))
           || choices.some(({ head, select }) => select.value !== "*" && select.value !== text(row, head))
-          || (starred.checked && row.querySelector(".svdlab-star")?.dataset.v !== "1");
+          || (starred.checked && !notes.get(row).star);
       }
-      const shown = rows.filter((row) => !row.hidden).length;
-      count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
+      const present = rows.filter((row) => row.dataset.absent !== "true").length, left = visible().length;
+      count.textContent = (left === present ? `${left} rows` : `${left} of ${present} rows`) + (problem ? `. ${problem}` : "");
+      tick();
     }
     search.addEventListener("input", filter);
+    search.addEventListener("keydown", ({ key }) => key === "Enter" && select(visible()[0]));
     starred.addEventListener("change", filter);
     for (const { select } of choices) select.addEventListener("change", filter);
 
+    // --- deleting, with undo
+    const tell = (sentence, ...more) => message.replaceChildren(sentence, ...more);
+    const deleted = [];
+    function remove(gone) {
+      if (!alive) return tell("Rows are deleted where a kernel runs: run the cell.");
+      const after = visible(), next = after.slice(after.indexOf(gone.at(-1)) + 1).find((row) => !gone.includes(row)) ?? after.findLast((row) => !gone.includes(row));
+      deleted.push(gone);
+      ask({ what: "delete", rows: gone.map((row) => +row.dataset.row) });
+      for (const row of gone) { const box = row.querySelector(".svdlab-pick input"); if (box) box.checked = false; }
+      tell(gone.length > 1 ? `${gone.length} rows deleted ` : `${gone[0].dataset.key} deleted `, button("Undo", undo, { title: "Undo (u)" }));
+      if (staged.some((row) => gone.includes(row)) && staged.length > 1) close();
+      select(next);
+    }
+    function undo() {
+      const back = deleted.pop();
+      if (!back) return tell("There is nothing to undo.");
+      ask({ what: "restore", rows: back.map((row) => +row.dataset.row) });
+      tell(back.length > 1 ? `${back.length} rows are back.` : `${back[0].dataset.key} is back.`);
+    }
+
     // --- the stage: a few clips in step, or a wall of them
-    let staged = [], taken = 0;
-    async function gather(chosen, title) {
-      staged = chosen;
+    let staged = [], hung = null, taken = 0;
+    function close() {
+      const back = staged.length && hung;
+      taken++;
+      staged = [];
+      stage.replaceChildren();
+      shown = shown.filter((each) => each.input.isConnected);
+      if (back) return hung();
+      hung = null;
+      select(current ?? visible()[0]);
+    }
+    async function gather(chosen, title, url) {
+      staged = [];
       const turn = ++taken;
       stage.replaceChildren(make("p", { role: "status" }, `Fetching ${chosen.length} clips …`));
-      const urls = new Map(await Promise.all(chosen.map(async (row) => [row, await source(row)])));
+      const urls = new Map(await Promise.all(chosen.map(async (row) => [row, await url(row)])));
       if (turn !== taken) return null;
-      const close = make("button", { type: "button" }, "Close");
-      close.addEventListener("click", () => { taken++; staged = []; stage.replaceChildren(); });
-      const bar = make("div", { className: "svdlab-tools" }, make("strong", {}, title), close);
+      const bar = make("div", { className: "svdlab-tools" }, make("strong", {}, title));
       stage.replaceChildren(bar);
       return { urls, bar };
     }
-    function picture(row, urls, about) {
-      const why = row ? row.dataset.error || "This clip is not in the page, and no kernel answers." : "not made";
-      if (!row || !urls.get(row)) return make("div", { className: "svdlab-picture" }, make("em", {}, why));
-      const video = make("video", { className: film(row).className, src: urls.get(row), muted: true, autoplay: true, playsInline: true, ariaLabel: about });
-      Object.assign(video.dataset, { fps: film(row).dataset.fps, frames: film(row).dataset.frames });
-      return make("div", { className: "svdlab-picture" }, video);
+    function picture(row, url, about) {
+      const img = row && film(row), preview = img?.getAttribute("src");
+      if (!img || !(url || preview)) {
+        const why = row ? row.dataset.error || "This clip is not in the page, and no kernel answers." : "not made";
+        return make("div", { className: "svdlab-picture" }, make("em", {}, why));
+      }
+      const clip = url ? make("video", { src: url, muted: true, autoplay: !calm, playsInline: true, ariaLabel: about }) : make("img", { src: preview, alt: about, width: 256, height: 256 * img.getAttribute("height") / img.getAttribute("width") });
+      Object.assign(clip.dataset, { fps: img.dataset.fps, frames: img.dataset.frames });
+      return make("div", { className: "svdlab-picture" }, clip);
     }
     function control(inside) {
       const id = "s" + Math.random().toString(36).slice(2);
-      const clips = make("div", { className: "svdlab-show", role: "group", ariaLabel: "Clips" }, inside);
+      const clips = make("div", { className: "svdlab-show", role: "group", ariaLabel: "Clips", tabIndex: 0 }, inside);
       clips.dataset.svdlab = id;
       const controls = make("div", { innerHTML: root.querySelector("template").innerHTML.replaceAll("{" + "{id}}", id) });
       stage.append(clips, controls);
       for (const script of controls.querySelectorAll("script")) script.replaceWith(make("script", { textContent: script.textContent }));
+      return clips;
     }
     function tabulate(of, lines) {
       const target = stage.querySelector(".svdlab-measures tbody");
@@ -179,26 +318,43 @@
         target.append(make("tr", {}, make("th", { scope: "row" }, heading), ...values.map((value) => make("td", { className: "svdlab-number" }, value))));
       }
     }
-    async function show(chosen, gain = "", frame) {
-      const got = await gather(chosen, chosen.length > 1 ? `${chosen.length} clips in step` : named(chosen[0]));
+    function layout(chosen) {  // columns and their width, so that all clips are seen at once
+      const img = chosen.map(film).find(Boolean), aspect = img ? img.getAttribute("width") / img.getAttribute("height") : 16 / 9;
+      const wide = Math.max(200, stage.clientWidth - 22), high = Math.max(320, innerHeight * 0.8 - 110), caption = alive ? 62 : 30;
+      const widths = chosen.map((_, i) => {
+        const columns = i + 1, lines = Math.ceil(chosen.length / columns);
+        return Math.min(960, (wide - 12 * i) / columns, (high / lines - caption) * aspect);
+      });
+      const columns = widths.findLastIndex((width) => width > 0.8 * Math.max(...widths));  // beside each other, where that costs little
+      return `display: grid; gap: 12px; grid-template-columns: repeat(${columns + 1}, minmax(0, ${Math.floor(Math.max(widths[columns], 120))}px))`;
+    }
+    async function show(chosen, gain = "", frame, quietly = root.dataset.open === "compare" && !current) {
+      const got = await gather(chosen, chosen.length > 1 ? `${chosen.length} clips in step` : named(chosen[0]), source);
       if (!got) return;
-      const whole = chosen.length > 1 && chosen.every((row) => got.urls.get(row));
-      const grid = make("div", { style: `display: grid; gap: 12px; grid-template-columns: repeat(${Math.min(chosen.length, 3)}, minmax(0, 640px))` });
+      staged = chosen;
+      const complete = chosen.length > 1 && chosen.every((row) => got.urls.get(row));
+      const grid = make("div", { style: layout(chosen) });
       for (const row of chosen) {
-        const box = picture(row, got.urls, named(row));
-        if (whole && gain && row !== chosen[0]) {  // |A − B| by blending: it needs no pixels, which a file:// page may not read
-          box.append(...picture(chosen[0], got.urls, "the first clip").children);
+        const box = picture(row, got.urls.get(row), named(row));
+        if (complete && gain && row !== chosen[0]) {  // |A − B| by blending: it needs no pixels, which a file:// page may not read
+          box.append(...picture(chosen[0], got.urls.get(chosen[0]), "the first clip").children);
           box.classList.add("svdlab-difference");
           box.style.setProperty("--gain", gain);
         }
-        grid.append(make("figure", {}, box, make("figcaption", {}, named(row))));
+        const note = notes.get(row), caption = [alive || !note.star ? "" : "★", chosen.length > 1 ? named(row) : "", alive ? "" : note.text].filter(Boolean).join(" ");
+        const figure = make("figure", { tabIndex: -1 }, box, make("figcaption", {}, caption));
+        figure.addEventListener("focusin", () => mark(row));
+        if (alive) figure.append(make("div", { className: "svdlab-remark" }, ...remark(row, named(row))));
+        grid.append(figure);
       }
-      control(grid);
+      const clips = control(grid);
+      mark(chosen.includes(current) ? current : chosen[0]);
       const slider = stage.querySelector(".svdlab-bar input");
       if (frame) { slider.value = frame; slider.dispatchEvent(new Event("input")); }
-      if (whole) {
+      if (chosen.length === 1) got.bar.append(button("‹", () => move(-1), { ariaLabel: "Previous clip", title: "Previous (k)" }), button("›", () => move(1), { ariaLabel: "Next clip", title: "Next (j)" }));
+      if (complete) {
         const choices = [["", "off"], ["1", "1×"], ["4", "4×"], ["8", "8×"], ["16", "16×"]];
-        const select = make("select", {}, ...choices.map(([value, said]) => make("option", { value }, said)));
+        const select = make("select", {}, ...choices.map(([value, label]) => make("option", { value }, label)));
         select.value = gain;
         select.addEventListener("change", async () => {
           const paused = stage.querySelector(".svdlab-bar [aria-label=Play]");
@@ -207,71 +363,101 @@
         });
         got.bar.append(make("label", {}, "Difference from the first, amplified", select));
       }
+      got.bar.append(button("Close", close, { title: "Close (Esc)" }));
       const head = make("tr", {}, make("td"), ...chosen.map((row) => make("th", { scope: "col" }, named(row))));
       const details = [make("caption", {}, "Measures of these clips"), make("thead", {}, head), make("tbody")];
       stage.append(make("table", { className: "svdlab-measures" }, ...details));
       tabulate(chosen.map((row) => +row.dataset.row), measures.map((each) => [each.dataset.measure, chosen.map((row) => text(row, each))]));
       if (alive && chosen.length > 1) ask({ what: "compare", rows: chosen.map((row) => +row.dataset.row) });
+      if (quietly) return;  // the page has just been opened
+      clips.focus({ preventScroll: true });
+      stage.scrollIntoView({ block: "nearest" });
     }
     async function wall(across, down) {
-      const places = new Map(), edge = (head) => values(head).filter((value) => visible.some((row) => text(row, head) === value));
-      const visible = rows.filter((row) => !row.hidden);
-      for (const row of visible) {
-        const place = JSON.stringify([text(row, across), down && text(row, down)]);
-        if (!places.has(place) || (!film(places.get(place)) && film(row))) places.set(place, row);
+      const places = new Map(), left = visible(), edge = (head) => values(head).filter((value) => left.some((row) => text(row, head) === value));
+      for (const row of left) {
+        const key = JSON.stringify([text(row, across), down && text(row, down)]);
+        if (!places.has(key) || (!film(places.get(key)) && film(row))) places.set(key, row);
       }
       if (places.size > WALL) return stage.replaceChildren(make("p", { role: "status" }, `That would be ${places.size} clips: filter the rows first, to ${WALL} at most.`));
       const title = across.dataset.knob + (down ? ` across, ${down.dataset.knob} down` : " across");
-      const got = await gather([...places.values()], title);
+      const got = await gather([...places.values()], title, (row) => film(row) && fill(row));
       if (!got) return;
-      const hung = make("table", { className: "svdlab-wall", ariaLabel: title });
-      hung.append(make("thead", {}, make("tr", {}, ...(down ? [make("td", { style: "width: 5em" })] : []), ...edge(across).map((value) => make("th", { scope: "col" }, value || "none")))));
-      hung.append(make("tbody", {}, ...(down ? edge(down) : [null]).map((line) => make("tr", {}, ...(down ? [make("th", { scope: "row" }, line || "none")] : []), ...edge(across).map((value) => {
-        const row = places.get(JSON.stringify([value, line]));
-        return make("td", {}, picture(row, got.urls, `${across.dataset.knob} ${value}` + (down ? `, ${down.dataset.knob} ${line}` : "")));
+      hung = () => wall(across, down);
+      got.bar.append(button("Close", () => { hung = null; close(); }, { title: "Close (Esc)" }));
+      const grid = make("table", { className: "svdlab-wall", ariaLabel: title, style: `min-width: ${126 * edge(across).length + (down ? 50 : 0)}px` });
+      grid.append(make("thead", {}, make("tr", {}, ...(down ? [make("td", { style: "width: 3.5em" })] : []), ...edge(across).map((value) => make("th", { scope: "col" }, value || "none")))));
+      grid.append(make("tbody", {}, ...(down ? edge(down) : [null]).map((line) => make("tr", {}, ...(down ? [make("th", { scope: "row" }, line || "none")] : []), ...edge(across).map((value) => {
+        const row = places.get(JSON.stringify([value, line])), about = `${across.dataset.knob} ${value}` + (down ? `, ${down.dataset.knob} ${line}` : "");
+        const box = picture(row, null, about);
+        if (row) {
+          Object.assign(box, { tabIndex: 0, role: "button", ariaLabel: `Enlarge ${about}` });
+          box.addEventListener("click", (event) => { event.stopPropagation(); mark(row); show([row]); }, true);
+          box.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.stopPropagation(); mark(row); show([row]); } });
+        }
+        return make("td", {}, box);
       })))));
-      control(hung);
+      control(grid);
     }
 
-    const chosen = () => rows.filter((row) => row.querySelector(".svdlab-pick input")?.checked);
-    const compare = make("button", { type: "button" });
-    const tell = () => {
-      const n = chosen().length;
+    // --- the tools above the table
+    const help = make("p", { className: "svdlab-keys" });
+    const explain = (lines) => help.append(...Object.entries(lines).flatMap(([key, act]) => [make("kbd", {}, key), ` ${act} `]));
+    const compare = button("", () => show(ticks()), { title: "Compare (c)" });
+    const removal = button("", () => remove(ticks()), { hidden: true, title: "Delete what is ticked; Delete removes the row that is marked" });
+    function tick() {
+      const n = ticks().length;
       compare.textContent = n < 2 ? "Compare (tick 2 to 6)" : `Compare ${n} clips`;
       compare.disabled = n < 2 || n > 6;
-    };
-    heads.find((head) => head.classList.contains("svdlab-pick")).textContent = "pick";
-    for (const row of rows) {
-      if (!film(row)) continue;
-      const tick = make("input", { type: "checkbox", ariaLabel: `Compare ${row.dataset.key}` });
-      tick.addEventListener("change", tell);
-      row.querySelector(".svdlab-pick").replaceChildren(tick);
+      removal.textContent = n ? `Delete ${n}` : "Delete";
+      removal.disabled = !n;
     }
-    compare.addEventListener("click", () => show(chosen()));
+    heads.find((head) => head.classList.contains("svdlab-pick")).textContent = "✓";
+    for (const row of rows) {
+      const box = make("input", { type: "checkbox", ariaLabel: `Tick ${row.dataset.key}` });
+      box.addEventListener("change", tick);
+      row.querySelector(".svdlab-pick").replaceChildren(box);
+    }
+    const widths = make("style");
+    const chooser = heads.filter((head) => head.dataset.sort && !["row", "star"].includes(head.dataset.sort)).map((head) => {
+      const box = make("input", { type: "checkbox", checked: !remembered().includes(head.dataset.sort) });
+      box.addEventListener("change", () => {
+        remember([...remembered().filter((each) => each !== head.dataset.sort), ...(box.checked ? [] : [head.dataset.sort])]);
+        hide();
+      });
+      return { head, box, label: make("label", {}, box, head.dataset.sort) };
+    });
+    function hide() {
+      const hidden = chooser.filter(({ box }) => !box.checked).map(({ head }) => `[data-svdlab-review="${name}"] .svdlab-rows tr > :nth-child(${place.get(head) + 1})`);
+      widths.textContent = hidden.length ? `${hidden.join(", ")} { display: none; }` : "";
+    }
     tools.append(search, ...choices.map((choice) => choice.label));
     if (root.querySelector(".svdlab-star")) tools.append(make("label", {}, starred, "starred only"));
-    tools.append(count, compare);
+    tools.append(make("details", { className: "svdlab-columns" }, make("summary", {}, "Columns"), make("div", {}, ...chooser.map((each) => each.label))), count, compare, removal);
     const options = () => knobs.map((head, i) => make("option", { value: i }, head.dataset.knob));
     const across = make("select", {}, ...options()), down = make("select", {}, make("option", { value: "-1" }, "nothing"), ...options());
-    const place = (knob) => knobs.findIndex((head) => head.dataset.knob === knob);
-    across.value = Math.max(0, place(root.dataset.across));
-    down.value = place(root.dataset.down);
+    const knob = (of) => knobs.findIndex((head) => head.dataset.knob === of);
+    across.value = Math.max(0, knob(root.dataset.across));
+    down.value = knob(root.dataset.down);
     const hang = () => wall(knobs[+across.value], down.value === across.value ? undefined : knobs[+down.value]);
     if (knobs.length) {
-      const button = make("button", { type: "button" }, "Wall");
-      button.addEventListener("click", hang);
-      tools.append(make("span", { className: "svdlab-tools", style: "margin: 0" }, button, make("label", {}, "across", across), make("label", {}, "down", down)));
+      tools.append(make("span", { className: "svdlab-tools", style: "margin: 0" }, button("Wall", hang), make("label", {}, "across", across), make("label", {}, "down", down)));
     }
-    tell();
+    tools.append(widths);
+    root.append(message);
+    tools.after(help);
+    explain(HELP);
+    hide();
     filter();
-    if (root.dataset.open === "wall" && knobs.length) hang();
+    if (root.dataset.open === "wall" && rows.length <= WALL) hang();
     if (root.dataset.open === "compare") show(rows);
     ask({ what: "notes" });
   }
 
-  for (const root of document.querySelectorAll('[data-svdlab-review="{{ name }}"]:not([data-ready])')) {
+  for (const root of document.querySelectorAll('[data-svdlab-review="{{ page.name }}"]:not([data-ready])')) {
     root.dataset.ready = "";
     root.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the keys
+    for (const line of root.querySelectorAll("[data-untrusted]")) line.remove();
     start(root);
   }
 })();
