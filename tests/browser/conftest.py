@@ -29,7 +29,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 20  # seconds: opening and running a notebook took 22 on two cores that others were using too
+PATIENCE = 60  # seconds: opening and running a notebook took 22 on two cores that others were using too
 # JupyterLab's own signs say "idle" before there is a kernel, and running then asks which kernel is meant
 KERNEL_READY = """() => {
   const { context } = jupyterapp.shell.currentWidget;
