@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test test-all browser lint lab bench gpu readme install-cell release tiny clean
+.PHONY: quickstart test test-all card browser lint lab bench gpu readme install-cell release tiny clean
 
 quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no account, no download of weights
 	@mkdir -p results/quickstart
@@ -18,6 +18,9 @@ test: $(INSTALLED)  ## everything that needs neither a GPU nor a browser, in min
 
 test-all: $(INSTALLED)  ## and what takes minutes more, with a browser where Chromium is installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu"
+
+card: $(INSTALLED)  ## what needs a card, on a pretended one: minutes. On a real card: pytest -m gpu
+	$(BIN)/python -m pytest -m slow tests/test_pretended_card.py
 
 browser: $(INSTALLED)  ## JupyterLab in headless Chromium
 	$(BIN)/python -m pytest -m browser

@@ -171,3 +171,13 @@ def test_a_check_reads_well():
     broken = Readiness((Check("video", "problem", "gone", "pip install av"),))
     assert not broken.ready
     assert "problems to solve: 1." in str(broken)
+
+
+@pytest.mark.parametrize(("version", "cudnn", "state"), [("2.9.1+cu128", 91002, "note"), ("2.9.1", 91501, "ok")])
+def test_a_torch_whose_3d_convolutions_are_slow_is_named(monkeypatch, version, cudnn, state):
+    import torch
+
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
+    check, *_ = module._torch()
+    assert (check.state, "with cuDNN 9.10: 3D" in check.fact) == (state, state == "note")

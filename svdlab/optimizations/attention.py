@@ -58,7 +58,8 @@ def _holds(pipeline: Any) -> bool:
         except RuntimeError as error:
             others = [name for name in KERNELS if name != kernel.name]
             others += ["add 'single-token'"] * (layer.is_cross_attention and kernel.name == "cudnn")
-            place = f"{device} in {str(dtype).removeprefix('torch.')} with {key.shape[2]} keys"
+            keys = "one key" if layer.is_cross_attention else "many keys"
+            place = f"{device} in {str(dtype).removeprefix('torch.')} with {keys}"
             raise RuntimeError(
                 f"'attention={kernel.name}' cannot be had on {place}: try {', '.join(others)}, or leave it out."
             ) from error

@@ -9,10 +9,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from svdlab.machine import best_device
 from svdlab.optimizations.registry import Optimization
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own
 _BLOCKS = ["BasicTransformerBlock", "TemporalBasicTransformerBlock"]  # diffusers does not list them for this UNet
+_GRAPHED = ("reduce-overhead", "max-autotune")  # with CUDA's graphs, which write each result over the one before
 _HOOKS = "its hooks break the one graph that fullgraph asks for"
 
 
@@ -26,9 +28,23 @@ def _compile(module: Any, value: str | None) -> None:
     module.compile(mode=value, fullgraph=True)
 
 
+def _compile_decoder(pipeline: Any, value: str | None) -> None:
+    _refuse_graphs("compile-vae", value)  # the chunks of a clip are joined at its end
+    _compile(pipeline.vae.decoder, value)
+
+
 def _compile_blocks(pipeline: Any, value: str | None) -> None:
+    _refuse_graphs("compile-blocks", value)  # the first blocks' results are used again by the last
     pipeline.unet._repeated_blocks = _BLOCKS
     pipeline.unet.compile_repeated_blocks(mode=value, fullgraph=True)
+
+
+def _refuse_graphs(name: str, value: str | None) -> None:
+    if value in _GRAPHED and best_device() == "cuda":
+        raise RuntimeError(
+            f"'{name}={value}' would overwrite results that are still in use, since CUDA's graphs keep one of each: "
+            f"use '{name}=max-autotune-no-cudagraphs', or '{name}'."
+        )
 
 
 def _is_compiled(*modules: Any) -> bool:
@@ -49,12 +65,12 @@ COMPILE_UNET = _compiling(
     what="torch.compile of the UNet; slow first call, then 20 to 25 % faster by the guides",
     apply=lambda pipeline, value: _compile(pipeline.unet, value),
     holds=lambda pipeline: _is_compiled(pipeline.unet),
-    conflicts=dict.fromkeys(("model-offload", "group-offload", "sequential-offload"), _HOOKS),
+    conflicts=dict.fromkeys(("fp8", "model-offload", "group-offload", "sequential-offload"), _HOOKS),
 )
 COMPILE_VAE = _compiling(
     "compile-vae",
     what="torch.compile of the VAE's decoder; a new decode chunk compiles again",
-    apply=lambda pipeline, value: _compile(pipeline.vae.decoder, value),
+    apply=_compile_decoder,
     holds=lambda pipeline: _is_compiled(pipeline.vae.decoder),
     conflicts={"sequential-offload": _HOOKS},
 )
@@ -65,6 +81,7 @@ COMPILE_BLOCKS = _compiling(
     holds=lambda pipeline: _is_compiled(*(m for m in pipeline.unet.modules() if type(m).__name__ in _BLOCKS)),
     conflicts={
         "compile-unet": "it compiles the same blocks as part of the UNet",
+        "fp8": _HOOKS,
         "group-offload": _HOOKS,
         "sequential-offload": _HOOKS,
     },

@@ -13,6 +13,7 @@
 #include <ATen/native/TensorIterator.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/_scaled_dot_product_attention_math_native.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/set_native.h>
 #include <ATen/ops/view_native.h>
@@ -40,6 +41,7 @@ const Device CARD(DeviceType::CUDA, 0);
 
 std::mutex mutex;
 int64_t total_bytes = int64_t(8) << 30;   // of the card
+int64_t others_bytes = 0;                 // of these used by other programs, such as a desktop
 int64_t limit_bytes = -1;                 // what this process may take of it; -1: all
 int64_t allocated_bytes = 0, peak_bytes = 0;
 int64_t to_card_bytes = 0, from_card_bytes = 0, pageable_bytes = 0;  // copied; pageable: from memory that is not pinned
@@ -55,6 +57,11 @@ int64_t block_size(size_t bytes) { return (bytes + 511) / 512 * 512; }  // PyTor
 
 void check_not_lost() {
   TORCH_CHECK(!lost, "CUDA error: an illegal memory access was encountered");
+}
+
+int64_t free_bytes() {  // to this process
+  int64_t most = total_bytes - others_bytes;
+  return (limit_bytes >= 0 ? std::min(limit_bytes, most) : most) - allocated_bytes;
 }
 
 void synchronize() {
@@ -85,7 +92,7 @@ struct CardAllocator final : c10::DeviceAllocator {
     int64_t size = block_size(bytes);
     {
       std::lock_guard<std::mutex> guard(mutex);
-      int64_t available = (limit_bytes >= 0 ? limit_bytes : total_bytes) - allocated_bytes;
+      int64_t available = free_bytes();
       if (size > available || allocations++ == failing_allocation) {
         failing_allocation = -1;
         TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory. Tried to allocate ", size / 1048576.0,
@@ -123,7 +130,7 @@ struct CardAllocator final : c10::DeviceAllocator {
   }
   std::pair<size_t, size_t> getMemoryInfo(DeviceIndex) override {
     std::lock_guard<std::mutex> guard(mutex);
-    return {total_bytes - allocated_bytes, total_bytes};
+    return {total_bytes - others_bytes - allocated_bytes, total_bytes};
   }
 } card_allocator;
 
@@ -341,9 +348,12 @@ Tensor card_addmm(const Tensor& added, const Tensor& one, const Tensor& other, c
   return on_card(at::addmm(widened(added), widened(one), widened(other), beta, alpha), one);
 }
 
-int64_t choose_attention(const Tensor&, const Tensor&, const Tensor&, const MaybeTensor&, double, bool,
+int64_t choose_attention(const Tensor&, const Tensor& key, const Tensor&, const MaybeTensor&, double, bool,
                          std::optional<double>, bool) {
-  return 0;  // the math kernel, whose scores stay inside the processor and are not counted
+  const auto& allowed = at::globalContext();
+  bool other = allowed.userEnabledFlashSDP() || allowed.userEnabledMemEfficientSDP() || allowed.userEnabledMathSDP();
+  TORCH_CHECK(other || key.size(-2) > 1, "No available kernel. Aborting execution.");  // as cuDNN has none for one key
+  return 0;  // `attention` below, whatever was chosen
 }
 
 std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, const Tensor& value,
@@ -351,8 +361,13 @@ std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, con
                                      std::optional<double> scale, bool grouped) {
   check_alike(query, key);
   check_alike(query, value);
-  Tensor result = at::scaled_dot_product_attention(widened(query), widened(key), widened(value), widened(mask), 0.0,
-                                                   causal, scale, grouped);
+  const auto& allowed = at::globalContext();
+  bool fused = allowed.userEnabledFlashSDP() || allowed.userEnabledMemEfficientSDP() || allowed.userEnabledCuDNNSDP();
+  if (!fused) {  // each of its operations runs on the card, so that its scores are counted there
+    return at::native::_scaled_dot_product_attention_math(query, key, value, mask, 0.0, causal, {}, scale, grouped);
+  }
+  Tensor result = std::get<0>(at::_scaled_dot_product_attention_math(widened(query), widened(key), widened(value),
+                                                                     widened(mask), 0.0, causal, {}, scale, grouped));
   Tensor out = on_card(result, query);
   return {out, out};
 }
@@ -398,6 +413,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   at::native::_fused_sdp_choice_stub.set_cuda_dispatch_ptr(&choose_attention);
 
   module.def("set_total_bytes", [](int64_t bytes) { total_bytes = bytes; });
+  module.def("set_others_bytes", [](int64_t bytes) { others_bytes = bytes; });
   module.def("set_limit_bytes", [](int64_t bytes) { limit_bytes = bytes; });
   module.def("fail_allocation", [](int64_t later) { failing_allocation = allocations + later; });
   module.def("set_lost", [](bool now) { lost = now; });
@@ -407,6 +423,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
     std::lock_guard<std::mutex> guard(mutex);
     return std::map<std::string, int64_t>{
         {"total_bytes", total_bytes},         {"allocated_bytes", allocated_bytes},
+        {"others_bytes", others_bytes},
         {"peak_bytes", peak_bytes},           {"allocations", allocations},
         {"to_card_bytes", to_card_bytes},     {"from_card_bytes", from_card_bytes},
         {"pageable_bytes", pageable_bytes},   {"synchronizations", synchronizations},

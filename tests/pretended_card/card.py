@@ -9,7 +9,9 @@ import contextlib
 import hashlib
 import importlib.util
 import subprocess
+import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,11 +51,11 @@ def build(folder: Path) -> Path:
 
 
 def insert(
-    library: Path,
+    library: str | Path,
     total_bytes: int,
     *,
     name: str = "NVIDIA GeForce RTX 4060",
-    capability: tuple[int, int] = (8, 9),
+    capability: Sequence[int] = (8, 9),
     desktop_bytes: int = 0,
 ) -> Any:
     """Make `torch.cuda` find the card in this process; the extension, with its counts and its ways to break.
@@ -63,12 +65,11 @@ def insert(
     spec = importlib.util.spec_from_file_location("pretended_card", library)
     assert spec
     assert spec.loader
-    card = importlib.util.module_from_spec(spec)
+    card = sys.modules["pretended_card"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(card)
     card.set_total_bytes(total_bytes)
-    if desktop_bytes:
-        card.set_limit_bytes(total_bytes - desktop_bytes)
-    for key, value in _face(card, name, capability, desktop_bytes).items():
+    card.set_others_bytes(desktop_bytes)
+    for key, value in _face(card, name, (capability[0], capability[1])).items():
         setattr(torch.cuda, key, value)
     return card
 
@@ -84,7 +85,7 @@ class _Stream:
     def __exit__(self, *_: Any) -> None: ...
 
 
-def _face(card: Any, name: str, capability: tuple[int, int], desktop_bytes: int) -> dict[str, Any]:
+def _face(card: Any, name: str, capability: tuple[int, int]) -> dict[str, Any]:
     def properties(device: Any = None) -> SimpleNamespace:
         return SimpleNamespace(
             name=name,
@@ -97,9 +98,14 @@ def _face(card: Any, name: str, capability: tuple[int, int], desktop_bytes: int)
 
     def memory(device: Any = None) -> tuple[int, int]:
         counts = card.counts()
-        return counts["total_bytes"] - counts["allocated_bytes"] - desktop_bytes, counts["total_bytes"]
+        used = counts["allocated_bytes"] + counts["others_bytes"]
+        return counts["total_bytes"] - used, counts["total_bytes"]
+
+    share = 1.0
 
     def set_fraction(fraction: float, device: Any = None) -> None:
+        nonlocal share
+        share = fraction
         card.set_limit_bytes(int(fraction * card.counts()["total_bytes"]))
 
     def no_nvml(device: Any = None) -> int:
@@ -126,6 +132,7 @@ def _face(card: Any, name: str, capability: tuple[int, int], desktop_bytes: int)
         "max_memory_reserved": lambda device=None: card.counts()["peak_bytes"],
         "reset_peak_memory_stats": lambda device=None: card.reset_peak(),
         "set_per_process_memory_fraction": set_fraction,
+        "get_per_process_memory_fraction": lambda device=None: share,
         "device_memory_used": no_nvml,
         "empty_cache": lambda *_: None,
         "ipc_collect": lambda *_: None,
