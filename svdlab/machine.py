@@ -105,11 +105,7 @@ def peak_bytes(device: str) -> int | None:
 
 
 def allowed_bytes(device: str) -> int:
-    """What this process may have of a CUDA card's memory: all of it, or its `set_per_process_memory_fraction`.
-
-    Args:
-        device: "cuda" or "cuda:1".
-    """
+    """What this process may have of a CUDA card's memory: all of it, or its `set_per_process_memory_fraction`."""
     import torch
 
     share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)  # unknown to older ones
@@ -117,11 +113,7 @@ def allowed_bytes(device: str) -> int:
 
 
 def synchronize(device: str) -> None:
-    """Wait until a device has done what it was given; a processor always has.
-
-    Args:
-        device: as for `free_bytes`.
-    """
+    """Wait until a device has done what it was given; a processor always has."""
     import torch
 
     if device != "cpu":

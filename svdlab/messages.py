@@ -45,18 +45,18 @@ def shorten(value: Any, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit - tail - 1]}…{text[-tail:]}"
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
+def did_you_mean(name: object, names: Iterable[str]) -> str:
     """The end of a sentence that proposes the nearest known name; "" where none is alike.
 
     Args:
         name: What was given.
-        known: The names that would have done.
+        names: Those that would have done.
 
     Example:
         >>> did_you_mean("roket", ["rocket", "portrait"])
         "; did you mean 'rocket'?"
     """
-    nearest = difflib.get_close_matches(str(name)[:200], list(known), n=1)
+    nearest = difflib.get_close_matches(str(name)[:200], list(names), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 

@@ -278,10 +278,10 @@ def fields_of_json(kind: type[Any], text: str | dict[str, Any], required: str) -
         fields = None  # a thousand brackets
     if not isinstance(fields, dict) or required not in fields:
         raise ValueError(f"This is not a {name}: expected a JSON object with at least its {required!r}.")
-    known = [field.name for field in dataclasses.fields(kind)]
+    names = [field.name for field in dataclasses.fields(kind)]
     for field in fields:
-        if field not in known:
-            hint = did_you_mean(field, known) or ": it was written by a newer svdlab; update this one."
+        if field not in names:
+            hint = did_you_mean(field, names) or ": it was written by a newer svdlab; update this one."
             raise ValueError(f"Unknown {name} field {shorten(field)}{hint}")
     return fields
 

@@ -129,10 +129,9 @@ class Clip:
 
 
 def read(path: str | Path) -> Clip:
-    """A saved clip, with the request, the setup and the picture that made it.
+    """A saved clip, with the request, the setup and the picture that made it; nothing is fetched from the web.
 
-    The settings are exact; the frames are as the file holds them (MP4 and GIF lose a little). Nothing is fetched from
-    the web.
+    The settings are exact; the frames are as the file holds them (MP4 and GIF lose a little).
 
     Args:
         path: What `Clip.save` wrote.
@@ -184,16 +183,9 @@ def _with_image(fields: dict[str, Any], cover: Image.Image | None, path: str | P
         )
     carried = dataclasses.replace(Request.from_json(fields | {"image": "rocket"}), image=cover)
     picture = conditioning(carried)  # older files carry a picture in memory unfitted
-    if example or _is_file(name):  # never a URL
-        with suppress(ValueError):  # the file may be no image any more
+    with suppress(ValueError, OSError):  # the file may be no image any more, its name of 100,000 letters
+        if example or (isinstance(name, str) and Path(name).is_file()):  # never a URL
             request = dataclasses.replace(carried, image=name)
             if image_sha256(conditioning(request)) == image_sha256(picture):
                 return request, picture
     return carried, picture
-
-
-def _is_file(name: object) -> bool:
-    try:
-        return isinstance(name, str) and Path(name).is_file()
-    except (OSError, ValueError):  # a name of 100,000 letters, or with a zero in it
-        return False

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from svdlab.generation.clip import OnStep
 
 
+# The fields of a request that are settled here; every other one goes to diffusers' pipeline under its own name.
+_NOT_OF_DIFFUSERS = ("image", "seed", "sigmas", "decode_chunk_size", "fit", "focus", "variant")
+
+
 class GenerationError(RuntimeError):
     """No frames came out that could be shown. The message says at which stage, and what to try."""
 
@@ -168,15 +172,7 @@ def _encode_and_denoise(
 
     output: Any = pipeline(
         picture,
-        height=request.height,
-        width=request.width,
-        num_frames=request.num_frames,
-        min_guidance_scale=request.min_guidance_scale,
-        max_guidance_scale=request.max_guidance_scale,
-        fps=request.fps,
-        motion_bucket_id=request.motion_bucket_id,
-        noise_aug_strength=request.noise_aug_strength,
-        num_inference_steps=request.num_inference_steps,
+        **{name: value for name, value in vars(request).items() if name not in _NOT_OF_DIFFUSERS},
         sigmas=None if request.sigmas is None else list(request.sigmas),
         generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
         output_type="latent",

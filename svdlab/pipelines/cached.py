@@ -21,11 +21,11 @@ _kept: dict[Any, StableVideoDiffusionPipeline] = {}  # at most one
 
 def load_cached(setup: Setup) -> StableVideoDiffusionPipeline:
     """`load`, or the pipeline of the last call where setup and weights are the same."""
-    if _key(setup) not in _kept:
+    if (pipeline := _kept.get(_key(setup))) is None:
         unload_cached()
         pipeline = load(setup)
         _kept[_key(setup)] = pipeline  # the key again, now that the weights have been fetched
-    return _kept[_key(setup)]
+    return pipeline
 
 
 def unload_cached() -> None:

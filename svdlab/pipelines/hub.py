@@ -185,14 +185,14 @@ def _sentence(error: BaseException, repository: str, revision: str | None, downl
     page = f"{constants.ENDPOINT}/{repository}"
     token = f"a token (made at {constants.ENDPOINT}/settings/tokens) with `hf auth login` or in HF_TOKEN"
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
-    given = get_token() is not None
+    has_token = get_token() is not None
     if isinstance(error, errors.GatedRepoError):
-        why = "the token given has no access to it" if given else "no token was given"
+        why = "the token given has no access to it" if has_token else "no token was given"
         return f"{repository} is gated, and {why}: accept its licence at {page}, then give {token}."
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repository} has no revision {shorten(revision or 'main')}: look it up at {page}/commits/main."
-    if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not given):
-        why = "the token given has no access to it" if given else "it asks for a token and none was given"
+    if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not has_token):
+        why = "the token given has no access to it" if has_token else "it asks for a token and none was given"
         return f"{repository} was not found on the hub, or {why}: open {page}, and give {token}."
     if status in (401, 403):
         return (

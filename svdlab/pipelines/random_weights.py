@@ -66,13 +66,8 @@ def blank(
         folder: weights whose configuration holds instead; default: the variant's own.
         dtype: of the modules; default: fp32.
     """
+    import diffusers
     import torch
-    from diffusers import (
-        AutoencoderKLTemporalDecoder,
-        EulerDiscreteScheduler,
-        StableVideoDiffusionPipeline,
-        UNetSpatioTemporalConditionModel,
-    )
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
     unet_config: Any = _UNET | {"num_frames": variant.frames}
@@ -80,22 +75,21 @@ def blank(
     encoder_config = CLIPVisionConfig(**_IMAGE_ENCODER)
     if folder or variant.repository is None:
         folder = folder or WEIGHTS
-        unet_config = UNetSpatioTemporalConditionModel.load_config(folder / "unet")
-        vae_config = AutoencoderKLTemporalDecoder.load_config(folder / "vae")
+        unet_config = diffusers.UNetSpatioTemporalConditionModel.load_config(folder / "unet")
+        vae_config = diffusers.AutoencoderKLTemporalDecoder.load_config(folder / "vae")
         encoder_config = CLIPVisionConfig.from_pretrained(folder / "image_encoder")
     with torch.device("meta"):
-        unet: Any = UNetSpatioTemporalConditionModel.from_config(unet_config)
-        vae: Any = AutoencoderKLTemporalDecoder.from_config(vae_config)
-        image_encoder: Any = CLIPVisionModelWithProjection(encoder_config)
-    for module in (unet, vae, image_encoder):
+        modules: dict[str, Any] = {
+            "unet": diffusers.UNetSpatioTemporalConditionModel.from_config(unet_config),
+            "vae": diffusers.AutoencoderKLTemporalDecoder.from_config(vae_config),
+            "image_encoder": CLIPVisionModelWithProjection(encoder_config),
+        }
+    for module in modules.values():
         # To "meta" again: diffusers makes the mixing factors on the processor all the same.
         module.eval().to(device="meta", dtype=dtype)
-    return StableVideoDiffusionPipeline(
-        vae=vae,
-        image_encoder=image_encoder,
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(**SCHEDULER),
-        feature_extractor=CLIPImageProcessor(),
+    scheduler = diffusers.EulerDiscreteScheduler(**SCHEDULER)
+    return diffusers.StableVideoDiffusionPipeline(
+        **modules, scheduler=scheduler, feature_extractor=CLIPImageProcessor()
     )
 
 

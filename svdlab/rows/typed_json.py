@@ -60,12 +60,12 @@ def from_plain(kind: Any, value: Any, name: str) -> Any:
             from_plain(str, key, f"a name in {name}")
         return {key: from_plain(inner[1], item, f"{name}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        given = {}
+        fields = {}
         for field in dataclasses.fields(kind):
             has_default = not (field.default is field.default_factory is dataclasses.MISSING)
             if value.get(field.name) is not None or not has_default:
-                given[field.name] = from_plain(_hints(kind)[field.name], value.get(field.name), f"{name}.{field.name}")
-        return kind(**given)  # pyright: ignore[reportCallIssue]
+                fields[field.name] = from_plain(_hints(kind)[field.name], value.get(field.name), f"{name}.{field.name}")
+        return kind(**fields)  # pyright: ignore[reportCallIssue]
     if value in inner if origin is Literal else _is_value_of(kind, value):
         return value
     choices = (

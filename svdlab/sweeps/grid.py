@@ -137,9 +137,8 @@ def _values(name: str, value: Any, most: int) -> list[Any]:
     is_array = name == "image" and hasattr(value, "shape")
     several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike)) and not is_array
     given: Any = value if several else [value]
-    _check_count(name, len(given) if hasattr(given, "__len__") else 1, most)
     values: list[Any] = list(itertools.islice(given, most + 1))
-    _check_count(name, len(values), most)
+    _check_count(name, len(given) if hasattr(given, "__len__") else len(values), most)
     if name in ("sigmas", "focus") and several and all(isinstance(v, (int, float)) for v in values):
         values = [tuple(values)]  # one schedule, one point
     if not values:

@@ -73,10 +73,10 @@ class RowMaker:
 
     def make(self, task: Task, picture: FittedPicture, folder: Path) -> Row | None:
         """The row of a task, made by this writer or by another one; None while another writer is making it."""
-        asked = task.trial.setup
-        self.warm(asked)
-        setup = (self._pipeline and setup_of(self._pipeline)) or asked
-        row = _new_row(task.trial, setup, picture, task.key if setup.revision == asked.revision else "")
+        trial = task.trial
+        self.warm(trial.setup)
+        setup = (self._pipeline and setup_of(self._pipeline)) or trial.setup
+        row = _new_row(trial, setup, picture, task.key if setup.revision == trial.setup.revision else "")
         with claim(folder, row.key) as scratch:
             if is_contested(scratch):
                 return None

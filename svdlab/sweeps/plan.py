@@ -91,11 +91,11 @@ def _expected_seconds(trials: list[Trial], rows: list[Row]) -> float | None:
     rows = [row for row in rows if row.machine and row.machine.name == here and "sample_seconds" in row.timings]
     for setup in dict.fromkeys(trial.setup for trial in trials):
         resolved = dataclasses.replace(setup.resolved(), device=None)
-        known = [row for row in rows if dataclasses.replace(row.setup, device=None) == resolved]
-        if not known:
+        measured = [row for row in rows if dataclasses.replace(row.setup, device=None) == resolved]
+        if not measured:
             return None
-        sampling = median(r.timings["sample_seconds"] / _work(r.request) for r in known)
-        rest = median((sum(r.timings.values()) - r.timings["sample_seconds"]) / _pixels(r.request) for r in known)
+        sampling = median(r.timings["sample_seconds"] / _work(r.request) for r in measured)
+        rest = median((sum(r.timings.values()) - r.timings["sample_seconds"]) / _pixels(r.request) for r in measured)
         total += sum(sampling * _work(t.request) + rest * _pixels(t.request) for t in trials if t.setup == setup)
     return total
 

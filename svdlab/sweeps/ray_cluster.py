@@ -105,7 +105,7 @@ class ClusterSweep:
         self._workers: list[_WorkerHandle] = []
         self._calls: dict[Any, _WorkerHandle] = {}  # what Ray is asked for, and of whom
         self._sent: dict[str, Any] = {}  # pictures travel once to each node, not with each task
-        self._deaths = Counter[str]()  # of workers, by the key of their task; "" for those that never started
+        self._deaths = Counter[str]()  # of workers, by the key of their task; "" for those in a row that never started
 
     def rows(self, show_workers: Callable[[int], object]) -> Generator[tuple[Task, Row], None, None]:
         """The row of each task, as it is finished; `show_workers` is called with the number of workers that are up."""
@@ -159,7 +159,7 @@ class ClusterSweep:
         except RayError as error:
             return self._replace_dead(worker, task, first_line(error))
         if task is None:
-            worker.process = answer
+            worker.process, self._deaths[""] = answer, 0
         elif answer is None:  # another writer is making it
             self._waiting[task.trial.setup].append(task)
         else:

@@ -66,22 +66,22 @@ def shared(pipeline: StableVideoDiffusionPipeline, encodings: dict[str, dict[Any
         vars(pipeline).update(before)
 
 
-def _remembering(encode: Callable[..., torch.Tensor], known: dict[Any, torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _remembering(encode: Callable[..., torch.Tensor], cache: dict[Any, torch.Tensor]) -> Callable[..., torch.Tensor]:
     def encoded(image: Any, *options: Any, **named: Any) -> torch.Tensor:
         if isinstance(image, Image.Image):
             content: Any = image_sha256(image)
         else:  # float32 pixels and noise
             content = tuple(image.shape), hashlib.sha256(image.cpu().contiguous().numpy()).digest()
         key = (content, repr(options), repr(sorted(named.items())))
-        if key not in known:
-            make_room(known)
-            known[key] = encode(image, *options, **named)
-        return known[key]
+        if key not in cache:
+            make_room(cache)
+            cache[key] = encode(image, *options, **named)
+        return cache[key]
 
     return encoded
 
 
-def make_room(known: dict[Any, Any]) -> None:
+def make_room(cache: dict[Any, Any]) -> None:
     """Drop the oldest entry of a full cache; at full size 64 pictures are 110 MB, 128 encodings 20 MB."""
-    if len(known) >= 64:
-        del known[next(iter(known))]
+    if len(cache) >= 64:
+        del cache[next(iter(cache))]
