@@ -43,6 +43,9 @@ def only(clip: Clip, symptom: str) -> Finding:
     [finding] = [finding for finding in diagnose(clip) if finding.symptom == symptom]
     assert symptom in str(finding)
     assert "\n  -> " in str(finding)
+    table = diagnose(clip)._repr_html_() or ""
+    assert all(f"{name}=" in table for name in finding.changes | finding.setup_changes)
+    assert ("findings.apply(clip.request)" in table) >= bool(finding.changes)
     return finding
 
 

@@ -5,16 +5,18 @@ A notebook shows the figure that a cell ends with, and keeps the words as the pi
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+
+from svdlab.media.images import data_url
 
 WIDTH = 10.0  # inches, of a notebook's page
 # Okabe and Ito's colours, which survive colour blindness (https://jfly.uni-koeln.de/color/), then for a dark page.
@@ -39,12 +41,14 @@ class DescribedFigure(Figure):
         self.alt = " ".join(f"{title}. {alt}".split())
 
     def _ipython_display_(self) -> None:
+        """Show the picture as HTML: of a plain PNG neither JupyterLab nor an export keeps the words."""
         from IPython.display import display
 
         file = io.BytesIO()
         self.savefig(file, format="png")
-        data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": self.alt}
-        display(data, raw=True, metadata={"image/png": {"alt": self.alt}})
+        url = data_url("image/png", file.getvalue())
+        page = f'<img alt="{escape(self.alt)}" src="{url}" style="max-width: 100%">'
+        display({"text/html": page, "text/plain": self.alt}, raw=True)
 
 
 @contextmanager

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +30,7 @@ from svdlab.variants import Variant, variant
 
 Changed = TypeVar("Changed", Request, Setup)
 
+_TABLE = Path(__file__).parent / "findings.html"
 _ENDS = 3  # frames averaged at either end of a clip: shimmer fades, what moves is still in one place
 _STILL_PERCENT = 2.0  # of the width over all frames: buckets 0 and 5 gave at most 1.7, bucket 30 at least 2.5
 _SLOW_SHARE = 0.3  # of what the bundled model's rule promises: 0.44 and more for rockets, 0.24 at 144x256
@@ -74,6 +77,17 @@ class Findings(list[Finding]):
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self)) or "Nothing was found that needs a cure."
+
+    def _repr_html_(self) -> str | None:
+        """A small table for a notebook, and the line of code that applies it; None leaves it to the plain words."""
+        with suppress(ImportError):
+            from jinja2 import Environment
+
+            page = Environment(autoescape=True).from_string(_TABLE.read_text(encoding="utf-8"))
+            new_setup = any(finding.setup_changes for finding in self)
+            applicable = new_setup or any(finding.changes for finding in self)
+            return page.render(findings=self, applicable=applicable, new_setup=new_setup) if self else None
+        return None
 
 
 def diagnose(clip: Clip) -> Findings:
