@@ -34,6 +34,7 @@ class HubServer:
         self.strangers: set[str] = set()  # valid tokens without access here; any other token is refused as invalid
         self.status: int | None = None  # answered to everything, as when the hub is down (503)
         self.message = "Internal Error - We're working hard to fix this as soon as possible!"
+        self.resumed: dict[str, int] = {}  # file -> the byte from which it was last asked for
         self.cut = ""  # files whose path contains this are cut in the middle, however often they are asked for
         self.commit(folder)
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -101,7 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif api and api[1] == "tree":
             self._json(self._tree(hub.commits[commit]))
         else:
-            self._json({"id": hub.repository, "modelId": hub.repository, "sha": commit, "private": hub.private})
+            siblings = [{"rfilename": file["path"]} for file in self._tree(hub.commits[commit])]
+            about = {"id": hub.repository, "modelId": hub.repository, "sha": commit, "private": hub.private}
+            self._json(about | {"siblings": siblings})
 
     do_HEAD = do_GET
 
@@ -117,15 +120,25 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit}
         if not path.is_file():
             return self._refuse(404, "EntryNotFound", "Entry not found", headers)
-        content = path.read_bytes()
-        headers |= {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "Accept-Ranges": "bytes"}
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked[1]) if asked else 0
-        if asked:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        body = content[start:]
+        stat = path.stat()
+        etag = hashlib.sha256(f"{name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+        headers |= {"ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+        part = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(part[1]) if part else 0
+        if part:
+            self.hub.resumed[name] = start
+            headers["Content-Range"] = f"bytes {start}-{stat.st_size - 1}/{stat.st_size}"
         cut = self.command == "GET" and self.hub.cut and self.hub.cut in name
-        return self._answer(206 if asked else 200, body, headers, send=len(body) // 2 if cut else len(body))
+        length = stat.st_size - start
+        self._head(206 if part else 200, headers, length)
+        if self.command == "GET":
+            with path.open("rb") as file:
+                file.seek(start)
+                left = length // 2 if cut else length
+                while left and (block := file.read(min(left, 2**20))):
+                    self.wfile.write(block)
+                    left -= len(block)
+        return None
 
     def _json(self, value: object) -> None:
         self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
@@ -134,14 +147,17 @@ class _Handler(BaseHTTPRequestHandler):
         named = {"X-Error-Code": code, "X-Error-Message": message}
         self._answer(status, b"", (headers or {}) | {name: value for name, value in named.items() if value})
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str], send: int | None = None) -> None:
+    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self._head(status, headers, len(body))
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def _head(self, status: int, headers: dict[str, str], length: int) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(length))
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body[:send])
 
     def log_message(self, format: str, *args: object) -> None:
         """Tests print nothing."""

@@ -7,9 +7,11 @@ import dataclasses
 import json
 import shutil
 import socket
+import subprocess
 import sys
 import traceback
 from collections import namedtuple
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from hub_server import HubServer
+from published_layout import write_repository
 
 from svdlab.pipelines import hub as hub_module
 from svdlab.pipelines.load import load, setup_of
@@ -90,8 +93,8 @@ def serve(monkeypatch):
     """`serve(folder)` starts a hub with that folder as its one commit, and points huggingface_hub to it."""
     servers: list[HubServer] = []
 
-    def start(folder: Path) -> HubServer:
-        server = HubServer(REPOSITORY, folder).__enter__()
+    def start(folder: Path, repository: str = REPOSITORY) -> HubServer:
+        server = HubServer(repository, folder).__enter__()
         servers.append(server)
         point_to(monkeypatch, server.endpoint)
         return server
@@ -392,6 +395,96 @@ def test_a_download_cut_in_the_middle_leaves_nothing_torn_and_goes_on(serve, pub
     assert same_weights(load(setup()), micro, torch.float16)
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in server.fetched()
     assert len(server.fetched()) == len(blobs()) - len(before)
+
+
+def test_a_disk_that_fills_up_while_downloading(serve, published, disk, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(disk / "hub"))
+    monkeypatch.setattr(hub_module, "_check_disk", lambda *_: None)  # as where somebody else fills it meanwhile
+    serve(published)
+    text = refusal(setup())
+    assert text.startswith(f"Downloading {REPOSITORY} stopped (")
+    assert "No space left" in text
+    assert "HF_HOME" in text
+
+
+def test_what_diffusers_has_downloaded_is_used(serve, published, micro, monkeypatch):
+    """Somebody who has run diffusers' own guide has the weights already."""
+    from diffusers import StableVideoDiffusionPipeline
+    from huggingface_hub import hf_api
+
+    server = serve(published)
+    monkeypatch.setattr(hf_api.api, "endpoint", server.endpoint)
+    StableVideoDiffusionPipeline.from_pretrained(REPOSITORY, variant="fp16", dtype=torch.float16)
+    server.stop()
+    assert same_weights(load(setup()), micro, torch.float16)
+
+
+@pytest.fixture(scope="session")
+def published_repository(tmp_path_factory):
+    """`published_repository("svd-xt")`: a published repository at its true size, in sparse files."""
+    home = tmp_path_factory.mktemp("repositories")
+    return cache(lambda name: write_repository(VARIANTS[name], home / name))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("svd", marks=pytest.mark.slow), pytest.param("svd-xt", marks=pytest.mark.slow), "svd-xt-1.1"]
+)
+def test_of_a_published_repository_the_pipelines_own_files_are_planned(published_repository, serve, monkeypatch, name):
+    """Of 23 to 33 GB the 4.5 that are needed, and a gated one is told apart before anything is fetched."""
+    variant = VARIANTS[name]
+    server = serve(published_repository(name), str(variant.repository))
+    server.gated = variant.gated
+    planned = []
+    monkeypatch.setattr(hub_module, "_check_disk", lambda needed, *_: planned.append(needed) or 1 / 0)
+    for dtype, size in (("fp16", variant.download_bytes), ("fp32", 2 * variant.download_bytes)):
+        if server.gated:
+            assert "is gated, and no token was given" in refusal(Setup(name, device="cpu", dtype=dtype))
+            monkeypatch.setenv("HF_TOKEN", SECRET)
+            server.readers.add(SECRET)
+        with pytest.raises(ZeroDivisionError):
+            load(Setup(name, device="cpu", dtype=dtype))
+        assert planned.pop() == pytest.approx(size, rel=1e-3)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+
+
+@pytest.mark.slow
+def test_svd_xt_is_downloaded_stopped_resumed_and_loaded_in_little_memory(published_repository, serve):
+    """All 4.5 GB over loopback: the second try fetches what the first lacked, and loading holds the weights once."""
+    from huggingface_hub import constants
+
+    server = serve(published_repository("svd-xt"), str(VARIANTS["svd-xt"].repository))
+    server.cut = "unet/"
+    assert "run it again" in refusal(Setup("svd-xt", device="cpu", dtype="fp16"))
+    server.cut = ""
+    folder = hub_module.fetch(VARIANTS["svd-xt"], half=True)
+    assert server.resumed["unet/diffusion_pytorch_model.fp16.safetensors"] > 10**9
+    assert constants.HF_HUB_CACHE in str(folder)
+    assert peak_over_weights(folder, "fp16") < 1.1
+    assert peak_over_weights(folder, "bf16") < 1.3
+
+
+PEAK = """
+import sys
+from diffusers import StableVideoDiffusionPipeline
+from transformers import CLIPVisionModelWithProjection
+from svdlab import Setup, load
+def resident(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) * 1024
+before = resident("VmRSS")
+pipeline = load(Setup("svd-xt", weights=sys.argv[1], dtype=sys.argv[2], device="cpu"))
+for module in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
+    for tensor in module.parameters():
+        tensor.view(-1)[::1024].sum()  # every page is read, as when it goes to a card
+print((resident("VmHWM") - before) / 4_508_885_458)
+"""
+
+
+def peak_over_weights(folder: Path, dtype: str) -> float:
+    """The most memory that a process held while loading SVD-XT, over what its weights take."""
+    command = [sys.executable, "-c", PEAK, str(folder), dtype]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 # What the files are

@@ -7,6 +7,7 @@ Whatever goes wrong becomes a `WeightsError` of one sentence, with the way out.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -200,6 +201,11 @@ def _sentence(error: BaseException, repository: str, revision: str | None, downl
             f"read gated repositories): give {token}."
         )
     reason = f"{type(error).__name__}: {first_line(error)}"
+    if downloading and getattr(error, "errno", None) == errno.ENOSPC:
+        return (
+            f"Downloading {repository} stopped ({reason}): make room in {constants.HF_HUB_CACHE}, or set HF_HOME to a "
+            "larger disk, and run it again."
+        )
     if downloading:
         return (
             f"Downloading {repository} stopped ({reason}): run it again; files that arrived whole are kept, and no "

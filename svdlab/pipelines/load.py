@@ -58,7 +58,8 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
     else:
         folder, setup = _folder(setup)
         pipeline = _read(folder, dtype, first_device)
-    pipeline.to(first_device)
+    if first_device != "cpu":  # where it is already; diffusers warns of fp16 there, offloaded or not
+        pipeline.to(first_device)
     pipeline.set_progress_bar_config(disable=True)  # `generate` shows its own
     for optimization, value in parsed.values():
         optimization.apply(pipeline, value)
