@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test test-all card browser lint lab bench gpu readme install-cell release tiny clean
+.PHONY: quickstart test test-all card browser lint lab bench gpu readme install-cell release test-colab resolve-colab docs tiny clean
 
 quickstart: $(INSTALLED)  ## a first clip, on the bundled model: no GPU, no account, no download of weights
 	@mkdir -p results/quickstart
@@ -51,6 +51,24 @@ install-cell: $(INSTALLED)  ## the line that installs svdlab, from pyproject.tom
 
 release: $(INSTALLED)  ## wheel and sdist, checked; a clip from the wheel in a fresh environment; dist/PUBLISH.md says the rest
 	$(BIN)/python -m release.release
+
+test-colab: $(INSTALLED)  ## an environment like Colab's, and in it the notebooks, the hub, and the panel in a classic notebook
+	$(BIN)/python -m release.colab_environment
+	PYTHONPATH=. build/colab/bin/python -m pytest -m "not gpu" tests/test_notebooks.py tests/test_hub.py
+	$(BIN)/python -m pytest -m "browser and slow" tests/browser/test_colab_in_browser.py
+
+resolve-colab: $(INSTALLED)  ## whether svdlab goes together with Colab's versions, by pip's own resolution
+	$(BIN)/python -m release.colab_environment --resolve
+
+RUN := build/notebooks_run
+$(RUN)/01_quickstart.ipynb: ARGS = -p variant tiny
+$(RUN)/02_micro_conditioning.ipynb: ARGS = -y "{axes: {motion_bucket_id: [20, 127, 220], seed: [1, 2]}}"
+$(RUN)/%.ipynb: notebooks/%.ipynb
+	@mkdir -p $(RUN)
+	$(BIN)/papermill --engine svdlab --log-level WARNING --no-progress-bar --cwd $(RUN) $(ARGS) $< $@
+
+docs: $(INSTALLED) $(patsubst notebooks/%,$(RUN)/%,$(wildcard notebooks/*.ipynb))  ## the site: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 tiny:  ## train the bundled model's next edition, on a card in ten minutes; goes on from checkpoints/tiny (training/README.md)
 	PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m training.train $(ARGS)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import sys
 import zipfile
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -237,6 +239,8 @@ class Review:
             return
         from anywidget import AnyWidget
 
+        if "google.colab" in sys.modules:  # otherwise its pages know the widgets of ipywidgets alone
+            import_module("google.colab.output").enable_custom_widget_manager()
         courier = type("Courier", (AnyWidget,), {"_esm": render("courier.js", name=name)})()
         courier.on_msg(self._answer)
         self._couriers.append(courier)
