@@ -1,5 +1,7 @@
 """Training at a size of seconds: the parametrisation, a few steps, a restart, a folder that loads."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
@@ -25,6 +27,27 @@ def test_a_perfect_network_makes_the_pipelines_scheduler_return_the_clean_latent
         assert float(timestep) == pytest.approx(float(t), abs=1e-5)
         latents = scheduler.step(target, t, latents, return_dict=False)[0]
     assert torch.allclose(latents, clean, atol=1e-2)
+
+
+def test_what_the_network_brings_down_itself_is_taken_for_noise():
+    """Of a perfect network that is the noise that was there; of one that errs, its error joins it."""
+    clean, noise = torch.randn(2, 2, 5, 4, 3, 4)
+    sigma, dice = torch.tensor([2.0, 30.0]), torch.Generator().manual_seed(0)
+    clips = objective.Clips(clean, clean[:, 0], sigma, torch.zeros(2, 1, 8), sigma, sigma)
+    error = 0.0
+
+    def network(given, timestep, *_):
+        """Answers what the scheduler reads as the clean clip, plus an error."""
+        level = torch.exp(4 * timestep)[:, None, None, None, None]
+        norm = (level**2 + 1).sqrt()
+        return SimpleNamespace(sample=(given[:, :, :4] - norm * (clean + error)) / level)
+
+    assert torch.allclose(objective.own_noise(network, clips, clean, noise, sigma, dice), noise, atol=1e-3)
+    error = 0.5
+    shift = objective.own_noise(network, clips, clean, noise, sigma, dice) - noise
+    assert torch.allclose(shift, shift[:, :1, :1, :1, :1].expand_as(shift), atol=1e-3)
+    assert (shift[:, 0, 0, 0, 0] * sigma > 0.1).all()
+    assert (shift[:, 0, 0, 0, 0] * sigma < 0.5).all()
 
 
 def test_noise_levels_cover_the_samplers():
@@ -103,7 +126,7 @@ def test_clips_are_drawn_encoded_and_used_again():
 
 def test_a_few_steps_a_restart_and_a_folder(tmp_path):
     options = train.Options(
-        vae_minutes=60, minutes=60, batch=1, vae_batch=1, processes=1, device="cpu", draws=1, pool=1, steps=2,
+        vae_minutes=60, minutes=60, batch=4, vae_batch=1, processes=1, device="cpu", draws=1, pool=1, steps=2,
         height=32, width=48,
         checkpoints=tmp_path / "checkpoints", weights=tmp_path / "weights",
     )  # fmt: skip
