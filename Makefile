@@ -40,8 +40,8 @@ bench: $(INSTALLED)  ## ratios, each measured in one run: what a sweep costs, wh
 	$(BIN)/python benchmarks/warm_kernel.py
 	$(BIN)/python benchmarks/cluster.py
 
-gpu:  ## every optimisation at full size on this machine's card, in under ten minutes, with or without .venv
-	PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)
+gpu:  ## what this machine's card makes of a full-size clip, part by part in eight minutes, with or without .venv
+	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 readme: $(INSTALLED)  ## the README's table of optimisations, from their own words
 	$(BIN)/python benchmarks/reference.py --readme

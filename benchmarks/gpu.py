@@ -1,199 +1,384 @@
-"""Every optimisation at full size on this machine's card: a row each and a table, in under ten minutes.
+"""What this machine's card makes of a full-size clip, part by part in one process, in eight minutes.
 
-    python benchmarks/gpu.py [--variant svd-xt] [--device cuda] [--budget 540] [--folder results/reference/NAME]
-    python benchmarks/gpu.py --table results/reference/NAME   # the table again, from its rows, on any machine
+    PYTHONPATH=. python benchmarks/gpu.py [--variant svd-xt] [--budget 480] [--folder results/reference/NAME]
+    python benchmarks/gpu.py --predict        # beforehand, on any machine: the memory that each part should take
+    python benchmarks/gpu.py --table FOLDER   # the table again, from its rows
 
-Weights are random: values change neither memory nor time. Steps are all alike, so a clip of few steps is measured and
-that of all steps scaled from it, but for the fastest and the leanest setup, which are measured in full. The worthiest
-come first; when the budget is used up the others are named, and the next run into the same folder goes on with them.
-Needs what svdlab requires, without the extras; `PYTHONPATH=.` where svdlab itself is not installed.
+Weights are random: values change neither memory nor time. Each part is a line of measured.jsonl as soon as it is done,
+also one that fails. What the budget does not reach is named, the longest first. Needs what svdlab requires, without the
+extras.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
+import json
+import os
 import re
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
-from svdlab import Machine, Row, Setup, Trial, ladder, profile
-from svdlab.machine import best_device
-from svdlab.optimizations import OPTIMIZATIONS, parse
-from svdlab.rows.measurement import Measurement
-from svdlab.rows.row_files import read_rows
+import torch
+import torch.nn.functional as F
+
+from benchmarks.gpu_table import CAPPED, ROWS, GiB, predict, table
+from svdlab import Machine, Request, Setup, generate, load
+from svdlab.machine import card_is_lost
+from svdlab.messages import describe_error
+from svdlab.optimizations import parse
+from svdlab.profiling.profile import measure
+from svdlab.request import conditioning
 
 ROOT = Path(__file__).parents[1]
-FAST = ("single-token", "compile-unet", "compile-vae")
-LEAN = ("forward-chunking", "split-guidance", "single-token", "lean-decode")
-TOGETHER = (FAST, ("model-offload", *LEAN), ("group-offload", *LEAN), ("split-guidance", *FAST))
-VALUES = ("attention=cudnn", "group-offload=stream", "compile-unet=max-autotune-no-cudagraphs")
-SLOW = ("compile-", "sequential-offload")  # last
+TABLE, TRACE = "table.md", "trace.txt"
+STEPS = 3  # of a part that measures steps alone
 
 
-def trials_to_measure(setup: Setup, steps: int) -> list[Trial]:
-    """The plain setup, those worth having together, then each optimisation alone."""
-    request = setup.request(image="rocket", num_inference_steps=steps)
-    trials = []
-    for names in [(), *TOGETHER, *((name,) for name in (*OPTIMIZATIONS, *VALUES))]:
-        if setup.device == "cpu" and any(parse(name)[0].accelerator for name in names):
-            continue
+class Enough(Exception):
+    """Ends a clip whose steps have been measured."""
+
+
+class Part(NamedTuple):
+    """One thing to measure, and how long it will take."""
+
+    name: str
+    measure: Callable[[], dict[str, Any]]
+    steps: int = 0
+    decodes: int = 0
+    seconds: float = 1.0  # beside its steps and decodes: compiling, another process
+
+
+class Bench:
+    """A loaded pipeline, what was measured on it, and the plain clip that others are compared with."""
+
+    def __init__(self, setup: Setup, request: Request, folder: Path) -> None:
+        self.setup, self.request, self.folder = setup, request, folder
+        self.picture = conditioning(request)
+        self.chunks = (request.decode_chunk_size, request.num_frames)
+        self.pipeline: Any = None
+        self.latents: dict[int, torch.Tensor] = {}  # after so many plain steps
+        self.levels: dict[int, torch.Tensor] = {}  # plain frames by decode chunk
+        self.step_seconds = self.decode_seconds = 0.5  # until they are measured
+
+    def load(self) -> dict[str, Any]:
+        self.pipeline, seconds = timed(lambda: load(self.setup))
+        return {
+            "variant": self.setup.variant,
+            "load_seconds": seconds,
+            "allocated_bytes": torch.cuda.memory_allocated(),
+        }
+
+    def unload(self) -> None:
+        self.pipeline, self.latents, self.levels = None, {}, {}
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    @contextmanager
+    def applied(self, *names: str) -> Iterator[None]:
+        """Within, the pipeline has these optimisations, of those that can be undone."""
+        unet, vae = self.pipeline.unet, self.pipeline.vae
+        processors, kinds = unet.attn_processors, (type(unet), type(vae.decoder))
+        self.pipeline._svdlab_setup = dataclasses.replace(self.setup, optimizations=names)
         try:
-            trials.append(ladder(setup, names, request)[-1])
-        except ValueError as error:
-            print(f"{', '.join(names)} is no rung: {error}")
-    return trials
+            for optimization, value in map(parse, names):
+                optimization.apply(self.pipeline, value)
+            assert all(parse(name)[0].holds(self.pipeline) for name in names)
+            yield
+        finally:
+            self.pipeline._svdlab_setup = self.setup
+            unet.__class__, vae.decoder.__class__ = kinds
+            unet.set_attn_processor(processors)
+            for module in (*unet.modules(), *vae.modules()):
+                module._compiled_call_impl = None
+                if isinstance(module, (torch.nn.Conv2d, torch.nn.Conv3d)):
+                    module.weight.data = module.weight.data.contiguous()
+
+    def steps(self, names: tuple[str, ...] = (), how: Any = nullcontext, count: int = STEPS) -> dict[str, Any]:
+        """A clip's first steps; the first of them is none of the figures."""
+        seconds, latents = [], None
+
+        def on_step(done: int, total: int, now: torch.Tensor) -> None:
+            nonlocal latents
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter())
+            if done == count:
+                latents = now.clone()
+                raise Enough
+
+        with self.applied(*names), how(self.pipeline), suppress(Enough):
+            generate(self.pipeline, self.request, on_step=on_step, progress=False, picture=self.picture)
+        assert latents is not None
+        figures: dict[str, Any] = {"step_seconds": [after - before for before, after in pairwise(seconds)], **peaks()}
+        if not names and how is nullcontext:
+            self.latents[count] = latents
+            self.step_seconds = median(figures["step_seconds"] or [self.step_seconds])
+        elif (plain := self.latents.get(count)) is not None:
+            figures["latents_relative"] = float((latents - plain).float().norm() / plain.float().norm())
+        return figures
+
+    def clip(self, *names: str) -> dict[str, Any]:
+        """A full clip: its seconds and peaks by stage."""
+        stages, pipeline, since = {}, self.pipeline, 0.0
+
+        def end(stage: str) -> None:
+            nonlocal since
+            torch.cuda.synchronize()
+            now = time.perf_counter()
+            stages[stage] = {"seconds": now - since, **peaks()}
+            torch.cuda.reset_peak_memory_stats()
+            since = now
+
+        def ending(name: str, before: str, after: str) -> None:
+            method = getattr(type(pipeline), name)
+
+            def wrapped(*args: Any, **options: Any) -> Any:
+                end(before) if before else None
+                result = method(pipeline, *args, **options)
+                end(after) if after else None
+                return result
+
+            setattr(pipeline, name, wrapped)
+
+        ending("prepare_latents", "", "encode")
+        ending("decode_latents", "denoise", "decode")
+        try:
+            with self.applied(*names):
+                since = started = time.perf_counter()
+                clip = generate(pipeline, self.request, progress=False, picture=self.picture)
+                end("finish")
+        finally:
+            del pipeline.prepare_latents, pipeline.decode_latents
+        steps = self.request.num_inference_steps
+        assert clip.latents is not None
+        self.latents.setdefault(0, clip.latents[None].to("cuda"))
+        self.decode_seconds = stages["decode"]["seconds"]
+        figures = {"clip_seconds": since - started, "step_seconds": [stages["denoise"]["seconds"] / steps]}
+        largest = {
+            name: max(stage[name] for stage in stages.values()) for name in ("allocated_bytes", "reserved_bytes")
+        }
+        return figures | largest | {"stages": stages, "decode_seconds": self.decode_seconds}
+
+    def decode(self, chunk: int, *names: str, calls: int = 1) -> dict[str, Any]:
+        """The plain clip's latents to frames, rounded to levels and compared on the card."""
+        latents = self.latents[0].to(self.pipeline.vae.dtype)
+        with self.applied(*names), torch.no_grad():
+            for _ in range(calls):
+                torch.cuda.reset_peak_memory_stats()
+                pixels, seconds = timed(lambda: self.pipeline.decode_latents(latents, self.request.num_frames, chunk))
+        figures, levels = {"decode_seconds": seconds, **peaks()}, to_levels(pixels)
+        if not names:
+            self.levels[chunk] = levels
+        return figures | (likeness(levels, self.levels[chunk]) if names and chunk in self.levels else {})
+
+    def trace(self) -> dict[str, Any]:
+        """One plain step by operation, the longest first, into a file."""
+        activities = torch.profiler.supported_activities()
+        with torch.profiler.profile(activities=activities) as profiler:
+            self.steps(count=1)
+        key = "self_device_time_total" if torch.profiler.ProfilerActivity.CUDA in activities else "self_cpu_time_total"
+        (self.folder / TRACE).write_text(profiler.key_averages().table(sort_by=key, row_limit=40))
+        return {"file": TRACE}
+
+    def capped(self, gib: int) -> dict[str, Any]:
+        """The offloads that are recommended for so small a card, in a process that gets no more."""
+        self.unload()
+        setup = dataclasses.replace(self.setup, optimizations=CAPPED[gib])
+        request = dataclasses.replace(self.request, num_inference_steps=STEPS)
+        row = measure(setup, request, repeats=1, memory_limit_bytes=gib * GiB, timeout_seconds=240)
+        if row.error or row.measurement is None:
+            raise RuntimeError(row.error)
+        figures = row.measurement.figures
+        names = {"allocated_bytes": "peak_allocated_bytes", "reserved_bytes": "peak_reserved_bytes"}
+        names |= {"decode_seconds": "decode_seconds", "clip_seconds": "clip_seconds"}
+        return {name: figures[other] for name, other in names.items()} | {"step_seconds": [figures["step_seconds"]]}
 
 
-def in_full(trial: Trial) -> Trial:
-    """The same with all steps."""
-    steps = trial.setup.request(image="rocket").num_inference_steps
-    return dataclasses.replace(trial, request=dataclasses.replace(trial.request, num_inference_steps=steps))
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What a call returns, and its seconds until the card has done it."""
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    result = call()
+    torch.cuda.synchronize()
+    return result, time.perf_counter() - started
 
 
-def best(rows: Iterable[Row], column: str) -> Row | None:
-    """The exact one with the least of something."""
-    exact = [row for row in rows if row.status == "done" and all(o.exact for o, _ in row.setup.parsed)]
-    return min(exact, key=lambda row: summary(row)[column] or float("inf"), default=None)
+def peaks() -> dict[str, int]:
+    """The most that torch allocated, and the most that it reserved."""
+    names = {"allocated_bytes": torch.cuda.max_memory_allocated, "reserved_bytes": torch.cuda.max_memory_reserved}
+    return {name: peak() for name, peak in names.items()}
 
 
-def summary(row: Row) -> dict[str, Any]:
-    """With `memory_bytes`, torch's peak on a card and the process's on a processor, and the clip of all steps."""
-    figures = (row.measurement or Measurement()).figures
-    missing = Setup(row.setup.variant).request(image="rocket").num_inference_steps - row.request.num_inference_steps
-    clip, step = figures["clip_seconds"], figures["step_seconds"]
-    memory = figures["peak_allocated_bytes"] or figures["peak_process_bytes"]
-    scaled = None if clip is None or step is None else clip + missing * step
-    return figures | {"memory_bytes": memory, "full_seconds": scaled, "scaled": missing > 0}
+def to_levels(pixels: torch.Tensor) -> torch.Tensor:
+    """Frames of 0 to 255 as diffusers rounds them, bit for bit, without leaving the card."""
+    return ((pixels * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def predicted(row: Row, until: float) -> int | None:
-    """Peak bytes; None where they cannot be had in time, or are not what was measured."""
-    if row.setup.device == "cpu" or time.monotonic() > until:
-        return None
+def likeness(levels: torch.Tensor, plain: torch.Tensor) -> dict[str, float]:
+    """How near frames are to the plain ones: PSNR, 100 dB for equal ones, and the largest difference of a level."""
+    difference = (levels.int() - plain.int()).abs()
+    errors = difference.double().square().mean(dim=(0, 1, 3, 4))
+    psnr = (10 * torch.log10(255**2 / errors)).clamp(max=100).mean()
+    return {"psnr_db": float(psnr), "max_abs_levels": int(difference.max())}
+
+
+def card_facts(edge: int) -> dict[str, Any]:
+    """Versions, and what the card reaches: bytes a second in a copy, FLOP a second in a product of matrices."""
+    matrix = torch.ones(edge, edge, dtype=torch.float16, device="cuda")
+    other, calls = torch.empty_like(matrix), 10
+    other.copy_(matrix @ matrix)
+    _, copying = timed(lambda: [other.copy_(matrix) for _ in range(calls)])
+    _, multiplying = timed(lambda: [matrix @ matrix for _ in range(calls)])
+    machine = Machine.here()
+    facts = {"name": machine.name, "memory_bytes": machine.memory_bytes, "libraries": machine.libraries}
+    facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    rates = {"copied_bytes_a_second": 2 * calls * matrix.nbytes / copying}
+    return facts | rates | {"flops_a_second": calls * 2 * edge**3 / multiplying}
+
+
+@contextmanager
+def cudnn_benchmark(_: Any) -> Iterator[None]:
+    """Within, cuDNN tries its algorithms for each new shape."""
+    torch.backends.cudnn.benchmark = True
     try:
-        from svdlab.prediction.estimate import estimate
-
-        return estimate(row.setup, row.request).peak_bytes
-    except Exception as error:  # the measured ones stand without
-        print(f"No prediction of {label(row)}: {error}")
-        return None
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = False
 
 
-def label(row: Row | Trial) -> str:
-    return ", ".join(row.setup.optimizations) or "plain"
+@contextmanager
+def flat_temporal_convolutions(pipeline: Any) -> Iterator[None]:
+    """Within, convolutions over time alone are computed in two dimensions, with height and width as one."""
+    modules = (*pipeline.unet.modules(), *pipeline.vae.modules())
+    temporal = [m for m in modules if isinstance(m, torch.nn.Conv3d) and m.kernel_size == (3, 1, 1)]
+
+    def flat(convolution: Any, video: torch.Tensor) -> torch.Tensor:
+        weight = convolution.weight.squeeze(-1)
+        return F.conv2d(video.flatten(3), weight, convolution.bias, padding=(1, 0)).unflatten(3, video.shape[3:])
+
+    for module in temporal:
+        module.forward = partial(flat, module)
+    try:
+        yield
+    finally:
+        for module in temporal:
+            del module.forward
 
 
-def line(row: Row) -> str:
-    s = summary(row)
-    if row.status != "done":
-        return f"{label(row)}: {row.error}"
-    near = "" if s["psnr_db"] is None else f", {s['psnr_db']:.1f} dB from plain"
-    return (
-        f"{label(row)}, {row.request.num_inference_steps} steps: {s['memory_bytes'] / 2**30:.2f} GiB, "
-        f"{s['step_seconds']:.3f} s a step, {s['decode_seconds']:.2f} s to decode, "
-        f"{s['first_seconds']:.0f} s the first call{near}"
-    )
-
-
-def table(folder: Path, until: float = float("inf")) -> str:
-    """The rows of a folder in Markdown."""
-
-    def cell(value: float | None, digits: int = 2, scale: float = 1) -> str:
-        return "" if value is None else f"{value / scale:.{digits}f}"
-
-    heads = ["setup", "peak GiB", "predicted", "off by", "reserved", "device", "s a step", "s to decode", "s a clip"]
-    heads += ["s the first call", "s to load", "PSNR dB", "SSIM", "latents differ by"]
-    rows = [row for row in read_rows(folder) if row.measurement]
-    lines, failed = [], []
-    for row in rows:
-        s, gib = summary(row), 2**30
-        if row.status != "done":
-            failed.append(f"- {label(row)}: {row.error}")
-            continue
-        prediction, clip = predicted(row, until), cell(s["full_seconds"])
-        measured = [cell(s["memory_bytes"], 2, gib), cell(prediction, 2, gib)]
-        measured += [f"{100 * (s['memory_bytes'] / prediction - 1):+.1f} %" if prediction else ""]
-        measured += [cell(s["peak_reserved_bytes"], 2, gib), cell(s["peak_device_bytes"], 2, gib)]
-        measured += [cell(s["step_seconds"], 3), cell(s["decode_seconds"]), f"{clip} (scaled)" if s["scaled"] else clip]
-        measured += [cell(s["first_seconds"], 1), cell(s["load_seconds"], 1), cell(s["psnr_db"], 1)]
-        measured += [cell(s["ssim"], 4), "" if s["latents_relative"] is None else f"{s['latents_relative']:.1e}"]
-        lines.append([label(row) + ("" if s["scaled"] else ", all steps"), *measured])
-    if not rows:
-        return "Nothing was measured.\n"
-    kept = [i for i, head in enumerate(heads) if any(cells[i] for cells in lines)]
-    asked, first = rows[0].request, rows[0]
-    sizes = f"{asked.height}x{asked.width}, {asked.num_frames} frames, decode chunk {asked.decode_chunk_size}"
-    peak = "of the process" if first.setup.device == "cpu" else "allocated by torch"
-    text = [
-        f"# {first.setup.variant} on {first.machine.name if first.machine else 'an unknown machine'}",
-        "",
-        f"{first.machine}, {min(row.created for row in rows)[:10]}. "
-        f"{first.setup.dtype}, weights {first.setup.weights}, "
-        f"{sizes}. Each setup in a process of its own; medians of the calls after the first; peaks over all, {peak}. "
-        f"A clip has {in_full(Trial(first.setup, asked)).request.num_inference_steps} steps; where it says so it was "
-        f"scaled from one of {asked.num_inference_steps}. PSNR and SSIM compare the frames with plain's, the last "
-        "column the latents, over their norm; plain itself is compared with plain in another process (100 dB: equal).",
-        "",
+def all_parts(bench: Bench, edge: int) -> list[Part]:
+    """In the order in which they are worth having."""
+    few, all_steps = STEPS + 1, bench.request.num_inference_steps + 1
+    alone = [("single-token",), ("split-guidance",), ("attention=flash",), ("attention=efficient",), ("channels-last",)]
+    ways: dict[str, Callable[[], dict[str, Any]]] = {
+        ", ".join(names): partial(bench.steps, names) for names in (*alone, ("attention=cudnn", "single-token"))
+    }
+    ways["cudnn.benchmark"] = partial(bench.steps, how=cudnn_benchmark)
+    ways["2-D temporal convolutions"] = partial(bench.steps, how=flat_temporal_convolutions)
+    fast, (chunk, together) = ("single-token", "compile-unet"), bench.chunks
+    return [
+        Part("card", partial(card_facts, edge)),
+        Part("load", bench.load, seconds=30),
+        Part("plain, few steps", bench.steps, few),
+        Part("plain", bench.clip, all_steps, 1),
+        Part("plain, trace of a step", bench.trace, 4),
+        *(Part(name, way, few) for name, way in ways.items()),
+        Part(f"decode at {chunk}", partial(bench.decode, chunk), decodes=1),
+        Part(f"decode at {together}", partial(bench.decode, together), decodes=1),
+        Part(f"lean-decode at {chunk}", partial(bench.decode, chunk, "lean-decode"), decodes=2),
+        Part(f"lean-decode at {together}", partial(bench.decode, together, "lean-decode"), decodes=2),
+        Part("single-token, compile-unet, few steps", partial(bench.steps, fast), few, seconds=60),
+        Part("single-token, compile-unet", partial(bench.clip, *fast), all_steps, 1, seconds=60),
+        Part(f"compile-vae at {chunk}", partial(bench.decode, chunk, "compile-vae", calls=2), decodes=2, seconds=60),
+        *(Part(f"capped at {gib} GiB", partial(bench.capped, gib), 2 * few, 2, seconds=45) for gib in CAPPED),
     ]
-    text += [f"| {' | '.join(cells[i] for i in kept)} |" for cells in (heads, ["---"] * len(heads), *lines) if lines]
-    return "\n".join([*text, *(["", "Failed:", "", *failed] if failed else []), ""])
+
+
+def run(parts: list[Part], bench: Bench, until: float) -> None:
+    """Measure part after part; a line of the rows and of the screen for each.
+
+    Args:
+        parts: in their order.
+        bench: where their figures come from.
+        until: when the budget is used up, by `time.monotonic`.
+    """
+
+    def cost(part: Part) -> float:
+        return part.seconds + part.steps * bench.step_seconds + part.decodes * bench.decode_seconds
+
+    with (bench.folder / ROWS).open("a") as file:
+        while parts:
+            while parts and sum(map(cost, parts)) > until - time.monotonic():
+                longest = max(parts, key=cost)
+                parts.remove(longest)
+                print(f"left out: {longest.name}, about {cost(longest):.0f} s", flush=True)
+            if not parts:
+                return
+            part, started = parts.pop(0), time.monotonic()
+            row: dict[str, Any] = {"part": part.name}
+            try:
+                torch.cuda.reset_peak_memory_stats()
+                row |= part.measure()
+            except Exception as error:  # of any library below: it is the row
+                row["error"] = describe_error(error)
+            gc.collect()
+            torch.cuda.empty_cache()
+            row["part_seconds"] = time.monotonic() - started
+            file.write(f"{json.dumps(row)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+            print(f"{row['part_seconds']:5.0f} s  {part.name}: {summary(row)}", flush=True)
+            if card_is_lost():
+                print("The card is lost: start again for the parts that are left.")
+                return
+
+
+def summary(row: dict[str, Any]) -> str:
+    """A row's figures in a line."""
+    if "error" in row:
+        return row["error"]
+    texts = [f"{median(row['step_seconds']):.3f} s a step"] if row.get("step_seconds") else []
+    texts += [f"{row[name]:.2f} s {words}" for name, words in _SECONDS.items() if row.get(name)]
+    texts += [f"{row['allocated_bytes'] / GiB:.2f} GiB"] if "allocated_bytes" in row else []
+    return ", ".join(texts) or "done"
+
+
+_SECONDS = {"decode_seconds": "to decode", "clip_seconds": "a clip", "load_seconds": "to load"}
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--variant", default="svd-xt")
-    options.add_argument("--device", default=None, help="the best one here")
-    options.add_argument("--budget", type=float, default=540, help="seconds in all")
-    options.add_argument("--steps", type=int, default=4, help="of the clips that are not measured in full")
-    options.add_argument("--repeats", type=int, default=2, help="calls after the first")
-    options.add_argument("--folder", type=Path, help="results/reference/, and the machine's name")
+    options.add_argument("--budget", type=float, default=480, help="seconds in all")
+    options.add_argument("--folder", type=Path, help="results/reference/, and the card's name")
+    options.add_argument("--predict", action="store_true", help="write what the parts should take; needs no card")
     options.add_argument("--table", type=Path, metavar="FOLDER", help="write its table again, and measure nothing")
+    options.add_argument("--small", action="store_true", help="two frames of 64x64, to try this program")
     given = options.parse_args()
     warnings.simplefilter("ignore", UserWarning)
-    if given.table:
-        (given.table / "table.md").write_text(table(given.table))
+    if given.predict:
+        predict(given.variant)
         return
-    until, taken = time.monotonic() + given.budget, []
-    device = given.device or best_device()
-    slug = re.sub(r"[^a-z0-9]+", "-", Machine.here().name.lower()).strip("-")
-    folder = given.folder or ROOT / "results" / "reference" / slug
-    folder.mkdir(parents=True, exist_ok=True)
-    for earlier in folder.glob("*.failed.json"):  # to be tried again
-        earlier.unlink()
-    weights = "bundled" if given.variant == "tiny" else "random"
-    setup = Setup(given.variant, weights, dtype="fp32" if device == "cpu" else "fp16", device=device)
-    print(Machine.here(), f"\nInto {folder}, {given.budget:.0f} s at most.", flush=True)
-    rows, left = [], []
-
-    def climb(plain: Trial, trial: Trial, repeats: int) -> None:
-        begun = time.monotonic()
-        if taken and begun + median(taken) > until:
-            left.append(f"{label(trial)}, {trial.request.num_inference_steps} steps")
-            return
-        limit = max(until - begun, 1)
-        rows.append(profile([plain, trial], folder, repeats=repeats, timeout_seconds=limit, progress=False)[-1])
-        print(f"{time.monotonic() - begun:4.0f} s  {line(rows[-1])}", flush=True)
-        if (seconds := time.monotonic() - begun) > 1:  # it was not there already
-            taken.append(seconds)
-
-    plain, *others = trials_to_measure(setup, given.steps)
-    slow = [trial for trial in others if len(trial.setup.optimizations) == 1 and label(trial).startswith(SLOW)]
-    for trial in (plain, *(other for other in others if other not in slow)):
-        climb(plain, trial, given.repeats)
-    for row in {row.key: row for name in ("full_seconds", "memory_bytes") if (row := best(rows, name))}.values():
-        climb(in_full(plain), in_full(Trial(dataclasses.replace(row.setup, device=device), row.request)), 1)
-    for trial in slow:
-        climb(plain, trial, given.repeats)
-    for frames in folder.glob("*.npz"):
-        frames.unlink()
-    print(f"Not run, the time was up: {'; '.join(left)}." if left else "All were run.")
-    (folder / "table.md").write_text(table(folder, until))
-    print((folder / "table.md").read_text())
+    if given.table is None:
+        until, slug = time.monotonic() + given.budget, re.sub(r"[^a-z0-9]+", "-", Machine.here().name.lower())
+        given.table = given.folder or ROOT / "results" / "reference" / slug.strip("-")
+        given.table.mkdir(parents=True, exist_ok=True)
+        weights = "bundled" if given.variant == "tiny" else "random"
+        setup = Setup(given.variant, weights, dtype="fp16", device="cuda")
+        size = {"height": 64, "width": 64, "num_frames": 2, "num_inference_steps": 4, "decode_chunk_size": 1}
+        request = setup.request(image="rocket", max_guidance_scale=3.0, **(size if given.small else {}))
+        print(f"{Machine.here()}\nInto {given.table}, {given.budget:.0f} s at most.", flush=True)
+        bench = Bench(setup, request, given.table)
+        run(all_parts(bench, 256 if given.small else 8192), bench, until)
+    (given.table / TABLE).write_text(table(given.table))
+    print((given.table / TABLE).read_text())
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ import dataclasses
 import io
 import json
 import os
-import runpy
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -29,7 +27,6 @@ from svdlab.rows.row_key import row_key
 from svdlab.rows.rows_table import rows_table
 from svdlab.sweeps.grid import Trial
 
-ROOT = Path(__file__).parents[1]
 # In one process: the fixtures make what all of them look at.
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.xdist_group("measurements")]
 ABSENT = ("av", "cv2", "skimage", "scipy", "pandas", "matplotlib", "mediapy", "papermill", "pynvml")
@@ -170,17 +167,6 @@ def test_a_measurement_is_another_question_than_a_clip_and_one_of_its_machine(me
     assert row.key != row_key(trial.setup, trial.request)
     assert row.key == row_key(trial.setup, trial.request, measured_on=(row.machine.name, "cpu"))
     assert row.key != row_key(trial.setup, trial.request, measured_on=("another", "cpu"))
-
-
-def test_the_table_of_a_card_has_what_was_measured_and_what_was_not(measured):
-    folder, _, _ = measured
-    text = runpy.run_path(str(ROOT / "benchmarks" / "gpu.py"))["table"](folder)
-    heads, _, *lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
-    assert [line[0].strip() for line in lines] == ["plain", "single-token"]
-    assert all(len(line) == len(heads) for line in lines)
-    assert "s a step" in "".join(heads)
-    assert "predicted" not in "".join(heads)  # no card, nothing to compare
-    assert "- model-offload: In load, having reached" in text
 
 
 # --- what ends badly -------------------------------------------------------------------------------------------------

@@ -1,0 +1,59 @@
+"""`make gpu`, from its first part to its table, at a size that fits a pretended card; and what it does without time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers.video_processor import VideoProcessor
+
+from benchmarks.gpu import Part, run, to_levels
+from benchmarks.gpu_table import ROWS, table
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
+
+
+def test_parts_are_rows_as_they_end_and_the_longest_are_left_out_by_name(tmp_path, capsys):
+    bench = SimpleNamespace(folder=tmp_path, step_seconds=1.0, decode_seconds=2.0)
+    parts = [
+        Part("card", lambda: {"name": "A card", "libraries": {}}),
+        Part("plain", lambda: {"step_seconds": [1.0, 3.0, 2.0], "allocated_bytes": 2**30, "decode_seconds": None}),
+        Part("breaks", lambda: 1 / 0),
+        Part("long", lambda: pytest.fail("there is no time"), steps=25, decodes=1),
+        Part("longer", lambda: pytest.fail("there is no time"), seconds=60),
+    ]
+    run(parts, bench, time.monotonic() + 20)
+    rows = [json.loads(line) for line in (tmp_path / ROWS).read_text().splitlines()]
+    assert [row["part"] for row in rows] == ["card", "plain", "breaks"]
+    assert "ZeroDivisionError" in rows[-1]["error"]
+    left = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    assert [line.split(",")[0] for line in left] == ["left out: longer", "left out: long"]
+    text = table(tmp_path)
+    assert "| plain | 2.000 |  |  | 1.00 |" in text
+    assert "- breaks: ZeroDivisionError" in text
+
+
+def test_frames_are_rounded_on_the_card_as_diffusers_rounds_them():
+    pixels = torch.linspace(-1.2, 1.2, 3 * 2 * 40 * 40).reshape(1, 3, 2, 40, 40)
+    frames = VideoProcessor().postprocess_video(pixels, output_type="np")[0]
+    expected = torch.from_numpy((frames * 255).round().astype("uint8")).permute(3, 0, 1, 2)
+    assert torch.equal(to_levels(pixels.cuda())[0].cpu(), expected)
+
+
+@pytest.mark.slow
+def test_from_start_to_end(tmp_path):
+    options = ["--variant", "tiny", "--small", "--budget", "3000", "--folder", str(tmp_path)]
+    subprocess.run([sys.executable, "benchmarks/gpu.py", *options], check=True, capture_output=True)
+    rows = [json.loads(line) for line in (tmp_path / ROWS).read_text().splitlines()]
+    failed = {row["part"]: row["error"] for row in rows if "error" in row and "compile" not in row["part"]}
+    assert not failed  # a pretended card has no compiler
+    figures = {row["part"]: row for row in rows}
+    assert figures["plain"]["stages"].keys() == {"encode", "denoise", "decode", "finish"}
+    assert all(row["latents_relative"] < 0.01 for row in rows if "latents_relative" in row)
+    assert (tmp_path / "trace.txt").stat().st_size > 1000
+    assert "| capped at 6 GiB |" in (tmp_path / "table.md").read_text()
