@@ -10,7 +10,7 @@ import studies
 from PIL import Image, ImageChops, ImageStat
 
 from svdlab.media.preview import preview_bytes
-from svdlab.rows.row_preview import read_preview
+from svdlab.rows.row_preview import make_previews, read_preview
 
 
 @pytest.fixture
@@ -36,9 +36,13 @@ def test_a_preview_is_small_and_looks_like_the_clip(row):
 
 
 def test_a_missing_preview_is_made_once_and_kept(row, tmp_path, monkeypatch):
-    made = read_preview(row)
+    assert read_preview(row, make=False) is None
+    make_previews([row])
+    made = read_preview(row, make=False)
+    assert made
     assert (tmp_path / f"{row.key}.preview.webp").read_bytes() == made
     monkeypatch.setattr("svdlab.rows.row_preview.read_frames", None)
+    make_previews([row])
     assert read_preview(row) == made
 
 

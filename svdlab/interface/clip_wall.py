@@ -64,10 +64,11 @@ def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int |
     """
     hung = _hang(rows, across, down)
     cells: dict[str, Any] = {}
+    asked = next(iter(hung.rows.values())).request
     for column, line in ((column, line) for line in hung.lines for column in hung.columns):
         row = hung.rows.get((column, line))
         label = ", ".join(f"{knob} {text}" for knob, text in ((hung.across, column), (hung.down, line)) if knob)
-        cells[label] = (row and _preview(row)) or _empty_cell(row, (128, 72))
+        cells[label] = (row and _preview(row)) or _empty_cell(row, (256, round(256 * asked.height / asked.width)))
     return show(cells, columns=len(hung.columns), width=width, fps=hung.fps)
 
 
@@ -169,6 +170,6 @@ def _page(hung: _Wall, cell: tuple[int, int]) -> tuple[Image.Image, dict[tuple[s
 def _empty_cell(row: Row | None, size: tuple[int, int]) -> Image.Image:
     """A grey picture with the reason why there is no clip."""
     picture = Image.new("RGB", size, _EMPTY)
-    reason = textwrap.fill("not made" if row is None else why_no_clip(row), size[0] // 6)
-    ImageDraw.Draw(picture).multiline_text((4, 4), reason, _INK, ImageFont.load_default(size=10))
+    reason = textwrap.fill("not made" if row is None else why_no_clip(row), size[0] // 8)
+    ImageDraw.Draw(picture).multiline_text((8, 6), reason, _INK, ImageFont.load_default(size=13))
     return picture

@@ -34,11 +34,7 @@ def python_lines(row: Row, setup: Setup | None = None, fps: float | None = None)
 
 
 def python_and_shell_lines(row: Row) -> str:
-    """`python_lines` and, where the row has a clip, the same for a shell.
-
-    Args:
-        row: What to make again.
-    """
+    """`python_lines` and, where the row has a clip, the same for a shell."""
     shell = f"\n\nsvdlab clip --again {shlex.quote(str(row.clip))} -o again.mp4" if row.clip else ""
     return python_lines(row) + shell
 

@@ -26,6 +26,7 @@ from svdlab.interface.row_page import TEMPLATES, embedded, rows_page
 from svdlab.interface.study_folder import Entry, file_names, is_replaceable, read_entries
 from svdlab.media.images import data_url
 from svdlab.rows.row import Row
+from svdlab.rows.row_preview import make_previews
 from svdlab.rows.rows_table import rows_table
 from svdlab.sweeps import study
 
@@ -84,6 +85,7 @@ def report(
         days=" to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
         sections=sections,
     )
+    make_previews(entry.row for entry in entries)
     with ExitStack() as stack:  # the page takes its place last
         document = stack.enter_context(atomic_write(path))
         if videos == "beside":

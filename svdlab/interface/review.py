@@ -27,6 +27,7 @@ from svdlab.media.show import Shown
 from svdlab.messages import first_line
 from svdlab.quality.assess import difference
 from svdlab.rows.row import Row
+from svdlab.rows.row_preview import read_preview
 from svdlab.rows.rows_table import rows_table
 
 INSIDE_BYTES = 4 * 2**20  # of previews in one page, and of clips: notebooks stay light enough to save
@@ -258,7 +259,7 @@ class Review:
             entries[0].write_note(Note(bool(message["star"]), str(message["text"])))
         elif what in ("clip", "preview"):
             clip = entries[0].clip
-            data = entries[0].preview if what == "preview" else clip.read_bytes() if clip else None
+            data = read_preview(entries[0].row) if what == "preview" else clip.read_bytes() if clip else None
             courier.send({"file": f"{what} {places[0]}"}, [data] if data else None)
         elif what == "compare":
             lines = [[heading, list(map(text_of, values))] for heading, values in _likeness_to_first(entries).items()]

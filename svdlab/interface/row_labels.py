@@ -30,11 +30,7 @@ def text_of(value: Any, digits: int = 4) -> str:
 
 
 def distinct_texts(values: Iterable[Any]) -> dict[Any, str]:
-    """The different values in their order, each with a short text that no other has.
-
-    Args:
-        values: Numbers, names or paths. As much of a path's end, and of a float's digits, is shown as tells all apart.
-    """
+    """The different values in their order, each with a short text that no other has."""
     different, texts = list(dict.fromkeys(values)), []
     for more in range(14):
         texts = [
@@ -47,11 +43,7 @@ def distinct_texts(values: Iterable[Any]) -> dict[Any, str]:
 
 
 def settings(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Every field of the rows' setups and requests: its name, and a value for each row.
-
-    Args:
-        rows: Any rows. Of images and weights the ends of their paths are given.
-    """
+    """Every field of the rows' setups and requests: its name, and a value for each row."""
     lines = [fields_of(row.setup) | fields_of(row.request) for row in rows]
     columns = {name: [line[name] for line in lines] for name in lines[0]}
     for name in ("image", "weights"):
@@ -62,11 +54,7 @@ def settings(rows: Sequence[Row]) -> dict[str, list[Any]]:
 
 
 def setup_labels(rows: Sequence[Row]) -> list[str]:
-    """One label for each row's setup: `Setup.label`, and where two setups share it, what else differs.
-
-    Args:
-        rows: Any rows.
-    """
+    """One label for each row's setup: `Setup.label`, and where two setups share it, what else differs."""
     labels = [row.setup.label for row in rows]
     if len(set(labels)) == len({row.setup for row in rows}):
         return labels
@@ -76,11 +64,7 @@ def setup_labels(rows: Sequence[Row]) -> list[str]:
 
 
 def knobs(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """The fields in which rows differ, the axes of their sweeps first: the name, and a value for each row.
-
-    Args:
-        rows: Any rows. Where nothing differs, the knob is the seed.
-    """
+    """The fields in which rows differ, those of sweeps first, or else the seed: name, and a value for each row."""
     of_request = fields_of(rows[0].request).keys() - {"variant"}
     columns = {"setup": setup_labels(rows)}
     columns |= {name: values for name, values in settings(rows).items() if name in of_request}
@@ -91,9 +75,6 @@ def knobs(rows: Sequence[Row]) -> dict[str, list[Any]]:
 
 def row_labels(rows: Sequence[Row]) -> list[str]:
     """One label for each row, no two the same: the knobs in which the rows differ; for a single row, bucket and seed.
-
-    Args:
-        rows: Any rows.
 
     Example:
         >>> row_labels(rows)

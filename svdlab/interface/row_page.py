@@ -19,6 +19,7 @@ from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.study_folder import Entry, Note, why_no_clip
 from svdlab.media.images import data_url
+from svdlab.rows.row_preview import read_preview
 from svdlab.sweeps.study import MEASURES
 
 _THUMBNAIL = 144  # pixels wide
@@ -68,7 +69,8 @@ def rows_page(
     columns += [("measure", heading, "", heading, values) for heading, values in (measures or {}).items()]
     for field, measure in MEASURES.items():
         values = [getattr(row.quality, field, None) for row in rows]
-        columns.append(("measure", measure.name, measure.unit, str(measure), values))
+        unit = measure.unit.split(" a ")[0].split(" of ")[0]  # px, of px a frame; the whole of it is in the title
+        columns.append(("measure", measure.name, unit, str(measure), values))
     seconds = [sum(row.timings.get(part, 0) for part in timed) if row.timings else None for row in rows]
     columns.append(("measure", "seconds", "", "seconds to make the clip", seconds))
     return {
@@ -82,7 +84,7 @@ def rows_page(
         "noted": live or any(entry.note != Note() for entry in entries),
         "several_studies": len({entry.folder for entry in entries}) > 1,
         "clip_url": clip_url,
-        "preview_urls": _preview_urls(entries, preview_bytes),
+        "preview_urls": _preview_urls(entries, preview_bytes, make=not live),
         "why_no_clip": why_no_clip,
         "make_again": python_and_shell_lines,
         "thumbnail": _THUMBNAIL,
@@ -95,9 +97,9 @@ def embedded(entry: Entry) -> str | None:
     return data_url("video/mp4", clip.read_bytes()) if (clip := entry.clip) else None
 
 
-def _preview_urls(entries: Sequence[Entry], most_bytes: float) -> Iterator[str | None]:
+def _preview_urls(entries: Sequence[Entry], most_bytes: float, make: bool) -> Iterator[str | None]:
     """The preview of each row as a URL that holds it; None from where they would be too many."""
     for entry in entries:
-        data = entry.preview if most_bytes > 0 else None
+        data = read_preview(entry.row, make) if most_bytes > 0 else None
         most_bytes -= len(data or b"")
         yield data_url("image/webp", data) if data and most_bytes >= 0 else None

@@ -22,7 +22,6 @@ from svdlab.headless.run_notebooks import results_home
 from svdlab.interface.row_labels import row_labels
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import read_rows
-from svdlab.rows.row_preview import read_preview
 
 _KEPT_DAYS = 7  # of what was deleted
 
@@ -56,11 +55,7 @@ class Entry:
             return Note()
 
     def write_note(self, note: Note) -> None:
-        """Write the note beside the row. Of several writers the last one wins.
-
-        Args:
-            note: Replaces the old one; an empty one leaves no file.
-        """
+        """Write the note beside the row; an empty one leaves no file. Of several writers the last one wins."""
         if note == Note():
             self._note_path.unlink(missing_ok=True)
             return
@@ -104,18 +99,9 @@ class Entry:
         """The video, where it is the file that the row was written with."""
         return self.row.clip_file()
 
-    @property
-    def preview(self) -> bytes | None:
-        """The clip in small, an animated WebP; None where there is no clip."""
-        return read_preview(self.row)
-
 
 def why_no_clip(row: Row) -> str:
-    """Why a row has no video to show; "" where it has one.
-
-    Args:
-        row: Any row.
-    """
+    """Why a row has no video to show; "" where it has one."""
     if row.clip is None:
         return row.error or "no clip was kept"
     problem = row.clip_problem()
@@ -167,11 +153,7 @@ def _studies(folder: Path) -> list[Path]:
 
 
 def file_names(entries: Sequence[Entry]) -> list[str]:
-    """A telling name for each clip, no two the same: its study, what varies, its key.
-
-    Args:
-        entries: All of them, also those that are not copied.
-    """
+    """A telling name for each clip, no two the same: its study, what varies, its key."""
     names = []
     for entry, label in zip(entries, row_labels([entry.row for entry in entries]), strict=True):
         words = re.sub(r"[^\w.+-]+", "-", f"{entry.folder.name}_{label}".replace(", ", "_")).strip(".-")[:100]
@@ -180,11 +162,7 @@ def file_names(entries: Sequence[Entry]) -> list[str]:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Whether an export may be written there: nothing is there, or only files as `file_names` names them.
-
-    Args:
-        folder: The folder to be written.
-    """
+    """Whether an export may be written there: nothing is there, or only files as `file_names` names them."""
     if not folder.is_dir():
         return not folder.exists()
     return all(re.fullmatch(r"rows\.csv|.+_[0-9a-f]{16}\.mp4", file.name) for file in folder.iterdir())

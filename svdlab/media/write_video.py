@@ -93,11 +93,7 @@ def write_video(
 
 
 def check_path(path: str | Path) -> str:
-    """The suffix of a path, in small letters, checked before work is spent on what could not be written there.
-
-    Args:
-        path: As for `write_video`.
-    """
+    """The suffix of a path, in small letters, checked before work is spent on what could not be written there."""
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".mp4", ".gif", ".webp", ""):

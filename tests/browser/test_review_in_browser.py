@@ -182,9 +182,9 @@ def test_stars_and_notes_come_back_and_columns_stay_as_they_were_chosen(live, la
     page.get_by_text("Columns", exact=True).click()
     page.get_by_role("checkbox", name="flicker").uncheck()
     assert not page.locator("th[data-measure=flicker]").is_visible()
-    lab.open(page, "again.ipynb")
+    page.evaluate("window.ran = false")
     lab.run_all(page)
-    page.locator("th[data-measure=motion]").wait_for()
+    page.wait_for_function("() => document.querySelector('.svdlab-columns')?.open === false")
     assert not page.locator("th[data-measure=flicker]").is_visible()
 
 

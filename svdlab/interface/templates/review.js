@@ -185,6 +185,10 @@
       keys[event.key]();
     }, true);
 
+    // frozen columns cost half of each frame of scrolling, so they freeze when the table is shifted
+    const frame = root.querySelector(".svdlab-scroll");
+    frame.addEventListener("scroll", () => frame.classList.toggle("svdlab-shifted", frame.scrollLeft > 0), { passive: true });
+
     // --- sorting
     for (const head of heads.filter((head) => head.dataset.sort)) {
       const sorter = button("", () => {
