@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all.
 
 A writer works in a scratch folder beside its target and moves the result into place with one rename. The name of a
-scratch folder ends with `~<machine>~<process>~<start>~<number>`, so that what a killed writer left can be told from
+scratch folder ends with `~<machine>~<process>~<start>~<random>`, so that what a killed writer left can be told from
 what is being written now. Containers and cloned machines share a host's name: boot and PID namespace belong to the
 machine's. What may be alive on another machine is removed after a day of silence.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import socket
 import time
@@ -65,7 +66,7 @@ def scratch_folder(parent: Path, name: str = f"{_PREFIX}scratch") -> Iterator[Pa
         parent: where to create it, on the same disk as the target.
         name: what its name begins with.
     """
-    folder = parent / f"{name}~{process_name()}~{time.time_ns()}"
+    folder = parent / f"{name}~{process_name()}~{secrets.token_hex(6)}"
     folder.mkdir()
     _own_folders.add(folder.name)
     try:
