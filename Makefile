@@ -71,7 +71,7 @@ docs: $(INSTALLED) $(patsubst notebooks/%,$(RUN)/%,$(wildcard notebooks/*.ipynb)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 tiny:  ## train the bundled model's next edition, on a card in ten minutes; goes on from checkpoints/tiny (training/README.md)
-	PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m training.train $(ARGS)
+	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(or $(wildcard $(BIN)/python),$(PYTHON)) -m training.train $(ARGS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

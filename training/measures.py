@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from .scenes import HEIGHT, WIDTH, layers
+from .scenes import WIDTH, layers
 
 SEEN = 0.03  # of full scale: a smaller change of a drawn clip does not count as movement
 MARGIN = 0.04  # of the width: how far the surroundings of what moves reach
@@ -33,26 +33,26 @@ def rank_correlation(values: Sequence[float]) -> float:
     return float(spearmanr(range(len(values)), values).statistic) if len(set(values)) > 1 else 0.0  # type: ignore[attr-defined]
 
 
-def find_rocket(frames: Tensor, seed: int, reach: int = 48) -> Tensor:
-    """How far the scene's rocket has moved from its start, in each of `frames` (F, 3, H, W): (F, 2), pixels, y down.
+def find_rocket(frames: Tensor, seed: int) -> Tensor:
+    """How far the scene's rocket has moved from its start, in each of `frames` (F, 3, H, W): (F, 2), y down.
 
-    With sky B, rocket colour R and cover a, the picture with the rocket moved by d is B + a(x-d)(R(x-d) - B). Its
-    squared difference from a frame, multiplied out, is a sum of correlations, which Fourier transforms give for all d.
-    Larger frames are measured at 72x128, so that every edition meets the same measure; the pixels are those.
+    In pixels of a picture `WIDTH` wide, whatever the frames' size. With sky B, rocket colour R and cover a, the picture
+    with the rocket moved by d is B + a(x-d)(R(x-d) - B). Its squared difference from a frame, multiplied out, is a sum
+    of correlations, which Fourier transforms give for all d.
     """
-    if frames.shape[-1] != WIDTH:
-        frames = F.interpolate(frames, (HEIGHT, WIDTH), mode="bilinear", antialias=True)
-    sky, colour, cover = layers(seed)
+    height, width = frames.shape[-2:]
+    reach = round(0.375 * width)
+    sky, colour, cover = layers(seed, height, width)
     rows, columns = (cover > 0.01).nonzero().unbind(1)
     top, left = int(rows.min()), int(columns.min())
     box = slice(top, int(rows.max()) + 1), slice(left, int(columns.max()) + 1)
     a, paint = cover[box], colour[:, box[0], box[1]]
     rest = frames - sky
-    ones, skies = torch.ones(len(frames), 1, HEIGHT, WIDTH), sky.expand(len(frames), -1, -1, -1)
+    ones, skies = torch.ones(len(frames), 1, height, width), sky.expand(len(frames), -1, -1, -1)
     squares = skies.square().sum(1, keepdim=True)
     maps = torch.cat([ones, skies, squares, rest, (rest * sky).sum(1, keepdim=True)], 1)
     weights = (a * paint).square().sum(0)[None], -2 * a**2 * paint, (a**2)[None], -2 * a * paint, 2 * a[None]
-    size = HEIGHT + 2 * reach, WIDTH + 2 * reach
+    size = height + 2 * reach, width + 2 * reach
     spectra = torch.fft.rfft2(F.pad(maps, (reach, reach, reach, reach)))
     kernel = torch.fft.rfft2(torch.cat(weights), s=size)
     difference = torch.fft.irfft2((spectra * kernel.conj()).sum(1), s=size)
@@ -63,7 +63,7 @@ def find_rocket(frames: Tensor, seed: int, reach: int = 48) -> Tensor:
     for surface, place in zip(window, places.tolist(), strict=True):
         row, column = divmod(place, surface.shape[1])
         offsets.append((column + _lowest(surface[row], column) - reach, row + _lowest(surface[:, column], row) - reach))
-    return torch.tensor(offsets)
+    return torch.tensor(offsets) * WIDTH / width
 
 
 def _lowest(values: Tensor, index: int) -> float:

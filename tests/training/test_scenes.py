@@ -30,10 +30,10 @@ def test_the_rocket_moves_by_the_rule_where_its_nose_points(bucket, fps):
 
 
 def test_measuring_finds_the_truth():
-    for seed in (21, 22):
-        clip, truth = draw([seed], 180, 7)
+    for seed, size in ((21, (72, 128)), (22, (72, 128)), (21, (96, 160))):
+        clip, truth = draw([seed], 180, 7, 14, *size)
         speed, heading = movement(find_rocket(clip[0], seed))
-        assert speed == pytest.approx(float(truth.pixels_per_frame), rel=0.03)
+        assert speed == pytest.approx(float(truth.pixels_per_frame) * 128 / size[1], rel=0.03)
         assert turn_between(heading, float(truth.heading)) < 1
 
 

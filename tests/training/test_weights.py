@@ -33,12 +33,12 @@ def pipeline(edition) -> StableVideoDiffusionPipeline:
 def scene(edition, seed: int, buckets: tuple[int, ...]) -> dict:
     """What the model makes of one scene: by bucket the PSNR of its first frame (dB), the speed (pixels a frame) and the
     error of its heading (degrees)."""
-    start, truth = draw([seed], 0, 7, 1)
+    start, truth = edition.truth(seed, 0, frames=1)
     measured = {}
     for bucket in buckets:
         clip = edition.clip(seed, bucket)
         speed, heading = movement(find_rocket(clip, seed))
-        measured[bucket] = psnr(clip[0], start[0, 0]), speed, turn_between(heading, float(truth.heading))
+        measured[bucket] = psnr(clip[0], start[0]), speed, turn_between(heading, float(truth.heading))
     return measured
 
 
