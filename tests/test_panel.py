@@ -6,30 +6,30 @@ import base64
 import dataclasses
 import html
 import io
+import json
 import re
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from concurrent.futures import wait
-from datetime import datetime
 
 import pytest
 import torch
 from PIL import Image
 
-from svdlab import Request, Setup, generate, panel
+from svdlab import Request, Setup, generate, panel, review
 from svdlab.generation.preview import preview_frames
 from svdlab.interface.panel import setup_marks, worker
 from svdlab.media import write_video
 from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.pipeline_lock import exclusive
+from svdlab.prediction.cards import this_processor
+from svdlab.prediction.separate_process import _predict
 from svdlab.request import conditioning, quiet_requests
 from svdlab.rows.row_files import read_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-UPLOAD = {"type": "", "size": 0, "last_modified": datetime.now()}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,7 @@ def once(small, tmp_path_factory):
 @pytest.fixture
 def bundled(tmp_path, monkeypatch):
     """A panel as it opens by itself, without predictions: full-size ones take many seconds."""
-    monkeypatch.setattr(setup_marks, "candidates", lambda *_: pytest.fail("no prediction here"))
-    monkeypatch.setattr(setup_marks, "import_libraries", lambda: None)
+    monkeypatch.setattr(setup_marks.SetupMarks, "predict", lambda *_: None)
     return panel(results=tmp_path)
 
 
@@ -71,6 +70,16 @@ def make(tried):
     tried.worker.task.result()
     assert tried.alert.value == ""
     return tried
+
+
+def send(tried, name, data, pieces=3):
+    """A file as the page sends it: its name, then piece by piece, each when the one before was read."""
+    size = -(-len(data) // pieces)
+    parts = [data[at : at + size] for at in range(0, len(data), size)]
+    messages = [{"data": text(part), "is_last": part is parts[-1]} for part in parts]
+    for message in ({}, *messages):
+        assert tried.form.picture.letterbox.value == ""
+        tried.form.picture.letterbox.value = json.dumps({"name": name, **message})
 
 
 def until(truth):
@@ -107,8 +116,71 @@ def test_every_control_has_a_name_and_a_line_of_help(bundled):
         assert "\n" not in control.tooltip
 
 
+def test_frames_size_and_precision_are_controls_and_limits_follow(bundled):
+    set_to(bundled, num_frames=6, width=96, height=64, dtype="bf16")
+    r = bundled.request
+    assert (r.num_frames, r.decode_chunk_size, r.width, r.height) == (6, 6, 96, 64)
+    assert bundled.setup == Setup("tiny", dtype="bf16")
+    set_to(bundled, num_frames=14)
+    assert bundled.request.decode_chunk_size == 6
+
+
+@pytest.mark.parametrize(("name", "bad", "good"), [("seed", "twelve", "12"), ("height", 100, 96), ("seed", 2**63, -1)])
+def test_what_no_request_can_have_is_told_beside_its_field(bundled, name, bad, good):
+    set_to(bundled, **{name: bad})
+    problem = bundled.form._problems[name]
+    assert f"{name}=" in problem.value
+    assert "svdlab-wrong" in bundled.controls[name]._dom_classes
+    bundled.generate()
+    assert "role" in bundled.alert.value
+    assert bundled.rows == []
+    set_to(bundled, motion_bucket_id=60)
+    assert f"{name}=" in problem.value
+    set_to(bundled, **{name: good})
+    assert (problem.value, bundled.alert.value, bundled.controls[name]._dom_classes) == ("", "", ())
+
+
+def test_several_clips_have_seeds_one_after_another_or_drawn(bundled):
+    set_to(bundled, seed=2**62, clips=3)
+    assert [trial.request.seed for trial in bundled.form.trials()] == [2**62, 2**62 + 1, 2**62 + 2]
+    set_to(bundled, seed=-1)
+    first, second = ([trial.request.seed for trial in bundled.form.trials()] for _ in range(2))
+    assert len({*first, *second}) == 6
+    assert bundled.request.seed == second[-1]
+    set_to(bundled, variant="svd")
+    assert bundled.controls["seed"].value == "-1"
+
+
+def test_a_picture_that_the_bundled_model_cannot_animate_is_told_of(bundled):
+    told = "animates drawn rockets only"
+    assert told not in bundled.form.concerns.value
+    set_to(bundled, example="launch")  # a photograph
+    assert told in bundled.form.concerns.value
+    set_to(bundled, variant="svd")
+    assert told not in bundled.form.concerns.value
+    set_to(bundled, variant="tiny", guidance=(1.0, 2.0))
+    assert "spoils the colours" in bundled.form.concerns.value
+
+
+def test_a_download_and_hours_are_asked_about_first(bundled, monkeypatch):
+    begun = []
+    monkeypatch.setattr(bundled.worker, "start", lambda *args: begun.append(args))
+    monkeypatch.setattr(setup_marks, "is_cached", lambda *_, **__: False)
+    set_to(bundled, variant="svd-xt")
+    bundled.form.marks._hours = {bundled.setup: 19.2}
+    bundled.generate()
+    assert begun == []
+    assert re.search(r"8\.4 GiB are downloaded first, and a clip takes 19 hours", bundled.worker.progress.value)
+    set_to(bundled, dtype="fp16")
+    bundled.generate()
+    assert "4.2 GiB are downloaded first. Press" in bundled.worker.progress.value
+    bundled.generate()
+    assert len(begun) == 1
+
+
 def test_presets_move_the_sliders(bundled):
-    motion = next(box for box in bundled.children[0].children[1].children if hasattr(box, "children"))
+    knobs = bundled.form.children[0].children[1]
+    motion = next(box for box in knobs.children if hasattr(box, "children"))
     press = {button.description: button.click for button in motion.children[1:]}
     press["Dramatic"]()
     assert (bundled.request.motion_bucket_id, bundled.request.noise_aug_strength) == (180, 0.1)
@@ -133,28 +205,47 @@ def test_another_model_brings_its_own_values_and_keeps_picture_and_seed(bundled)
 def test_the_crop_is_shown_as_the_model_will_see_it(bundled):
     wide = Image.new("RGB", (400, 100), "red")
     wide.paste("blue", (200, 0, 400, 100))
-    left, right = ({"name": "wide.png", "content": png(wide), **UPLOAD},), 1.0
-    set_to(bundled, upload=left)
+    send(bundled, "wide.png", png(wide))
     assert bundled.request.image.size == (400, 100)
     assert (bundled.controls["example"].value, bundled.controls["path"].value) == ("", "")
-    before = bundled.form.picture.value
-    set_to(bundled, focus_x=right)
-    assert bundled.form.picture.value != before
-    assert "128 × 72, as the model will see it" in bundled.form.picture.value
+    before = bundled.form.picture.figure.value
+    assert "wide.png: 128 × 72, as the model will see it" in before
+    assert 'data-focus="0.5 0.5"' in before
+    bundled.form.picture.letterbox.value = '{"focus": [1, 0.5]}'  # as the page says when the picture was dragged
+    assert bundled.request.focus == (1.0, 0.5)
+    assert bundled.form.picture.figure.value != before
+    assert bundled.form.fitted_picture.getpixel((0, 0)) == (0, 0, 255)
 
 
 def test_what_goes_wrong_is_one_sentence_in_the_panel(bundled, tmp_path):
     set_to(bundled, path="nowhere <b>.png")
-    assert re.fullmatch(r'<div role="alert">There is no file .*nowhere &lt;b&gt;.*\.</div>', bundled.alert.value)
+    alert = bundled.form.picture.alert
+    assert re.fullmatch(r'<div role="alert">There is no file .*nowhere &lt;b&gt;.*\.</div>', alert.value)
+    assert "svdlab-wrong" in bundled.controls["path"]._dom_classes
     assert bundled.request.image == "rocket"
     (tmp_path / "other.mp4").write_bytes(b"no video")
     set_to(bundled, path=str(tmp_path / "other.mp4"))
-    assert bundled.alert.value.count("role=") == 1
-    bundled.form.dropped.value = "huge.mp4|"
-    assert "'huge.mp4' has over 7 MB" in html.unescape(bundled.alert.value)
+    assert alert.value.count("role=") == 1
     set_to(bundled, example="launch")
-    assert bundled.alert.value == ""
-    assert bundled.request.image == "launch"
+    assert (alert.value, bundled.request.image) == ("", "launch")
+
+
+def test_a_file_that_does_not_arrive_leaves_no_clip_of_the_old_picture(bundled):
+    letterbox, alert = bundled.form.picture.letterbox, bundled.form.picture.alert
+    letterbox.value = '{"name": "mine.jpg"}'
+    assert "mine.jpg is on its way" in bundled.form.picture.figure.value
+    bundled.generate()
+    assert "mine.jpg is still on its way" in bundled.alert.value
+    assert bundled.worker.task is None
+    letterbox.value = '{"name": "mine.jpg", "problem": "it is empty"}'
+    assert "could not be sent (it is empty): the picture is still rocket" in html.unescape(alert.value)
+    assert "rocket: 128 × 72" in bundled.form.picture.figure.value
+    send(bundled, "mine.jpg", b"no picture")
+    assert "mine.jpg is not an image" in alert.value
+    letterbox.value = '{"name": "late.png"}'
+    set_to(bundled, example="shapes")
+    letterbox.value = json.dumps({"name": "late.png", "data": text(b"rest"), "is_last": True})
+    assert (bundled.request.image, alert.value) == ("shapes", "")
 
 
 def test_a_clip_is_shown_kept_and_offered(once):
@@ -162,9 +253,9 @@ def test_a_clip_is_shown_kept_and_offered(once):
     assert dataclasses.replace(row.request, image="-") == dataclasses.replace(once.request, image="-")
     assert read_rows(row.clip.parent)[0].key == row.key
     assert (len(clip.frames), clip.frames[0].size) == (4, (64, 64))
-    assert once.history.player.outputs[0]["data"]["text/html"].count("<video") == 1
+    assert once.history.player.outputs[0]["data"]["text/html"].count('data-fps="') == 1
     assert re.search(r'<a download="\w+\.mp4" href="data:video/mp4;base64,', once.history.files.value)
-    assert (once.worker.go.disabled, once.worker.stop.disabled, once.worker.preview.value) == (False, True, "")
+    assert (once.worker.stop.disabled, once.worker.preview.value) == (True, "")
     once.history.gif.click()
     assert 'href="data:image/gif;base64,R0lGOD' in once.history.files.value
 
@@ -213,8 +304,7 @@ def test_a_saved_clip_brings_its_settings_back(once, bundled):
     file, asked = once.rows[0].clip, once.clips[0].request
     for way in (
         lambda: set_to(bundled, path=str(file)),
-        lambda: set_to(bundled, upload=({"name": "x.mp4", "content": file.read_bytes(), **UPLOAD},)),
-        lambda: setattr(bundled.form.dropped, "value", "x.mp4|data:video/mp4;base64," + text(file.read_bytes())),
+        lambda: send(bundled, "x.mp4", file.read_bytes()),
     ):
         set_to(bundled, variant="tiny")
         way()
@@ -231,7 +321,7 @@ def test_cancel_stops_within_a_step_and_leaves_the_pipeline_fit(tried, tmp_path)
     tried.cancel()
     tried.worker.task.result()
     assert "cancelled" in tried.worker.progress.value
-    assert (tried.alert.value, len(tried.clips), tried.worker.go.disabled) == ("", 1, False)
+    assert (tried.alert.value, len(tried.clips), tried.worker.stop.disabled) == ("", 1, True)
     assert not [p for p in (tmp_path / "made").iterdir() if p.name.startswith(".") or "failed" in p.name]
     pipeline = load_cached(tried.setup)
     assert "step" not in vars(pipeline.scheduler)
@@ -240,16 +330,28 @@ def test_cancel_stops_within_a_step_and_leaves_the_pipeline_fit(tried, tmp_path)
     assert make(tried).clips[1].frames == first.frames
 
 
-def test_a_second_press_is_refused_while_one_is_make(tried):
-    set_to(tried, num_inference_steps=60)
-    tried.generate()
-    task = tried.worker.task
-    tried.generate()
-    assert "One clip at a time" in tried.alert.value
-    assert tried.worker.task is task
-    tried.cancel()
-    wait([task])
-    assert tried.rows == []
+def test_clips_wait_in_a_queue_and_each_can_be_removed(tried, small):
+    def waiting():
+        return [re.search(r"seed (\d+)", line.children[0].value)[1] for line in tried.worker.queue.children[:-1]]
+
+    with exclusive(load_cached(small[0])):  # as a cell does while it makes a clip
+        set_to(tried, clips=4)
+        tried.generate()
+        until(lambda: waiting() == ["6", "7", "8"])
+        tried.generate()  # what is in the queue is not made twice
+        assert waiting() == ["6", "7", "8"]
+        tried.worker.queue.children[1].children[1].click()
+        assert waiting() == ["6", "8"]
+        tried.cancel()
+        until(lambda: len(tried.worker.queue.children) == 1)
+    tried.worker.task.result()
+    assert [row.request.seed for row in tried.rows] == [6, 8]
+    with exclusive(load_cached(small[0])):
+        tried.generate()
+        until(lambda: len(waiting()) == 3)
+        tried.worker.queue.children[-1].click()
+        assert tried.worker.queue.children == ()
+        tried.cancel()
 
 
 def test_a_clip_that_waits_can_be_cancelled(tried, small, tmp_path):
@@ -262,8 +364,7 @@ def test_a_clip_that_waits_can_be_cancelled(tried, small, tmp_path):
         other.cancel()
         assert "cancelled" in other.worker.progress.value
         tried.cancel()
-        until(lambda: not tried.worker.go.disabled)
-    assert "cancelled" in tried.worker.progress.value
+        until(lambda: "cancelled" in tried.worker.progress.value)
     assert (other.rows, tried.rows, tried.alert.value) == ([], [], "")
 
 
@@ -302,12 +403,12 @@ def test_a_panel_and_a_cell_share_a_pipeline(tried, small):
 def test_predictions_and_clips_do_not_wait_for_each_other(tried, small, monkeypatch):
     with exclusive(load_cached(small[0])):
         tried.generate()  # waits
-        tried.form.dropped.value = "shown"
+        tried.form.picture.letterbox.value = "{}"
         tried.form.marks.task.result(60)
         assert not tried.worker.task.done()
     tried.worker.task.result()
     gate = threading.Event()
-    monkeypatch.setattr(setup_marks, "candidates", lambda *_: gate.wait() and ())
+    monkeypatch.setattr(setup_marks, "predict", lambda *_: gate.wait() and ((), None))
     set_to(tried, decode_chunk_size=1)
     make(tried)
     assert not tried.form.marks.task.done()
@@ -334,23 +435,31 @@ def test_filters_of_warnings_stay_out_of_it(bundled, monkeypatch):
 
 def test_history_compares_and_restores(tried):
     make(tried)
-    set_to(tried, motion_bucket_id=200, lock=False)
+    set_to(tried, motion_bucket_id=200, seed=-1)
     make(tried)
     seed = tried.rows[1].request.seed
     assert tried.rows[0].request.seed == 5
-    assert tried.controls["seed"].value == seed != 5
+    assert tried.request.seed == seed != 5
     first, second = tried.history.cards.children
     second.children[1].value = first.children[1].value = True
     page = tried.history.player.outputs[0]["data"]["text/html"]
-    assert page.count("<video") == 2
+    assert page.count('data-fps="') == 2
     assert "1: seed 5, motion_bucket_id 127" in page
     assert f"2: seed {seed}, motion_bucket_id 200" in page
     assert tried.history.code.value == tried.history.files.value == ""
-    first.children[2].click()
+    first.children[3].click()
     assert tried.request == tried.rows[0].request
     second.children[1].value = False
-    assert tried.history.player.outputs[0]["data"]["text/html"].count("<video") == 1
+    assert tried.history.player.outputs[0]["data"]["text/html"].count('data-fps="') == 1
     assert "motion_bucket_id=200" not in tried.history.code.value
+
+
+def test_a_star_and_a_note_lie_beside_the_row(tried):
+    make(tried)
+    star, note = tried.history.cards.children[0].children[2].children
+    star.value, note.value = True, "the flame is right"
+    [entry] = review(tried.rows[0].clip.parent).entries
+    assert (entry.note.star, entry.note.text) == (True, "the flame is right")
 
 
 def test_the_same_again_replaces_its_file_and_a_file_that_is_gone_is_told(tried):
@@ -367,19 +476,39 @@ def test_a_clip_that_fails_says_why(small, tmp_path):
     tried.generate()
     tried.worker.task.result()
     assert re.search('role="alert">weights=.*gone.* is neither', tried.alert.value)
-    assert not tried.worker.go.disabled
+    assert tried.worker.stop.disabled
 
 
-def test_setups_are_marked_with_what_they_need():
+def test_setups_are_marked_with_what_they_need(monkeypatch):
+    """Predicted here; the browser's tests do it as the panel does, in a process of its own."""
+    monkeypatch.setattr(setup_marks, "predict", _predict)
     bundled = panel(request=Request(image="rocket", num_frames=2, decode_chunk_size=2))
     assert bundled.form.marks.task is None
-    bundled.form.dropped.value = "shown"  # as a page says
+    bundled.form.picture.letterbox.value = "{}"  # as a page says when it shows the panel
     bundled.form.marks.task.result()
     labels = {setup: text for text, setup in bundled.controls["setup"].options}
     assert re.fullmatch(r"✓ plain: \d\.\d GiB", labels[Setup("tiny")])
     assert len(labels) > 1
     assert bundled.setup == Setup("tiny")
     assert "✓ fits the" in bundled.form.marks.value
+    slow = dataclasses.replace(this_processor(), flops=1.0)
+    monkeypatch.setattr(setup_marks, "predict", lambda *args: (_predict(*args)[0], slow))
+    set_to(bundled, num_inference_steps=5)
+    bundled.form.marks.task.result()
+    assert re.search(r"No card here: .* hours or more a clip", bundled.form.marks.value)
+    assert "hours or more" in bundled.form.marks.warning(bundled.setup)
+
+
+def test_a_picture_of_the_panel_stays_where_no_kernel_runs(once, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append((data, options)))
+    once._ipython_display_()
+    (still, options), (live, _) = shown
+    assert "application/vnd.jupyter.widget-view+json" in live
+    assert still["text/html"].count("<img") == 2
+    assert "script" not in still["text/html"]
+    once._display_still(update=True)
+    assert shown[-1][1] == {**options, "update": True}
 
 
 def test_the_look_of_latents_is_that_of_the_clip():

@@ -77,6 +77,20 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
         raise WeightsError(_sentence(error, repository, revision, downloading)) from error
 
 
+def is_cached(variant: Variant, *, half: bool, revision: str | None = None) -> bool:
+    """Whether a variant's published weights are on this machine, told by the largest of their files.
+
+    Args:
+        variant: one that is on the hub.
+        half: as for `fetch`.
+        revision: as for `fetch`.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    file = f"unet/diffusion_pytorch_model{'.fp16' if half else ''}.safetensors"
+    return isinstance(try_to_load_from_cache(str(variant.repository), file, revision=revision), str)
+
+
 def check_folder(folder: Path, *, half: bool) -> dict[str, list[Path]]:
     """The safetensors files to read, by component; a folder with files of one kind alone serves both.
 

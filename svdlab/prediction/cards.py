@@ -7,6 +7,8 @@ so they are not listed.
 from __future__ import annotations
 
 import re
+import timeit
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from svdlab.messages import did_you_mean, shorten
@@ -117,6 +119,22 @@ def this_card() -> Card | None:
     properties = torch.cuda.get_device_properties(0)
     card = match_card(properties.name)
     return card and replace(card, name=properties.name, memory_bytes=properties.total_memory)
+
+
+def this_processor() -> Card:
+    """This machine's processor as if it were a card: the FLOP/s and the bandwidth that it reaches in half a second."""
+    import torch
+
+    from svdlab.machine import Machine
+
+    def least_seconds(act: Callable[[], object]) -> float:
+        return min(timeit.repeat(act, number=1, repeat=5))  # whatever else runs makes it slower
+
+    square, long = torch.rand(1024, 1024), torch.rand(2**23)
+    flops = 2 * 1024**3 / least_seconds(lambda: square @ square)
+    bandwidth = 2 * long.nbytes / least_seconds(long.clone)
+    machine = Machine.here()
+    return Card(machine.name, machine.memory_bytes or 0, flops, bandwidth, "measured here")
 
 
 def parse_memory(text: str | int) -> int:

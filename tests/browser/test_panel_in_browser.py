@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import base64
+import json
 import re
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import ExifTags, Image
+
+from svdlab import VARIANTS, Request, Setup
+from svdlab.generation.clip import Clip
+from svdlab.media.images import open_image
+from svdlab.request import quiet_requests
 
 pytestmark = pytest.mark.browser
 
 CELL = """\
+import ipywidgets
 from svdlab import panel
-tried = panel(results="made")
+
+tried, state = panel(results="made"), ipywidgets.HTML()
+button = ipywidgets.Button(description="State")
+button.on_click(lambda _: setattr(state, "value", f"<pre>{tried.request.to_json()}\\n{tried.setup.to_json()}</pre>"))
+display(button, state)
 tried
 """
-DROP = """([name, data]) => {
-  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+DROP = """async ([url, name]) => {
+  const data = await (await fetch(url)).arrayBuffer();
   const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File([bytes], name));
+  dataTransfer.items.add(new File([data], name, { type: name.endsWith(".jpg") ? "image/jpeg" : "" }));
   const panel = document.querySelector(".svdlab-panel");
   for (const type of ["dragover", "drop"]) {
     panel.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
   }
 }"""
-ENDED = "() => !document.querySelector('.svdlab-panel .svdlab-go button').disabled"
+ENDED = "() => document.querySelectorAll('.svdlab-panel .svdlab-go button')[1].disabled"
+HELPLESS = """() => [...document.querySelectorAll('.svdlab-panel :is(input, select, button, [role=slider])')]
+  .filter((one) => !one.title && one.offsetParent && !one.closest('.svdlab-bar')).map((one) => one.outerHTML)"""
 NAMELESS = """() => {
   const all = document.querySelectorAll('.svdlab-panel :is(input, select, button, [role=slider], img, video)');
   const named = (one) => one.labels?.length || one.getAttribute('aria-label') || one.alt || one.textContent.trim();
@@ -50,6 +66,17 @@ def live(lab, browser):
     assert complaints == []
 
 
+def drop(page, lab, file: str) -> None:
+    page.evaluate(DROP, [f"{lab.url}/files/{file}?token={lab.token}", Path(file).name])
+
+
+def state(page) -> list[Any]:
+    """The request and the setup that the kernel has by now, as JSON."""
+    page.evaluate("() => document.querySelectorAll('.jp-OutputArea pre').forEach((one) => one.remove())")
+    page.get_by_role("button", name="State").click()
+    return [json.loads(line) for line in page.locator(".widget-html pre").inner_text().splitlines()]
+
+
 def press(page, name: str) -> None:
     page.locator(".svdlab-panel").get_by_role("button", name=name, exact=True).click()
 
@@ -66,9 +93,11 @@ def bucket_becomes(page, value: int) -> None:
 
 def test_it_opens_with_a_name_on_everything(live, screenshot):
     live.get_by_text("✓ fits the").wait_for()
-    assert live.evaluate(NAMELESS) == []
+    live.get_by_text("Frames, size, precision, crop").click()
+    slider(live, "Frames").wait_for()
+    assert live.evaluate(NAMELESS) == live.evaluate(HELPLESS) == []
     assert slider(live, "Motion bucket").get_attribute("aria-valuenow") == "127.0"
-    assert live.get_by_role("img", name="128 × 72, as the model will see it").is_visible()
+    assert live.get_by_role("img", name="rocket: 128 × 72, as the model will see it").is_visible()
     screenshot(live, "panel-opened-light")
 
 
@@ -97,7 +126,7 @@ def test_generate_shows_progress_a_preview_and_a_clip_that_plays(live, screensho
         seen.add(live.evaluate("() => document.querySelector('.svdlab-panel video').currentTime"))
         live.wait_for_timeout(150)
     assert len(seen) >= 4
-    assert live.get_by_role("status").filter(has_text="made in").is_visible()
+    live.get_by_role("status").filter(has_text="made in").wait_for()
     screenshot(live, "panel-clip-light")
 
 
@@ -125,21 +154,26 @@ def test_cancel_ends_one_and_the_next_is_fine(live, screenshot):
     press(live, "Dramatic")
     press(live, "Generate")
     live.wait_for_selector(".svdlab-panel progress")
-    press(live, "Cancel")
+    live.get_by_role("button", name="Cancel", exact=True).click()
     live.get_by_role("status").filter(has_text="cancelled").wait_for()
     live.wait_for_function(ENDED)
     assert live.get_by_role("checkbox").count() == 1
-    press(live, "Generate")
+    live.get_by_role("button", name="Generate", exact=True).dblclick()
     live.get_by_role("checkbox", name="Show clip 2").wait_for()
     live.wait_for_function(ENDED)
+    assert live.get_by_role("checkbox").count() == 2
+    assert live.locator(".svdlab-panel [role=alert]").count() == 0
 
 
 def test_two_clips_play_side_by_side_and_the_dark_theme_is_followed(live, screenshot):
     for name in ("Show clip 1", "Show clip 2"):
         live.get_by_role("checkbox", name=name).check()
+    live.get_by_role("button", name="A star for clip 2").click()
+    live.get_by_role("textbox", name="A note on clip 2").fill("the flame is right")
+    live.keyboard.press("Enter")
     live.wait_for_function("() => document.querySelectorAll('.svdlab-panel video').length === 2")
     live.wait_for_selector(".svdlab-panel .svdlab-bar")
-    assert live.evaluate(NAMELESS) == []
+    assert live.evaluate(NAMELESS) == live.evaluate(HELPLESS) == []
     screenshot(live, "panel-compared-light")
     colour = "() => getComputedStyle(document.querySelector('.svdlab-panel .widget-label')).color"
     light = live.evaluate(colour)
@@ -154,7 +188,7 @@ def test_a_dropped_clip_brings_its_settings_back(live, lab, screenshot):
     press(live, "Subtle")
     bucket_becomes(live, 60)
     saved = sorted((lab.files / "made").glob("*.mp4"), key=lambda file: file.stat().st_mtime)[-1]
-    live.evaluate(DROP, ["made.mp4", base64.b64encode(saved.read_bytes()).decode()])
+    drop(live, lab, f"made/{saved.name}")
     bucket_becomes(live, 180)
     press(live, "Standard")
     bucket_becomes(live, 127)
@@ -168,4 +202,107 @@ def test_what_is_wrong_is_said_in_the_panel(live, screenshot):
     live.get_by_role("textbox", name="Path or URL").fill("nowhere.png")
     live.keyboard.press("Enter")
     live.get_by_role("alert").filter(has_text="There is no file 'nowhere.png'").wait_for()
+    assert live.get_by_role("textbox", name="Path or URL").get_attribute("aria-invalid") == "true"
+    live.get_by_role("textbox", name="Seed").fill("twelve")
+    live.keyboard.press("Enter")
+    live.get_by_role("alert").filter(has_text="seed='twelve'").wait_for()
     screenshot(live, "panel-wrong-dark")
+    live.get_by_role("textbox", name="Seed").fill("12")
+    live.keyboard.press("Enter")
+    live.get_by_role("combobox", name="Example").select_option("rocket")
+    live.get_by_role("alert").first.wait_for(state="detached")
+
+
+def test_several_wait_in_a_queue_and_one_is_removed(live, screenshot):
+    live.get_by_role("spinbutton", name="Clips").fill("3")
+    live.keyboard.press("Tab")
+    press(live, "Generate")
+    live.get_by_role("button", name="Remove", exact=True).nth(1).wait_for()
+    live.set_viewport_size({"width": 700, "height": 1500})
+    cut = live.evaluate(
+        """() => [...document.querySelectorAll('.svdlab-panel :is(button, .widget-label)')].filter((one) =>
+            one.offsetParent && (one.scrollWidth > one.clientWidth + 1
+            || one.getBoundingClientRect().right > one.closest('.svdlab-panel').getBoundingClientRect().right))
+            .map((one) => one.textContent)"""
+    )
+    screenshot(live, "panel-queue-700-dark")
+    live.set_viewport_size({"width": 1280, "height": 1500})
+    assert cut == []
+    live.get_by_role("button", name="Remove", exact=True).nth(1).click()
+    live.get_by_role("checkbox", name="Show clip 4").wait_for()
+    live.wait_for_function(ENDED)
+    assert live.get_by_role("checkbox").count() == 4
+
+
+def test_a_large_photograph_arrives_upright_and_small_and_its_crop_is_dragged(live, lab, screenshot):
+    """The camera stored it lying down, with red on top; upright red is on the right."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3), dtype=np.uint8)
+    lying, exif = Image.fromarray(pixels).resize((6000, 4000)), Image.Exif()
+    lying.paste("red", (0, 0, 6000, 1300))
+    exif[ExifTags.Base.Orientation] = 6
+    lying.save(lab.files / "photo.jpg", quality=93, exif=exif)
+    assert (lab.files / "photo.jpg").stat().st_size > 14e6
+    drop(live, lab, "photo.jpg")
+    live.get_by_role("img", name="photo.jpg: 128 × 72, as the model will see it").wait_for()
+    live.get_by_text("tiny animates drawn rockets only").wait_for()
+    assert state(live)[0]["focus"] == [0.5, 0.5]
+    picture = open_image(state(live)[0]["image"])
+    assert (picture.width, picture.height) == (2048, 3072)
+    assert picture.getpixel((2000, 1500))[0] > 240
+    frame = live.locator(".svdlab-crop > div").bounding_box()
+    live.mouse.move(frame["x"] + 50, frame["y"] + 50)
+    live.mouse.down()
+    live.mouse.move(frame["x"] + 90, frame["y"] + 50 - 0.2 * frame["width"] * 1.5, steps=4)
+    screenshot(live, "panel-dragging-dark")
+    live.mouse.up()
+    live.wait_for_timeout(500)
+    assert state(live)[0]["focus"] == pytest.approx([0.5, 0.7], abs=0.02)
+    with live.expect_file_chooser() as chooser:
+        press(live, "Choose a file…")
+    (lab.files / "words.png").write_text("no picture")
+    chooser.value.set_files(lab.files / "words.png")
+    live.get_by_role("alert").filter(has_text="words.png is not an image").wait_for()
+    assert live.get_by_role("img", name="photo.jpg: 128 × 72").is_visible()
+
+
+def test_every_knob_is_restored_from_any_variant_to_any_other(live, lab):
+    """From clips of 40 MB, each with values at and beyond the ends of the sliders, and between their steps."""
+    requests, setups = [], {}
+    for place, name in enumerate(VARIANTS):
+        shape = {"height": 64 + 8 * place, "width": 96, "num_frames": 4 + place, "decode_chunk_size": 1 + place}
+        knobs = {"motion_bucket_id": 255 - place, "noise_aug_strength": 0.123 + place, "fps": 2 + 31 * place}
+        guidance = {"min_guidance_scale": 1.25 + place, "max_guidance_scale": 3.33 + 3 * place}
+        steps = {"num_inference_steps": (4, 101, 61, 12)[place], "seed": 2**62 + place}
+        more = {"fit": ("pad", "crop")[place % 2], "focus": (0.125, 0.875), "image": ("launch", "shapes")[place % 2]}
+        with quiet_requests():
+            requests.append(Request.for_variant(name, **shape, **knobs, **guidance, **steps, **more))
+        setups[name] = Setup(name, dtype=(None, "fp32", "bf16", "fp16")[place])
+        frames = [Image.new("RGB", (96, 64 + 8 * place), (60 * i, 0, 0)) for i in range(4 + place)]
+        file = Clip(frames, requests[-1], setups[name]).save(lab.files / f"{name}.mp4")
+        with file.open("ab") as end:  # a box that every player skips
+            end.write(int(10e6).to_bytes(4, "big") + b"free" + bytes(int(10e6) - 8))
+    for place in (0, 1, 0, 2, 0, 3, 1, 2, 1, 3, 2, 3, 0):  # each of the twelve pairs once
+        name = requests[place].variant
+        drop(live, lab, f"{name}.mp4")
+        live.get_by_role("img", name=f"from {name}.mp4").wait_for()
+        live.wait_for_timeout(400)  # a page that knew better would write back by now
+        request, setup = state(live)
+        assert Request.from_json(request) == requests[place]
+        assert Setup.from_json(setup) == setups[name]
+        assert live.locator(".svdlab-panel [role=alert]").count() == 0
+
+
+def test_a_picture_of_it_stays_in_an_export_and_without_trust(live, lab, browser, screenshot):
+    live.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    live.wait_for_function("() => !jupyterapp.shell.currentWidget.context.model.dirty")
+    notebook = json.loads((lab.files / "panel.ipynb").read_text())
+    notebook["cells"][0]["source"] = "# another notebook, which nobody trusts"
+    (lab.files / "copy.ipynb").write_text(json.dumps(notebook))
+    assert live.locator("[class^=svdlab-still]").is_hidden()
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
+    lab.open(page, "copy.ipynb")
+    page.get_by_role("img", name="The last clip that was made").wait_for()
+    assert page.get_by_text("need a running kernel").is_visible()
+    screenshot(page, "panel-untrusted")
+    page.close()

@@ -1,15 +1,16 @@
 """The panel's controls and what they say: a request and a setup, in both directions.
 
-Labels and lines of help are in `templates/fields.json`. A picture comes from the examples, a path, a URL, an upload or
-a drop. A clip that was saved here comes the same ways, and brings the settings that it was made with.
+Labels and lines of help are in `templates/fields.json`; the page puts the help on each control, since ipywidgets leaves
+some of it out. What no request can have is told beside the field that says it.
 """
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import json
 import random
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
 from typing import Any, get_args
@@ -17,48 +18,56 @@ from typing import Any, get_args
 from PIL import Image
 
 from svdlab.generation.clip import read
+from svdlab.interface.panel.picture import Picture
 from svdlab.interface.panel.setup_marks import SetupMarks
-from svdlab.interface.panel.widgets import Alert, Button, by_program, figure, w, when_changed
-from svdlab.media.images import EXAMPLES, fit_image, open_image
+from svdlab.interface.panel.widgets import Alert, Button, SeedField, assign, w, when_changed
+from svdlab.media.images import EXAMPLES
 from svdlab.request import Fit, Request, quiet_requests
-from svdlab.setup import Setup
-from svdlab.sweeps.grid import with_image
+from svdlab.setup import DTYPES, Setup
+from svdlab.sweeps.grid import Trial, with_image
 from svdlab.variants import VARIANTS, variant
 
-_TEXTS = json.loads((Path(__file__).parents[1] / "templates" / "fields.json").read_text(encoding="utf-8"))
-_FIELDS = ("seed", "fps", "motion_bucket_id", "noise_aug_strength", "num_inference_steps", "decode_chunk_size", "fit")
+TEXTS: dict[str, list[str]] = json.loads(
+    (Path(__file__).parents[1] / "templates" / "fields.json").read_text(encoding="utf-8")
+)
+_FIELDS = ("fps", "motion_bucket_id", "noise_aug_strength", "num_inference_steps", "decode_chunk_size", "fit")
+_SIZES = ("num_frames", "width", "height")
+_COSTS = (*_SIZES, "num_inference_steps", "guidance", "dtype", "decode_chunk_size")  # what a prediction depends on
 # Bucket and noise strength: dramatic is what diffusers' guide shows; the other guide calls under 100 subtle.
 _MOTION = {"Subtle": (60, 0.02), "Standard": (127, 0.02), "Dramatic": (180, 0.1)}
+_DRAWN_ROCKETS = "tiny animates drawn rockets only: for another picture, a photograph above all, take svd or svd-xt."
 
 
-class Form(w.Box):
-    """All controls, by name in `controls`. `request` and `setup` are what they say now.
+class Form(w.VBox):
+    """All controls, by name in `controls`. `request` and `setup` are what they say now, `trials` what Generate makes.
 
-    `fill` makes them say a request and a setup, `restore` those of a saved clip. `dropped` is a hidden field that the
-    page writes to: "shown" at first, then files that are dropped on it.
+    `fill` makes them say a request and a setup, `restore` those of a saved clip.
     """
 
     def __init__(self, request: Request, setup: Setup, is_chosen: bool, alert: Alert) -> None:
         self.controls = c = _make_controls()
-        self.picture, self.concerns = w.HTML(), w.HTML().add_class("svdlab-concerns")
-        self.dropped = w.Text(continuous_update=False).add_class("svdlab-dropped")
-        self.marks, self._alert = SetupMarks(c["setup"]), alert
+        self.picture = Picture(c, self.restore, self._changed)
+        self.concerns = w.HTML().add_class("svdlab-concerns")
+        self.marks, self._alert, self._drawn_seed = SetupMarks(c["setup"]), alert, 0
+        self._problems = {name: Alert(c[name]) for name in ("seed", *_SIZES)}
         motion = w.HBox([w.Label("Motion")]).add_class("svdlab-row")
         self.sampling = w.HBox([w.Label("Sampling")]).add_class("svdlab-row")
         for name, (bucket, noise) in _MOTION.items():
             knobs = {"motion_bucket_id": bucket, "noise_aug_strength": noise}
             motion.children += (self._preset(name, f"Bucket {bucket}, noise strength {noise}", **knobs),)
-        dice = Button("", "Another seed", self.roll_seed, icon="random")
-        left = [self.picture, *(c[name] for name in ("example", "path", "upload", "fit", "focus_x", "focus_y"))]
-        right = [c["variant"], c["setup"], self.marks, motion, c["motion_bucket_id"], c["noise_aug_strength"]]
-        right += [c["fps"], self.sampling, c["num_inference_steps"], c["guidance"]]
-        right += [w.HBox([c["seed"], dice, c["lock"]]).add_class("svdlab-seed"), c["decode_chunk_size"]]
-        right += [c["playback_fps"], self.concerns]
-        super().__init__([w.VBox(left).add_class("svdlab-picture"), w.VBox(right).add_class("svdlab-knobs")])
-        self.add_class("svdlab-top")
+        dice = Button("", "Draw another seed, and keep it", self._roll_seed, icon="random")
+        seed = w.HBox([c["seed"], dice]).add_class("svdlab-seed")
+        knobs = [c["variant"], c["setup"], self.marks, motion, c["motion_bucket_id"], c["noise_aug_strength"], c["fps"]]
+        knobs += [self.sampling, c["num_inference_steps"], c["guidance"], seed, self._problems["seed"], self.concerns]
+        names = ("width", "height", "num_frames", "decode_chunk_size", "focus_x", "focus_y", "dtype")
+        more = w.Box([c[name] for name in names]).add_class("svdlab-more")
+        rest = w.Accordion([w.VBox([more, *(self._problems[name] for name in _SIZES)])], selected_index=None)
+        rest.set_title(0, "Frames, size, precision, crop")
+        top = w.Box([self.picture.add_class("svdlab-picture"), w.VBox(knobs).add_class("svdlab-knobs")])
+        super().__init__([top.add_class("svdlab-top"), rest])
         self.fill(request, setup, is_chosen)
-        for name, control in {**c, "dropped": self.dropped}.items():
-            when_changed(control, lambda value, name=name: self._changed(name, value))
+        for name in c.keys() - {"example", "path", "fit", "focus_x", "focus_y"}:  # those are the picture's
+            when_changed(c[name], lambda value, name=name: self._changed(name, value))
 
     @property
     def setup(self) -> Setup:
@@ -67,25 +76,39 @@ class Form(w.Box):
 
     @property
     def request(self) -> Request:
-        """The request that the controls say, complete."""
-        fields = self._without_control | self._fields()
-        if fields["sigmas"] and len(fields["sigmas"]) != fields["num_inference_steps"]:
+        """The request that the controls say, complete; of several clips the first, with the seed that was drawn last.
+
+        Raises:
+            ValueError: no request can have what a control says.
+        """
+        c, text = self.controls, self.controls["seed"].value.strip()
+        fields: dict[str, Any] = {name: c[name].value for name in (*_FIELDS, *_SIZES)}
+        fields |= {"focus": self.picture.focus, "sigmas": self._sigmas}
+        fields["min_guidance_scale"], fields["max_guidance_scale"] = c["guidance"].value
+        fields["seed"] = self._drawn_seed if text == "-1" else text
+        with suppress(ValueError):  # else the request says what is wrong with it
+            fields["seed"] = int(fields["seed"])
+        if self._sigmas and len(self._sigmas) != fields["num_inference_steps"]:
             fields["sigmas"] = None
         with quiet_requests():  # concerns are shown under the controls
-            request = Request.for_variant(self.controls["variant"].value, image="-", **fields)
-        return with_image(request, self._image)
+            return with_image(Request.for_variant(c["variant"].value, image="-", **fields), self.picture.image)
 
-    def _fields(self) -> dict[str, Any]:
-        fields = {name: self.controls[name].value for name in _FIELDS}
-        low, high = self.controls["guidance"].value
-        focus = self.controls["focus_x"].value, self.controls["focus_y"].value
-        return fields | {"min_guidance_scale": low, "max_guidance_scale": high, "focus": focus}
+    def trials(self) -> list[Trial]:
+        """What Generate makes: as many clips as are wanted; their seeds go up by one, or are drawn for -1."""
+        first, count = self.request, self.controls["clips"].value
+        seeds = [first.seed + i for i in range(count)]
+        if self.controls["seed"].value.strip() == "-1":
+            seeds = [random.randrange(2**31) for _ in seeds]
+            self._drawn_seed = seeds[-1]
+        blank = with_image(first, "-")
+        with quiet_requests():
+            requests = [with_image(dataclasses.replace(blank, seed=seed), first.image) for seed in seeds]
+            return [Trial(self.setup, request, ("seed",) * (count > 1)) for request in requests]
 
     @property
     def fitted_picture(self) -> Image.Image:
         """The picture as the model will see it: RGB, of the request's size."""
-        r = self.request
-        return fit_image(self._opened, r.height, r.width, r.fit, r.focus)
+        return self.picture.fitted(self.controls["height"].value, self.controls["width"].value)
 
     def restore(self, path: str | Path) -> None:
         """Bring back the settings of a saved clip.
@@ -100,16 +123,12 @@ class Form(w.Box):
         self.fill(saved.request, saved.setup or Setup(saved.request.variant or "svd-xt"))
 
     def fill(self, request: Request, setup: Setup, is_chosen: bool = True) -> None:
-        """Make the controls say a request and a setup. A range grows where the request is outside of it.
+        """Make the controls say a complete request and a setup; a range grows where the request is outside of it.
 
-        Args:
-            request: complete.
-            setup: of the same variant.
-            is_chosen: False for a setup that may give way to one that fits.
+        A setup that is not `is_chosen` may give way to one that fits.
         """
-        self._opened, self._image = open_image(request.image), request.image
-        names = ("height", "width", "num_frames", "sigmas")
-        self._without_control = {name: getattr(request, name) for name in names}
+        self.picture.put(request.image)
+        self._sigmas = request.sigmas
         v, c = variant(setup.variant), self.controls
         ranges: dict[str, tuple[Any, float, float]] = {
             "motion_bucket_id": (request.motion_bucket_id, 0, 255),
@@ -117,17 +136,18 @@ class Form(w.Box):
             "fps": (request.fps, *v.fps_range),
             "num_inference_steps": (request.num_inference_steps, 1, 2 * v.steps_range[1]),
             "guidance": ((request.min_guidance_scale, request.max_guidance_scale), 1, 6),
+            "num_frames": (request.num_frames, 2, 2 * v.frames),
             "decode_chunk_size": (request.decode_chunk_size, 1, request.num_frames),
             "playback_fps": (request.fps, 1, 30),
         }
-        with by_program():
-            for name, (value, low, high) in ranges.items():
-                first, last = value if isinstance(value, tuple) else (value, value)
-                with c[name].hold_trait_notifications():
-                    c[name].min, c[name].max, c[name].value = min(low, first), max(high, last), value
-            c["seed"].value, c["fit"].value, c["variant"].value = request.seed, request.fit, v.name
-            c["focus_x"].value, c["focus_y"].value = request.focus
-            self._name_source()
+        for name, (value, low, high) in ranges.items():
+            first, last = value if isinstance(value, tuple) else (value, value)
+            assign(c[name], min=min(low, first), max=max(high, last), value=value)
+        values = {"seed": request.seed, "fit": request.fit, "variant": v.name, "dtype": setup.dtype}
+        values |= {"width": request.width, "height": request.height}
+        values |= dict(zip(("focus_x", "focus_y"), request.focus, strict=True))
+        for name, value in values.items():
+            assign(c[name], value=value)
         self.marks.offer(setup, is_chosen)
         presets = []
         for name, s in v.presets.items():
@@ -135,75 +155,51 @@ class Form(w.Box):
             tooltip = f"{steps} steps, guidance {guidance[0]} to {guidance[1]}"
             presets.append(self._preset(name, tooltip, num_inference_steps=steps, guidance=guidance))
         self.sampling.children = [self.sampling.children[0], *presets]
-        self._draw()
+        self._show()
         self.marks.predict(self.request)
 
-    def roll_seed(self) -> None:
-        """Choose another seed."""
+    def _roll_seed(self) -> None:
         self.controls["seed"].value = random.randrange(2**31)
 
-    def _changed(self, name: str, value: Any) -> None:
-        if value in ("", (), {}):
-            return
-        if not self.marks.is_shown:
-            self.marks.is_shown = True
-            self.marks.predict(self.request)
-        with self._alert.catch():
+    def _changed(self, name: str, value: Any = None) -> None:
+        c = self.controls
+        with self._alert.catch(), self._beside_fields():
             if name == "variant":
-                kept = {name: self._fields()[name] for name in ("seed", "fit", "focus")}
-                request = with_image(Request.for_variant(value, image="-", **kept), self._image)
+                seed, kept = c["seed"].value, {"fit": c["fit"].value, "focus": self.picture.focus}
+                request = with_image(Request.for_variant(value, image="-", **kept), self.picture.image)
                 self.fill(request, Setup(value), is_chosen=False)
-            elif name in ("example", "path"):
-                self._open(value, value)
-            elif name == "upload":
-                self.controls["upload"].value = ()  # so that the same file may come again
-                self._open(bytes(value[0]["content"]), value[0]["name"])
-            elif name == "dropped":
-                self._drop(value)
+                assign(c["seed"], value=seed)
             elif name == "setup":
                 self.marks.is_chosen = True
-            elif name == "decode_chunk_size":
+            elif name == "dtype":
+                self.marks.offer(dataclasses.replace(self.setup, dtype=value), self.marks.is_chosen)
+            elif name == "num_frames":
+                chunk = c["decode_chunk_size"]
+                assign(chunk, max=value, value=min(chunk.value, value))
+            self._show()
+            if name in _COSTS or not self.marks.is_shown:
+                self.marks.is_shown = True
                 self.marks.predict(self.request)
-            self._draw(name in ("fit", "focus_x", "focus_y"))
 
-    def _drop(self, text: str) -> None:
-        self.dropped.value = ""
-        name, _, url = text.partition("|")
-        if url:
-            self._open(base64.b64decode(url.partition(",")[2]), name)
-        elif text != "shown":
-            raise ValueError(f"{name!r} has over 7 MB, more than can be dropped here: type its path instead.")
+    @contextmanager
+    def _beside_fields(self) -> Iterator[None]:
+        """Within, what no request can have is told beside its field, and what concerns none of these is raised."""
+        for problem in self._problems.values():
+            problem.tell("")
+        try:
+            yield
+        except ValueError as error:
+            problem = self._problems.get(str(error).partition("=")[0])
+            if problem is None:
+                raise
+            problem.tell(str(error))
 
-    def _open(self, source: str | bytes, name: str) -> None:
-        """Take a picture; of a clip that was made here the settings."""
-        suffix = Path(name).suffix.lower()
-        if suffix in (".mp4", ".gif", ".webp"):
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(name)
-                if isinstance(source, bytes):
-                    path = Path(folder) / f"clip{suffix}"
-                    path.write_bytes(source)
-                try:
-                    return self.restore(path)
-                except ValueError as error:
-                    if suffix == ".mp4":  # the others may well be pictures
-                        raise ValueError(str(error).replace(str(path), name)) from None
-        self._opened = open_image(source)
-        self._image = source if isinstance(source, str) else self._opened
-        with by_program():
-            self._name_source()
-        return self._draw()
-
-    def _name_source(self) -> None:
-        source = self._image if isinstance(self._image, str) else ""
-        pair = (source, "") if source in EXAMPLES else ("", source)
-        self.controls["example"].value, self.controls["path"].value = pair
-
-    def _draw(self, picture: bool = True) -> None:
-        self.concerns.value = "".join(f"<p>{escape(sentence)}</p>" for sentence in self.request.concerns())
-        if picture:
-            fitted = self.fitted_picture
-            self.picture.value = figure(fitted, f"{fitted.width} × {fitted.height}, as the model will see it")
+    def _show(self) -> None:
+        request, sentences = self.request, self.request.concerns()
+        if request.variant == "tiny" and not _is_drawing(request.image):
+            sentences.insert(0, _DRAWN_ROCKETS)
+        self.concerns.value = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+        self.picture.draw(request.height, request.width)
 
     def _preset(self, name: str, tooltip: str, **values: Any) -> Button:
         def press() -> None:
@@ -213,31 +209,41 @@ class Form(w.Box):
         return Button(name, tooltip, press)
 
 
+def _is_drawing(image: Any) -> bool:
+    """Whether it is a bundled drawing; the bundled photographs are JPEG."""
+    return isinstance(image, str) and image in EXAMPLES and EXAMPLES[image].suffix == ".png"
+
+
 def _make_controls() -> dict[str, Any]:
-    """The controls by name: a request's fields, its picture's sources, the setup, and the speed of playback."""
+    """The controls by name: a request's fields, its picture's sources, the setup, and how many clips, how fast."""
     models = [(f"{v.name}: {v.frames} frames, {v.width} × {v.height}", v.name) for v in VARIANTS.values()]
+    # A slider that follows the pointer also writes back what the page rounds: its value is sent when it is let go.
+    still: dict[str, Any] = {"continuous_update": False}
     controls: dict[str, Any] = {
         "example": w.Dropdown(options=[("your own", ""), *((name, name) for name in EXAMPLES)]),
-        "path": w.Text(continuous_update=False),
-        "upload": w.FileUpload(accept="image/*,video/mp4"),
+        "path": w.Text(**still),
         "fit": w.Dropdown(options=get_args(Fit)),
-        "focus_x": w.FloatSlider(min=0, max=1, step=0.01),
-        "focus_y": w.FloatSlider(min=0, max=1, step=0.01),
+        "focus_x": w.FloatSlider(min=0, max=1, step=0.01, **still),
+        "focus_y": w.FloatSlider(min=0, max=1, step=0.01, **still),
         "variant": w.Dropdown(options=models),
         "setup": w.Dropdown(),
-        "motion_bucket_id": w.IntSlider(),
-        "noise_aug_strength": w.FloatSlider(step=0.01),
-        "fps": w.IntSlider(),
-        "num_inference_steps": w.IntSlider(),
-        "guidance": w.FloatRangeSlider(step=0.1, readout_format=".1f"),
-        "seed": w.IntText(),
-        "lock": w.ToggleButton(value=True, icon="lock"),
-        "decode_chunk_size": w.IntSlider(),
-        "playback_fps": w.IntSlider(continuous_update=False),  # each change encodes the clip again
+        "dtype": w.Dropdown(options=[("chosen by the device", None), *((name, name) for name in DTYPES)]),
+        "motion_bucket_id": w.IntSlider(**still),
+        "noise_aug_strength": w.FloatSlider(step=0.01, **still),
+        "fps": w.IntSlider(**still),
+        "num_inference_steps": w.IntSlider(**still),
+        "guidance": w.FloatRangeSlider(step=0.1, readout_format=".1f", **still),
+        "seed": SeedField(**still),
+        "clips": w.BoundedIntText(value=1, min=1, max=32),
+        "num_frames": w.IntSlider(**still),
+        "width": w.IntText(step=8, **still),
+        "height": w.IntText(step=8, **still),
+        "decode_chunk_size": w.IntSlider(**still),
+        "playback_fps": w.IntSlider(**still),
     }
     for name, control in controls.items():
-        control.description, control.tooltip = _TEXTS[name]
+        control.description, control.tooltip = TEXTS[name]
         control.layout = w.Layout(width="auto")
-        if name not in ("upload", "lock"):
+        if name != "clips":
             control.style = {"description_width": "7.5em"}
     return controls

@@ -1,4 +1,4 @@
-"""The clips that a panel has made: the player, the files to download, the Python for a clip, and the settings back.
+"""The clips that a panel has made: the player, the files to download, the Python, stars, notes, and the settings back.
 
 Clips stay in their files and are read when they are shown, since the frames of one at full size take 44 MB.
 """
@@ -15,6 +15,7 @@ from svdlab.generation.clip import Clip
 from svdlab.interface.make_again import python_lines
 from svdlab.interface.panel.widgets import Alert, Button, by_program, figure, page, w, when_changed
 from svdlab.interface.row_labels import row_labels
+from svdlab.interface.study_folder import Entry, Note
 from svdlab.media.images import data_url
 from svdlab.media.show import show
 from svdlab.request import Request
@@ -56,16 +57,12 @@ class History:
         self.gif.layout.display = self.mp4.layout.display = "none"
         self.cards = w.Box().add_class("svdlab-history")
         files = w.HBox([self.files, self.mp4, self.gif]).add_class("svdlab-files")
-        self.widgets = [self.player, files, self.code, self.cards]
+        self.widgets = [self.player, playback_fps, files, self.code, self.cards]
+        playback_fps.layout.display = "none"  # until there is something to play
         when_changed(playback_fps, lambda _: self._show())
 
     def add(self, row: Row, setup: Setup) -> None:
-        """Keep a row and show its clip.
-
-        Args:
-            row: with a clip.
-            setup: as it was asked for.
-        """
+        """Keep a row, whose setup has everything filled in, with the setup as it was asked for, and show its clip."""
         self.rows[:] = [row if other.key == row.key else other for other in self.rows]  # its file was written anew
         self.rows.append(row)
         self._setups.append(setup)
@@ -84,14 +81,31 @@ class History:
         caption = f"{number}: bucket {request.motion_bucket_id}, seed {request.seed}"
         back = Button("Restore", f"Bring back the settings of clip {number}", bring_back)
         look = w.HTML(figure(row.open().frames[-1], caption, 160))
-        self.cards.children = (*self.cards.children, w.VBox([look, tick, back]))
+        self.cards.children = (*self.cards.children, w.VBox([look, tick, w.HBox(self._remarks(row, number)), back]))
+        self._playback_fps.layout.display = ""
         self._show()
+
+    def _remarks(self, row: Row, number: int) -> list[w.Widget]:
+        """A star and a note, which `review` reads from beside the row."""
+        entry = Entry(row, Path(row.clip or "").parent)
+        star = w.ToggleButton(value=entry.note.star, icon="star", layout=w.Layout(width="36px"))
+        star.tooltip = f"A star for clip {number}"
+        text = w.Text(entry.note.text, placeholder="note", continuous_update=False, layout=w.Layout(width="120px"))
+        text.tooltip = f"A note on clip {number}, kept beside it"
+
+        def keep(_: Any) -> None:
+            with self._alert.catch():
+                entry.write_note(Note(star.value, text.value))
+
+        for control in (star, text):
+            when_changed(control, keep)
+        return [star, text]
 
     def _show(self) -> None:
         """Play the ticked clips side by side; a single one comes with its files and its code."""
         if not self.rows:
             return
-        with self._alert.catch():  # somebody may have deleted the files
+        with self._alert.catch(keep=True):  # somebody may have deleted the files
             ticked = [i for i, card in enumerate(self.cards.children) if card.children[1].value] or [len(self.rows) - 1]
             rows, fps = [self.rows[i] for i in ticked], self._playback_fps.value
             clips = {f"{i + 1}: {label}": self.clips[i] for i, label in zip(ticked, row_labels(rows), strict=True)}

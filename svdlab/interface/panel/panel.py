@@ -1,21 +1,27 @@
-"""A panel under a cell, to try things by hand: every knob with its help, a button, the clip, and the Python for it.
+"""A panel under a cell, to try things by hand: every knob with its help, a button, the clips, and the Python for each.
 
-Its parts are files of this folder: `form` (the controls and what they say), `setup_marks` (which setups fit), `worker`
-(makes clips in the background), `history` (plays what was made). Each clip leaves a row and an MP4 in a folder.
+Its parts are files of this folder: `form` (the controls and what they say), `picture` (where it comes from, its crop),
+`setup_marks` (which setups fit), `worker` (makes clips in the background), `history` (plays what was made). Each clip
+leaves a row and an MP4 in a folder.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from pathlib import Path
+from typing import Any
 
-from svdlab.interface.panel.form import Form
+from svdlab.interface.panel.form import TEXTS, Form
 from svdlab.interface.panel.history import History
-from svdlab.interface.panel.widgets import Alert, page, w
+from svdlab.interface.panel.widgets import Alert, figure, page, w
 from svdlab.interface.panel.worker import ClipWorker
+from svdlab.media.images import data_url
 from svdlab.request import Request
+from svdlab.rows.row import Row
+from svdlab.rows.row_preview import read_preview
 from svdlab.setup import Setup
-from svdlab.sweeps.grid import Trial
+from svdlab.variants import VARIANTS
 
 _TEMPLATE = Path(__file__).parents[1] / "templates" / "panel.html"
 
@@ -53,17 +59,23 @@ class Panel(w.VBox):
     def __init__(self, setup: Setup | None, request: Request, results: str | Path | None = None) -> None:
         self.alert, start = Alert(), setup or Setup(request.variant or "tiny")
         self.form = Form(request.filled(start.variant), start, setup is not None, self.alert)
-        self.controls = self.form.controls
-        self.history = History(self.controls["playback_fps"], self.alert, self.form.fill)
+        self.controls = c = self.form.controls
+        self.history = History(c["playback_fps"], self.alert, self.form.fill)
         self.rows, self.clips = self.history.rows, self.history.clips
-        self.worker = ClipWorker(self.generate, self.history.add, self.alert, results)
+        self.worker = ClipWorker(self.generate, c["clips"], self._add, self.alert, results)
         self.cancel, self.restore = self.worker.cancel, self.form.restore
-        identity = secrets.token_hex(8)
-        script = w.Output(outputs=page(_TEMPLATE.read_text(encoding="utf-8").replace("{{id}}", identity)))
-        hidden = w.VBox([self.form.dropped, script], layout=w.Layout(display="none"))
+        self._identity, self._is_displayed, self._confirmed = secrets.token_hex(8), False, ("", None)
+        values = {"id": self._identity, "help": json.dumps(dict(TEXTS.values()))}
+        # A crop may keep half of a picture, and a request may ask for more than a variant's own size.
+        values |= {side: str(2 * max(getattr(v, side) for v in VARIANTS.values())) for side in ("width", "height")}
+        template = _TEMPLATE.read_text(encoding="utf-8")
+        for name, value in values.items():
+            template = template.replace(f"{{{{{name}}}}}", value)
+        hidden = w.VBox([self.form.picture.letterbox, w.Output(outputs=page(template))])
+        hidden.layout.display = "none"
         super().__init__(
             [self.form, self.worker, self.alert, self.worker.preview, *self.history.widgets, hidden],
-            _dom_classes=["svdlab-panel", f"svdlab-{identity}"],
+            _dom_classes=["svdlab-panel", f"svdlab-{self._identity}"],
         )
 
     @property
@@ -77,10 +89,42 @@ class Panel(w.VBox):
         return self.form.setup
 
     def generate(self) -> None:
-        """Begin to make what the controls say; it goes on in the background."""
+        """Begin to make what the controls say; it goes on in the background, and one after another.
+
+        Where that takes a download or hours, the first call says so, and the second one begins.
+        """
         with self.alert.catch():
-            if self.worker.go.disabled:
-                raise RuntimeError("One clip at a time: wait for the one that is being made, or cancel it.")
-            if not self.controls["lock"].value:
-                self.form.roll_seed()
-            self.worker.start(Trial(self.setup, self.request), self.form.fitted_picture)
+            if self.form.picture.arriving:
+                raise ValueError(f"{self.form.picture.arriving} is still on its way: wait, or choose another picture.")
+            trials, warning = self.form.trials(), self.form.marks.warning(self.setup)
+            if warning and self._confirmed != (warning, self.setup):
+                self._confirmed = warning, self.setup
+                self.worker.tell(f"{self.setup.variant}: {warning}. Press Generate again to begin.")
+            else:
+                self.worker.start(trials, self.form.fitted_picture)
+
+    def _add(self, row: Row, setup: Setup) -> None:
+        self.history.add(row, setup)
+        if self._is_displayed:
+            self._display_still(update=True)
+
+    def _ipython_display_(self, **options: Any) -> None:
+        """Show a picture of the panel, then the panel, whose page hides it: in exports and without trust it remains."""
+        from IPython.display import display
+
+        self._display_still(update=self._is_displayed)
+        self._is_displayed = True
+        if show := getattr(super(), "_ipython_display_", None):  # ipywidgets 7
+            return show(**options)
+        return display(self._repr_mimebundle_(), raw=True)
+
+    def _display_still(self, update: bool) -> None:
+        from IPython.display import display
+
+        picture = self.form.picture
+        pictures = figure(self.form.fitted_picture, f"{picture.name}, as the model sees it", 256)
+        if self.rows and (preview := read_preview(self.rows[-1])):  # which plays in an <img>, without trust
+            pictures += f'<img width="256" src="{data_url("image/webp", preview)}" alt="The last clip that was made">'
+        words = "The panel's controls need a running kernel, and a notebook that is trusted: run this cell."
+        html = f'<div class="svdlab-still-{self._identity}"><p><small>{words}</small></p>{pictures}</div>'
+        display({"text/html": html, "text/plain": words}, raw=True, display_id=self._identity, update=update)

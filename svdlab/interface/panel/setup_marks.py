@@ -1,35 +1,37 @@
-"""Marks the setups of a dropdown that are predicted to fit this machine.
+"""Marks the setups of a dropdown that are predicted to fit this machine, and knows what to ask before a clip is begun.
 
-A prediction takes seconds at full size, so it runs on a thread of its own, beside the clips; the latest question
+A prediction takes seconds at full size and runs in another process, so that no clip waits for it; the latest question
 counts. Nothing is predicted before a page shows the panel: a notebook that runs without a browser has no use for it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
 from typing import Any
 
-from svdlab.interface.panel.widgets import by_program, w
+from svdlab.interface.panel.widgets import assign, w
 from svdlab.interface.panel.worker import import_libraries
 from svdlab.machine import Machine
 from svdlab.messages import describe_error
+from svdlab.pipelines.hub import is_cached
 from svdlab.prediction.cards import this_card
-from svdlab.prediction.estimate import estimate
-from svdlab.prediction.fitting import candidates
+from svdlab.prediction.separate_process import predict
 from svdlab.request import Request
 from svdlab.setup import Setup
+from svdlab.sweeps.grid import with_image
+from svdlab.variants import variant
 
-_THREAD = ThreadPoolExecutor(1, "svdlab-prediction")
+_THREAD = ThreadPoolExecutor(1, "svdlab-prediction")  # waits for the process
+_LONG_SECONDS = 3600  # nobody waits for a clip that long by mistake
 
 
 class SetupMarks(w.HTML):
     """A line under the dropdown of setups, and the marks in it. A setup that nobody chose gives way to one that fits.
 
-    `offer` names the setup to begin with, `predict` marks it and others for a request. `task` is the prediction
-    underway.
+    `offer` names the setup to begin with, `predict` marks it and others for a request, `warning` is what a clip costs
+    before it is begun. `task` is the prediction underway.
     """
 
     def __init__(self, dropdown: w.Dropdown) -> None:
@@ -38,54 +40,71 @@ class SetupMarks(w.HTML):
         self.dropdown, self.is_shown, self.is_chosen = dropdown, False, False
         self.task: Future[None] | None = None
         self._lock, self._question = threading.Lock(), 0
+        self._hours: dict[Setup, float] = {}  # of a clip, for setups that take very long
 
     def offer(self, setup: Setup, is_chosen: bool) -> None:
-        """Offer one setup, until others are predicted.
-
-        Args:
-            setup: the setup.
-            is_chosen: whether somebody chose it.
-        """
-        with self._lock, by_program():
+        """Offer one setup, until others are predicted."""
+        with self._lock:
             self._question += 1
-            self.dropdown.options, self.dropdown.value = [(setup.label, setup)], setup
+            assign(self.dropdown, options=[(setup.label, setup)], value=setup)
             self.is_chosen = is_chosen
 
     def predict(self, request: Request) -> None:
-        """Mark the setups for a request, once a page shows the panel.
-
-        Args:
-            request: complete.
-        """
+        """Mark the setups for a request, once a page shows the panel."""
         if self.is_shown:
             with self._lock:
                 self._question += 1
             self._tell("predicting memory and time…")
             setup: Any = self.dropdown.value
-            self.task = _THREAD.submit(self._mark, self._question, setup, request)
+            self.task = _THREAD.submit(self._mark, self._question, setup, with_image(request, "-"))
+
+    def warning(self, setup: Setup) -> str:
+        """What a clip costs before it begins, where that is much: a download, or hours; "" where it is little."""
+        parts = []
+        if setup.weights == "hub":
+            import_libraries()  # to tell the device; a prediction may be importing them too
+            half = setup.resolved().dtype != "fp32"
+            if not is_cached(variant(setup.variant), half=half, revision=setup.revision):
+                gib = variant(setup.variant).download_bytes * (1 if half else 2) / 2**30
+                parts.append(f"{gib:.1f} GiB are downloaded first")
+        if setup in self._hours:
+            parts.append(f"a clip takes {self._hours[setup]:,.0f} hours or more on this processor")
+        return ", and ".join(parts)
 
     def _mark(self, question: int, setup: Setup, request: Request) -> None:
         if question != self._question:
             return None
         try:
             import_libraries()
-            card, plain = this_card(), dataclasses.replace(setup, optimizations=())
-            estimates = {e.setup: e for e in (*candidates(plain, request), estimate(setup, request))}
-            memory = card.memory_bytes if card else Machine.here().memory_bytes or 0
+            card, machine = this_card(), Machine.here()
+            predictions, here = predict(setup, request, card)
         except Exception as error:  # a prediction is a help, no condition
             return self._tell(f"No prediction: {describe_error(error, where=False)}")
+        estimates = {each.setup: each for each in predictions}
+        memory = card.memory_bytes if card else machine.memory_bytes or 0
         labels, fitting = {}, [each for each, e in estimates.items() if e.fits(memory)]
+        hours = {}
         for each, e in estimates.items():
-            seconds = f", {e.seconds(card).expected:,.0f} s" if card else ""
-            labels[each] = f"{'✓' if each in fitting else '✗'} {each.label}: {e.needed_bytes / 2**30:.1f} GiB{seconds}"
-        with self._lock, by_program():
+            seconds = e.seconds(here)
+            time = f", {seconds.expected:,.0f} s" if card else ""
+            if machine.device == "cpu" and seconds.floor > _LONG_SECONDS:
+                hours[each] = seconds.floor / 3600
+                time = f", {hours[each]:,.0f} h or more"
+            mark = "✗" if each not in fitting else "…" if each in hours else "✓"
+            labels[each] = f"{mark} {each.label}: {e.needed_bytes / 2**30:.1f} GiB{time}"
+        with self._lock:
             if question != self._question:
                 return None
             now: Any = self.dropdown.value
             keep = self.is_chosen or now in fitting or not fitting
-            self.dropdown.options = [(text, each) for each, text in ({now: now.label} | labels).items()]
-            self.dropdown.value = now if keep else fitting[0]
-        return self._tell(f"✓ fits the {memory / 2**30:.1f} GiB of {card.name if card else 'this machine'}")
+            options = [(text, each) for each, text in ({now: now.label} | labels).items()]
+            self._hours, now = hours, now if keep else fitting[0]
+            assign(self.dropdown, options=options, value=now)
+        size = f"{memory / 2**30:.1f} GiB of {card.name if card else 'this machine'}"
+        if now in hours:
+            fit = "which are enough" if now in fitting else "which are too little"
+            return self._tell(f"No card here: {hours[now]:,.0f} hours or more a clip, in {size}, {fit}")
+        return self._tell(f"✓ fits the {size}")
 
     def _tell(self, text: str) -> None:
         self.value = f"<small>{escape(text)}</small>"

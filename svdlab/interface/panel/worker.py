@@ -1,17 +1,18 @@
 """The worker that makes the panel's clips, so that the page and the other cells stay free.
 
-All clips of all panels are made on one lasting thread: the CUDA graphs of a compiled model belong to the thread that
-recorded them and fail in another (PyTorch issue 123177). While a clip is made, the pipeline is held for this thread,
-since the scheduler and the VAE are watched for previews and progress.
+All clips of all panels are made in turn on one lasting thread: the CUDA graphs of a compiled model belong to the one
+that recorded them and fail in another (PyTorch issue 123177). While a clip is made, the pipeline is held for this
+thread, since the scheduler and the VAE are watched for previews and progress.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from svdlab.generation.preview import preview_frames
 from svdlab.headless.run_notebooks import results_home
 from svdlab.interface.panel.widgets import Alert, Button, figure, w
 from svdlab.media.show import strip
+from svdlab.messages import describe_error
 from svdlab.pipelines.cached import free_memory, load_cached
 from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.progress_bar import quiet_libraries
@@ -43,61 +45,115 @@ def import_libraries() -> None:
         from diffusers import StableVideoDiffusionPipeline  # noqa: F401
 
 
-class ClipWorker(w.HBox):
-    """Two buttons and a line of progress. `start` makes a clip in the background, `cancel` ends it within a step.
+@dataclass(eq=False)
+class _Job:
+    """A clip that waits or is underway: `task` is its place in the thread's queue, `line` what the page shows of it."""
 
-    `preview` shows what the model expects meanwhile. `task` is the clip underway. Rows and clips go to `results`, and
-    each row to `add`.
+    trial: Trial
+    picture: Image.Image
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    task: Future[None] | None = None
+    line: w.HBox | None = None
+
+
+class ClipWorker(w.VBox):
+    """Buttons, a line of progress, and the queue: `start` makes clips in the background, `cancel` stops one.
+
+    `preview` shows what the model expects meanwhile. `task` is the clip that was begun last. Rows and clips go to
+    `results`, and each row to `add`.
     """
 
     def __init__(
-        self, generate: Callable[[], None], add: Callable[[Row, Setup], None], alert: Alert, results: str | Path | None
+        self,
+        generate: Callable[[], None],
+        count: w.Widget,
+        add: Callable[[Row, Setup], None],
+        alert: Alert,
+        results: str | Path | None,
     ) -> None:
-        self.go = Button("Generate", "Make the clip", generate, button_style="primary")
+        self.go = Button("Generate", "Make the clip, or put it in the queue", generate, button_style="primary")
         self.stop = Button("Cancel", "Stop within a step, and free what the clip took", self.cancel, disabled=True)
         self.progress, self.preview = w.HTML(), w.HTML()
-        super().__init__([self.go, self.stop, self.progress])
-        self.add_class("svdlab-go")
+        self.queue = w.VBox().add_class("svdlab-queue")
+        self._clear = Button("Remove all", "Make none of the clips that wait", self._remove_all)
+        super().__init__([w.HBox([self.go, count, self.stop, self.progress]).add_class("svdlab-go"), self.queue])
         self.task: Future[None] | None = None
-        self._add, self._alert, self._results, self._cancelled = add, alert, results, threading.Event()
+        self._jobs: list[_Job] = []
+        self._add, self._alert, self._results = add, alert, results
 
-    def start(self, trial: Trial, picture: Image.Image) -> None:
-        """Begin to make a clip.
+    def start(self, trials: Iterable[Trial], picture: Image.Image) -> None:
+        """Put clips into the queue; one that is in it already is not made twice.
 
         Args:
-            trial: the setup and the request.
-            picture: the request's, as the model will see it.
+            trials: the setups and the requests.
+            picture: theirs, as the model will see it.
         """
-        self._cancelled.clear()
-        self.go.disabled, self.stop.disabled = True, False
-        self._tell("waiting for the clip of another panel…")
-        self.task = _THREAD.submit(self._run, trial, picture)
+        for trial in trials:
+            if trial in [job.trial for job in self._jobs]:
+                continue
+            job, request = _Job(trial, picture), trial.request
+            text = f"{request.variant}, seed {request.seed}, bucket {request.motion_bucket_id}: waits"
+            remove = Button("Remove", "Do not make this clip", lambda job=job: self._cancel(job))
+            job.line = w.HBox([w.Label(text), remove])
+            if not self._jobs:
+                self.tell("waiting for the clip of another panel…")
+            self._jobs.append(job)
+            job.task = self.task = _THREAD.submit(self._run, job)
+        self._show_queue()
 
     def cancel(self) -> None:
-        """Stop waiting, or within the step that is being made. The model stays loaded, and fit for the next clip."""
-        self._cancelled.set()
-        self.stop.disabled = True
-        if self.task and self.task.cancel():  # it had not begun
-            self._end("cancelled")
+        """Stop the clip that is being made, within its step; the next one begins, and the model stays loaded."""
+        if self._jobs:
+            self._cancel(self._jobs[0])
 
-    def _run(self, trial: Trial, picture: Image.Image) -> None:
+    def _cancel(self, job: _Job) -> None:
+        job.cancelled.set()
+        self.stop.disabled = True
+        if job.task and job.task.cancel():  # it had not begun
+            self._end(job, "cancelled")
+
+    def _remove_all(self) -> None:
+        for job in self._jobs[:0:-1]:
+            self._cancel(job)
+
+    def _run(self, job: _Job) -> None:
         ending = ""
-        with self._alert.catch():
-            try:
-                row = self._make(trial, picture)
-                if row.error:
-                    raise RuntimeError(row.error)
-                self._add(row, trial.setup)
-                ending = f"made in {sum(row.timings.values()):.1f} s"
-            except _Cancelled:
-                ending = "cancelled"
+        self._show_queue(job)
+        try:
+            row = self._make(job)
+            if row.error:
+                raise RuntimeError(row.error)
+            self._add(row, job.trial.setup)
+            ending = f"seed {row.request.seed} made in {sum(row.timings.values()):.1f} s"
+        except _Cancelled:
+            ending = "cancelled"
+        except Exception as error:  # of any library below
+            self._alert.tell(describe_error(error, where=False))
         self.preview.value = ""
         free_memory()
-        self._end(ending)
+        self._end(job, ending)
 
-    def _make(self, trial: Trial, picture: Image.Image) -> Row:
-        self._check_cancelled()
-        self._tell(f"loading {trial.setup.variant}…")
+    def _end(self, job: _Job, ending: str) -> None:
+        is_first = job is self._jobs[0]
+        self._jobs.remove(job)
+        if is_first:
+            self.tell(ending)
+        self._show_queue()
+
+    def _show_queue(self, underway: _Job | None = None) -> None:
+        lines = [job.line for job in self._jobs if job is not underway and not (job.task and job.task.running())]
+        self.queue.children = [*lines, self._clear] if len(lines) > 1 else lines
+        self.stop.disabled = not self._jobs
+
+    def _make(self, job: _Job) -> Row:
+        trial = job.trial
+
+        def check_cancelled() -> None:
+            if job.cancelled.is_set():
+                raise _Cancelled
+
+        check_cancelled()
+        self.tell(f"loading {trial.setup.variant}…")
         import_libraries()
         pipeline, total, decoded = load_cached(trial.setup), trial.request.num_frames, 0
         preview_at = first_step_at = 0.0
@@ -112,39 +168,32 @@ class ClipWorker(w.HBox):
 
         def after_step(done: int, steps: int, _: Any) -> None:
             nonlocal first_step_at
-            self._check_cancelled()
+            check_cancelled()
             first_step_at = first_step_at or time.monotonic()  # it may compile, and tells nothing of the others
             each = (time.monotonic() - first_step_at) / max(done - 1, 1)
             left = f", about {each * (steps - done):.0f} s left" if 1 < done < steps else ""
             bar = f'<progress max="{steps}" value="{done}" aria-label="Steps done"></progress> '
-            self._tell(f"step {done} of {steps}{left}" if done < steps else "decoding…", bar)
+            self.tell(f"step {done} of {steps}{left}" if done < steps else "decoding…", bar)
 
         def after_chunk(output: Any) -> None:
             nonlocal decoded
-            self._check_cancelled()
+            check_cancelled()
             decoded += len(output.sample)
-            self._tell(f"decoded {decoded} of {total} frames" if decoded < total else "measuring and saving…")
+            self.tell(f"decoded {decoded} of {total} frames" if decoded < total else "measuring and saving…")
 
         with (
-            exclusive(pipeline, self._tell, self._check_cancelled),
+            exclusive(pipeline, self.tell, check_cancelled),
             _after_each(pipeline.scheduler, "step", after_denoising),
             _after_each(pipeline.vae, "decode", after_chunk),
         ):
-            self._check_cancelled()
-            self._tell("encoding the picture…")
+            check_cancelled()
+            self.tell("encoding the picture…")
             folder = Path(self._results or results_home() / "panel")
             folder.mkdir(parents=True, exist_ok=True)
-            return make_row(pipeline, trial, folder, picture=picture, on_step=after_step)
+            return make_row(pipeline, trial, folder, picture=job.picture, on_step=after_step)
 
-    def _check_cancelled(self) -> None:
-        if self._cancelled.is_set():
-            raise _Cancelled
-
-    def _end(self, ending: str) -> None:
-        self._tell(ending)
-        self.go.disabled, self.stop.disabled = False, True
-
-    def _tell(self, text: str, bar: str = "") -> None:
+    def tell(self, text: str, bar: str = "") -> None:
+        """Show a line of progress, behind a bar in HTML."""
         self.progress.value = f'{bar}<span role="status">{escape(text)}</span>'
 
 
