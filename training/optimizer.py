@@ -31,7 +31,8 @@ def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon for parameters of two axes and more, Adam for the rest and for those in `adam_only`.
 
-    Matrices of one shape are orthogonalised together. `lr` may be changed between steps; it is the same for both.
+    Matrices of one shape are orthogonalised together, and all else is done for all parameters at once: on a card a
+    model of 900 small ones would wait for their launches. `lr` may be changed between steps; it is the same for both.
     """
 
     def __init__(
@@ -54,32 +55,46 @@ class Muon(torch.optim.Optimizer):
             (self._muon if group["muon"] else self._adam)(group["params"], group["lr"])
 
     def _muon(self, parameters: list[nn.Parameter], lr: float) -> None:
-        shapes: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
-        for each in parameters:
-            if each.grad is None:
-                continue
-            state = self.state[each]
-            if not state:
-                state["momentum"] = torch.zeros_like(each)
-            state["momentum"].lerp_(each.grad, 1 - self.momentum)
-            update = each.grad.lerp(state["momentum"], self.momentum).flatten(1)  # Nesterov's look ahead
-            shapes[update.shape[0], update.shape[1]].append((each, update))
+        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        trained = self._with_gradients(parameters, ("momentum",))
+        gradients = _gradients(trained)
+        momenta = [self.state[each]["momentum"] for each in trained]
+        torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
+        updates = torch._foreach_lerp(gradients, momenta, self.momentum)  # Nesterov's look ahead
+        for each, update in zip(trained, updates, strict=True):
+            matrix = update.flatten(1)
+            shapes[matrix.shape[0], matrix.shape[1]].append((each, matrix))
         for (rows, columns), members in shapes.items():
-            updates = orthogonal(torch.stack([update for _, update in members]))
-            scale = 0.2 * max(rows, columns) ** 0.5
-            for (each, _), update in zip(members, updates, strict=True):
-                each.add_(update.view_as(each), alpha=-lr * scale)
+            turned = orthogonal(torch.stack([matrix for _, matrix in members]))
+            steps = [step.view_as(each) for (each, _), step in zip(members, turned, strict=True)]
+            torch._foreach_add_([each for each, _ in members], steps, alpha=-lr * 0.2 * max(rows, columns) ** 0.5)
 
     def _adam(self, parameters: list[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.99)) -> None:
-        for each in parameters:
-            if each.grad is None:
-                continue
-            state = self.state[each]
-            if not state:
-                state.update(step=torch.zeros(()), mean=torch.zeros_like(each), square=torch.zeros_like(each))
-            state["step"] += 1
-            count = int(state["step"])
-            state["mean"].lerp_(each.grad, 1 - betas[0])
-            state["square"].lerp_(each.grad.square(), 1 - betas[1])
-            size = (state["square"] / (1 - betas[1] ** count)).sqrt_().add_(1e-8)
-            each.addcdiv_(state["mean"], size, value=-lr / (1 - betas[0] ** count))
+        trained = self._with_gradients(parameters, ("mean", "square"))
+        if not trained:
+            return
+        gradients, states = _gradients(trained), [self.state[each] for each in trained]
+        for state in states:
+            state["step"] = state.get("step", torch.zeros(())) + 1
+        count, means, squares = (
+            int(states[0]["step"]),
+            *([state[key] for state in states] for key in ("mean", "square")),
+        )
+        torch._foreach_lerp_(means, gradients, 1 - betas[0])
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - betas[1])
+        sizes = torch._foreach_div(squares, 1 - betas[1] ** count)
+        torch._foreach_sqrt_(sizes)
+        torch._foreach_add_(sizes, 1e-8)
+        torch._foreach_addcdiv_(trained, means, sizes, value=-lr / (1 - betas[0] ** count))
+
+    def _with_gradients(self, parameters: list[nn.Parameter], keys: tuple[str, ...]) -> list[Tensor]:
+        """Those that were used, each with a state of zeros where it has none yet."""
+        trained: list[Tensor] = [each for each in parameters if each.grad is not None]
+        for each in trained:
+            if not self.state[each]:
+                self.state[each].update((key, torch.zeros_like(each)) for key in keys)
+        return trained
+
+
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [each.grad for each in parameters if each.grad is not None]

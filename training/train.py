@@ -10,6 +10,7 @@ each other; on a GPU one process draws, encodes and trains there.
 """
 
 import argparse
+import json
 import os
 import random
 import tempfile
@@ -106,7 +107,10 @@ def vae_run(options: Options, rank: int) -> AutoencoderKLTemporalDecoder:
 
     train(run, loss_of, options.vae_minutes, options.vae_rate, 60, options, rank, clip=0.5, drawing=drawing)
     vae.load_state_dict(run.average.weights)
-    vae.register_to_config(scaling_factor=measured_scale(vae, options))
+    # A UNet that is taken over knows latents of the size that the edition before gave it.
+    config = options.start / "vae" / "config.json"
+    scale = json.loads(config.read_text())["scaling_factor"] if before else measured_scale(vae, options)
+    vae.register_to_config(scaling_factor=scale)
     return vae.eval().requires_grad_(False)
 
 

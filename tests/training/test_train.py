@@ -1,5 +1,6 @@
 """Training at a size of seconds: the parametrisation, a few steps, a restart, a folder that loads."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -143,5 +144,7 @@ def test_a_few_steps_a_restart_and_a_folder(tmp_path):
     for part in ("model", "average"):
         assert all(torch.equal(before[part][name], after[part][name]) for name in before[part])
     pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "weights")
+    before_it = json.loads((WEIGHTS / "vae" / "config.json").read_text())
+    assert pipeline.vae.config.scaling_factor == before_it["scaling_factor"], "the UNet knows latents of that size"
     saved, average = pipeline.unet.state_dict(), after["average"]
     assert all(torch.allclose(saved[name], average[name], atol=2e-3) for name in average)
