@@ -8,7 +8,7 @@ Proxies are taken from the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), as o
 from __future__ import annotations
 
 import time
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 
@@ -32,33 +32,27 @@ def download(url: str) -> bytes:
     handlers = (web.ProxyHandler, web.HTTPHandler, web.HTTPSHandler, web.HTTPRedirectHandler, web.UnknownHandler)
     for handler in (*handlers, web.HTTPDefaultErrorHandler, web.HTTPErrorProcessor):
         opener.add_handler(handler())
-    started = time.monotonic()
+    started, body = time.monotonic(), bytearray()
     try:
         request = web.Request(quote(url, safe="/?%:@!$&'()*+,;=~#[]"), headers=_HEADERS)
         with opener.open(request, timeout=MAX_DOWNLOAD_SECONDS) as answer:
-            return _body(answer, name, started)
+            while part := answer.read1(2**16):  # counted as it comes: a Content-Length may lie, or be missing
+                body += part
+                if len(body) > MAX_DOWNLOAD_BYTES:
+                    raise ValueError(
+                        f"{name} is over {MAX_DOWNLOAD_BYTES >> 20} MiB: scale it down, and give its path."
+                    )
+                if time.monotonic() - started > MAX_DOWNLOAD_SECONDS:
+                    raise ValueError(f"{name} took over {MAX_DOWNLOAD_SECONDS:g} seconds: give a file's path.")
+            if answer.length:
+                raise ValueError(f"{name} broke off after {len(body)} of {len(body) + answer.length} bytes: try again.")
+            return bytes(body)
     except HTTPError as error:
         raise ValueError(f"{name} answered {error.code}: check the address, or download it by hand.") from None
     except (OSError, HTTPException) as error:
         reason = f"{type(error).__name__}: {first_line(error)}" if isinstance(error, OSError) else type(error).__name__
-        raise ValueError(
-            f"{name} could not be fetched ({reason}): check the address and the network, or download the image and "
-            "give its path."
-        ) from None
-
-
-def _body(answer: HTTPResponse, name: str, started: float) -> bytes:
-    """The whole body, counted as it comes: a Content-Length may lie, or be missing."""
-    body = bytearray()
-    while part := answer.read1(2**16):
-        body += part
-        if len(body) > MAX_DOWNLOAD_BYTES:
-            raise ValueError(f"{name} is over {MAX_DOWNLOAD_BYTES >> 20} MiB: scale it down, and give its path.")
-        if time.monotonic() - started > MAX_DOWNLOAD_SECONDS:
-            raise ValueError(f"{name} took over {MAX_DOWNLOAD_SECONDS:g} seconds: download it and give its path.")
-    if answer.length:
-        raise ValueError(f"{name} broke off after {len(body)} of {len(body) + answer.length} bytes: try again.")
-    return bytes(body)
+        way_out = "check the address and the network, or download the image and give its path"
+        raise ValueError(f"{name} could not be fetched ({reason}): {way_out}.") from None
 
 
 def _address(url: str) -> str:
