@@ -43,7 +43,7 @@ bench: $(INSTALLED)  ## ratios, each measured in one run: what a sweep costs, wh
 gpu:  ## what this machine's card makes of a full-size clip, part by part in eight minutes, with or without .venv
 	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
-readme: $(INSTALLED)  ## the README's table of optimisations, from their own words
+readme: $(INSTALLED)  ## the table of optimisations in docs/, from their own words
 	$(BIN)/python benchmarks/reference.py --readme
 
 install-cell: $(INSTALLED)  ## the line that installs svdlab, from pyproject.toml into the notebooks and the README

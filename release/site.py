@@ -52,12 +52,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """The README's tables, where a page names them: `<!-- plan-table -->`."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    sources = [
-        readme,
-        *(file.content_string for file in files.documentation_pages() if file.src_uri != page.file.src_uri),
-    ]
+    """The tables of other pages, where a page names them: `<!-- plan-table -->`."""
+    pages = files.documentation_pages()
+    sources = [file.content_string for file in pages if file.src_uri != page.file.src_uri]
     for name in re.findall(r"<!-- ([\w-]+-table) -->\n\n", markdown):
         block = re.compile(rf"<!-- {name} -->\n(\|.*?)<!-- /{name} -->", re.DOTALL)
         table = next((match[1] for match in map(block.search, sources) if match), "")

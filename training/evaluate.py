@@ -1,7 +1,7 @@
 """Does the tiny model do as asked? `python -m training.evaluate` answers with one table.
 
 You will see the bars of the model card, each with what was measured on scenes from seeds never trained on. The same
-table goes into `weights/README.md` and, where its markers stand, into the project's README. Everything runs through
+table goes into `weights/README.md` and, where its markers stand, into docs/tiny.md. Everything runs through
 plain `StableVideoDiffusionPipeline.from_pretrained`, as a stranger would use it.
 
 `python -m training.evaluate --compare ONE OTHER` measures two editions in one run, each at its own size, and says of
@@ -244,7 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = table(editions, options.scenes)
     print(text)
     if not options.dry and not options.compare:
-        for card in (options.weights / "README.md", Path(__file__).parents[1] / "README.md"):
+        for card in (options.weights / "README.md", Path(__file__).parents[1] / "docs" / "tiny.md"):
             if write_between(card, text):
                 print(f"written into {card}")
 

@@ -1,7 +1,7 @@
 """What an optimisation is: one way to run the same model in less memory or time.
 
 To add one, write a file beside this one with an `Optimization` in it, and a line in `tests/optimization_cases.py`.
-`Setup`, `load`, predictions, ladders, the command line and the tests find it; `make readme` writes it into the README.
+`Setup`, `load`, predictions, ladders, the command line and the tests find it; `make readme` writes it into docs/.
 
 It has to prove that it holds, since diffusers has switches that silently do nothing on this UNet. At load `holds` looks
 at all that it was applied to (classes, processors, dtypes, hooks, layouts), never at a note that `apply` left. Its line
