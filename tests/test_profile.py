@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -254,6 +255,27 @@ def test_peaks_are_of_the_card_that_is_used_and_counted_anew_in_each_stage(tmp_p
     measurement, _ = profile_module._read_events(tmp_path / measured_process.EVENTS_FILE)
     peaks = measurement.stages[-1].peaks
     assert (peaks["allocated_bytes"], peaks["reserved_bytes"], peaks["device_bytes"]) == (7, 7, 7)
+
+
+def test_a_sample_from_before_the_card_is_watched_is_written_before(tmp_path, monkeypatch):
+    """Written after, into a stage of the card, it would lack what the stage's others have."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(measured_process._EventLog, "_sample_until_orphaned", lambda events: None)
+    events = measured_process._EventLog(tmp_path)
+    watching = threading.Thread(target=lambda: events.watch_device("cuda"))
+
+    def memory_info():  # of the process, in the middle of a sample
+        watching.start()
+        watching.join(0.1)
+        assert watching.is_alive()
+        return SimpleNamespace(rss=7)
+
+    monkeypatch.setattr(events, "_process", SimpleNamespace(memory_info=memory_info))
+    events._write_sample()
+    watching.join()
+    assert "device_bytes" not in (tmp_path / measured_process.EVENTS_FILE).read_text().splitlines()[-1]
 
 
 # --- beside other processes ------------------------------------------------------------------------------------------
