@@ -53,7 +53,7 @@ class Options:
     processes: int = field(default_factory=lambda: 1 if CARD else os.cpu_count() or 1)
     device: str = "cuda" if CARD else "cpu"
     rate: float = 1e-3 if CARD else 5e-4
-    vae_rate: float = 3e-4
+    vae_rate: float = 2e-4 if CARD else 1e-4
     uses: int = 6  # how often a drawn and encoded clip is trained on, each time with other noise
     draws: int = 4 if CARD else 1  # clips of one world drawn and encoded together
     pool: int = 2048 if CARD else 192  # clips kept encoded, a process
