@@ -27,7 +27,7 @@ HOME = ROOT / "build" / "colab"
 PINS = ROOT / "constraints-colab.txt"
 BESIDE_TORCH = ("filelock", "fsspec", "networkx", "setuptools<82", "sympy")  # what its wheel asks for, CUDA apart
 FIRST = ("diffusers==0.39.0", "huggingface_hub==1.27.0", "transformers==5.15.0")  # Colab's; svdlab may replace these
-TESTS = ("hypothesis", "pytest", "pytest-timeout")
+TESTS = ("hypothesis", "pytest", "pytest-timeout", "widgetsnbextension==3.6.1")  # 3.6.10 shows no widget of 7.7.1
 _CUDA = re.compile(r"(cublas|cuda|cudnn|cufft|cuFile|cupti|curand|cusolver|cusparse|nccl|nvrtc|nvshmem|cu[A-Z])")
 
 
