@@ -51,17 +51,6 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """The tables of other pages, where a page names them: `<!-- plan-table -->`."""
-    pages = files.documentation_pages()
-    sources = [file.content_string for file in pages if file.src_uri != page.file.src_uri]
-    for name in re.findall(r"<!-- ([\w-]+-table) -->\n\n", markdown):
-        block = re.compile(rf"<!-- {name} -->\n(\|.*?)<!-- /{name} -->", re.DOTALL)
-        table = next((match[1] for match in map(block.search, sources) if match), "")
-        markdown = markdown.replace(f"<!-- {name} -->\n", table)
-    return markdown
-
-
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     """The notebook itself, as HTML."""
     name = Path(page.file.src_uri).stem
