@@ -17,11 +17,11 @@ from svdlab import Request, Setup, estimate, grid, rows_table, run, save_wall
 from svdlab.headless.run_notebooks import read_parameters
 from svdlab.interface import plots
 from svdlab.optimizations import OPTIMIZATIONS
-from svdlab.prediction.fitting import cards_table
+from svdlab.prediction.fitting import fitting_table
 from svdlab.sweeps import study
 
 ROOT = Path(__file__).parents[1]
-CARDS = ("RTX 2060", "RTX 4060", "RTX 3060", "T4", "RTX 3090", "RTX 4090", "RTX 5090", "A100", "H100", "H200")
+CARDS = ("RTX 2060", "RTX 4060", "RTX 3060", "T4", "RTX 4080", "RTX 3090", "RTX 4090", "RTX 5090", "A100 80GB", "H200")
 LADDER = ("model-offload", "split-guidance", "single-token", "forward-chunking", "lean-decode")
 
 
@@ -30,13 +30,14 @@ def predicted(out: Path) -> None:
     rungs = [estimate(Setup("svd-xt", dtype="fp16", optimizations=LADDER[:n])) for n in range(len(LADDER) + 1)]
     plots.stages(rungs).savefig(out / "stages.png", dpi=90)
     lines = [
-        "| card | GiB | the fastest exact setup | needed, GiB | floor, s | expected, s |",
-        "|---|---|---|---|---|---|",
+        "| card | GiB | the best exact setup | needed, GiB | fits | a clip | published |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for line in cards_table(Setup("svd-xt", dtype="fp16")):
+    for line in fitting_table(Setup("svd-xt", dtype="fp16")):
         if line["card"] in CARDS:
-            numbers = f"{line['needed_gib']:.1f} | {line['floor_seconds']:.0f} | {line['expected_seconds']:.0f}"
-            lines.append(f"| {line['card']} | {line['memory_gib']:.0f} | `{line['optimizations']}` | {numbers} |")
+            fits = line["fits"].replace("tight", "tight (close the browser)")
+            numbers = f"{line['needed_gib']:.1f} | {fits} | {line['time']} | {line['published']}"
+            lines.append(f"| {line['card']} | {line['memory_gib']:.1f} | `{line['optimizations']}` | {numbers} |")
     write_table("plan-table", lines)
 
 

@@ -23,12 +23,13 @@ from .pipelines.load import load as load
 from .prediction.cards import find_card as find_card
 from .prediction.cards import parse_memory as parse_memory
 from .prediction.cards import this_card as this_card
+from .prediction.cards import this_device as this_device
 from .prediction.estimate import Estimate as Estimate
 from .prediction.estimate import estimate as estimate
 from .prediction.fitting import candidates as candidates
-from .prediction.fitting import cards_table as cards_table
-from .prediction.fitting import estimates_table as estimates_table
 from .prediction.fitting import fitting_setup as fitting_setup
+from .prediction.fitting import fitting_table as fitting_table
+from .prediction.fitting import recommended as recommended
 from .profiling.ladder import ladder as ladder
 from .profiling.ladder import ladder_advice as ladder_advice
 from .profiling.ladder import ladder_table as ladder_table

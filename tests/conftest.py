@@ -17,16 +17,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def golden_traces():
-    """Fake runs of full-size models from a file: tests of predictions take seconds instead of minutes."""
-    import golden_traces
-
-    from svdlab.prediction import fake_run
-
-    fake_run._traces.update(golden_traces.read())
-
-
 @pytest.fixture(scope="session")
 def micro():
     """A pipeline of SVD's own classes with seeded random weights, about a megabyte: 6 frames, latents at half size."""

@@ -1,76 +1,55 @@
-"""Fake runs of the full-size models, remembered: tests of predictions take seconds, and a changed figure is seen.
+"""Fake runs of the published sizes, which come with the package: predictions of them take no time.
 
-    python tests/golden_traces.py          # writes golden_traces.json anew, in some minutes
+    python tests/golden_traces.py                # writes svdlab/prediction/traces.json anew, in ten minutes or more
+    python tests/golden_traces.py lean-decode    # only those with one of these words in their key
 
-`conftest` hands them to every test. `test_prediction` runs three of them again and compares exactly.
+`test_prediction` runs some of them again and compares exactly, and all of them in the slow tests.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 import warnings
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict
 
 from svdlab import Request, Setup
+from svdlab.optimizations import in_order
 from svdlab.prediction import fake_run
 
-FILE = Path(__file__).with_suffix(".json")
-GRAPHS = [
-    ("single-token",),
-    ("single-token", "split-guidance"),
-    ("single-token", "split-guidance", "lean-decode"),
-]
-PLAIN: list[tuple[str, ...]] = [(), ("split-guidance",)]
-UNGUIDED = {"max_guidance_scale": 1.0}
-FEWER = {"num_frames": 14, "decode_chunk_size": 2}
 
-
-def chunked(size: int) -> list[tuple[str, ...]]:
-    """The sets that `candidates` compares, with forward chunks of so many frames."""
-    chunk = f"forward-chunking={size}"
-    return [*GRAPHS, (*GRAPHS[1], chunk), (*GRAPHS[1], chunk, "lean-decode")]
-
-
-# (variant, optimisations, fields of the request)
-CASES: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
-    *(("svd-xt", names, {}) for names in [*PLAIN, *chunked(5)]),
-    *(("svd", names, {}) for names in [*PLAIN, *chunked(2)]),
-    *(("svd-xt", names, FEWER) for names in [(), *chunked(2)]),
-    *(("svd-xt", (), {"decode_chunk_size": size}) for size in (2, 8, 14, 25)),
-    ("svd-xt", ("lean-decode",), {"decode_chunk_size": 25}),
-    ("svd-xt", ("forward-chunking",), {}),
-    ("svd-xt", ("forward-chunking=5", "split-guidance"), {}),
-    ("svd-xt", ("fp8",), {}),
-    ("svd-xt", ("attention=math",), {}),
-    ("svd", ("forward-chunking=2",), {}),
-    ("svd", ("forward-chunking=2", "split-guidance"), {}),
-    ("svd-xt", (), UNGUIDED),
-    ("svd", (), UNGUIDED),
-]
-
-
-def case(name: str, optimizations: tuple[str, ...], fields: dict[str, Any]) -> tuple[Setup, Request]:
-    """A case as `fake_run` takes it."""
-    setup = Setup(name, dtype="fp16", optimizations=optimizations)
-    return setup, setup.request(**{"image": "rocket"} | fields)
-
-
-def read() -> dict[str, dict[str, fake_run.StageTrace]]:
-    """All of them, by key."""
-    return {key: fake_run._from_json(json.dumps(stages)) for key, stages in json.loads(FILE.read_text()).items()}
+def published() -> Iterator[tuple[Setup, Request]]:
+    """What `candidates` compares at the published sizes, with and without guidance, and what else tests ask for."""
+    for frames, dtype, guidance in itertools.product((25, 14), ("fp16", "bf16", "fp32"), (3.0, 1.0)):
+        chunk, half = f"forward-chunking={5 if frames == 25 else 2}", ("split-guidance",) * (guidance > 1)
+        graphs = [(), ("single-token",), ("single-token", *half), ("single-token", *half, chunk)]
+        if dtype == "fp16" and guidance > 1:
+            graphs += [("fp8", *names) for names in graphs[1:]]
+            graphs += [half, (*half, chunk), ("forward-chunking",), (*half, "single-token", "forward-chunking")]
+        decoding = itertools.product([(), ("lean-decode",)], sorted({1, 2, 5, 7, 8, 14, frames}))
+        for names, decode_chunk in (*((names, 5) for names in graphs), *decoding):
+            request = Request(
+                image="rocket", num_frames=frames, decode_chunk_size=decode_chunk, max_guidance_scale=guidance
+            )
+            yield Setup("svd", dtype=dtype, optimizations=in_order(names)), request.filled("svd")
 
 
 def main() -> None:
     """Write the file, a line a trace."""
     warnings.simplefilter("ignore", UserWarning)
-    lines = []
-    for name, optimizations, fields in CASES:
-        setup, request = case(name, optimizations, fields)
-        stages = fake_run._to_json(fake_run.fake_run(setup, request))
-        lines.append(f"{json.dumps(fake_run._key(setup, request))}: {stages}")
-        print(fake_run._key(setup, request), flush=True)
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    words, old, new = sys.argv[1:], json.loads(fake_run.SHIPPED.read_text()), {}
+    for setup, request in published():
+        keys = fake_run._keys(setup, request)
+        kept = [key for key in keys.values() if key in old and words and not any(word in key for word in words)]
+        new |= {key: old[key] for key in kept}
+        missing = [name for name, key in keys.items() if key not in new]
+        for name, stage in fake_run.fake_run(setup, request, missing).items():
+            new[keys[name]] = asdict(stage)
+            print(keys[name], flush=True)
+    lines = [f"{json.dumps(key)}: {json.dumps(trace)}" for key, trace in sorted(new.items())]
+    fake_run.SHIPPED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

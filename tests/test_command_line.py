@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -191,14 +192,21 @@ def test_the_picture_is_read_first(capsys, monkeypatch):
 
 
 def test_plan_for_a_card_and_for_an_amount_of_memory(capsys):
-    assert main(["plan", "--gpu", "RTX 3060", "--variant", "tiny"]) == 0
+    assert main(["plan", "--gpu", "RTX 3060"]) == 0
     table = capsys.readouterr().out
-    assert table.startswith("tiny on RTX 3060 of 12.0 GiB, the fastest first:\noptimizations")
-    assert "single-token" in table
-    assert main(["plan", "--memory", "8GB", "--variant", "tiny", "--optimization", "single-token"]) == 0
+    assert re.match(
+        r"svd-xt on RTX 3060 \(11.8 GiB, of which 11.. are free\), the best setup first:\noptimizations", table
+    )
+    assert re.search(r"\nmodel-offload, single-token .* tight +4\.\d to .* minutes", table)
+    assert main(["plan", "--gpu", "RTX 3060", "--no-desktop"]) == 0
+    assert "tight " not in capsys.readouterr().out.partition("Predicted")[0]
+    assert main(["plan", "--memory", "8GB", "--optimization", "lean-decode"]) == 0
     few = capsys.readouterr().out
-    assert all("single-token" in line for line in few.splitlines()[2:-2])
-    assert "–" in few  # no times for a card that has no name
+    assert all("lean-decode" in line for line in few.splitlines()[2:-4])
+    assert "minutes" not in few  # no times for a card that has no name
+    assert main(["plan", "--memory", "2GB"]) == 0
+    none = capsys.readouterr().out
+    assert re.search(r"None fits\. The nearest needs .* GiB: group-offload", none)
     assert main(["plan", "--gpu", "RTX 3061"]) == 2
     assert "RTX 3060" in capsys.readouterr().err
     assert main(["plan", "--memory", "lots"]) == 2
@@ -206,6 +214,6 @@ def test_plan_for_a_card_and_for_an_amount_of_memory(capsys):
 
 
 def test_plan_for_every_card(capsys):
-    assert main(["plan", "--variant", "tiny", "--num-inference-steps", "2"]) == 0
+    assert main(["plan", "--num-inference-steps", "2"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in CARDS)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
-from types import SimpleNamespace
 
 import pytest
 
 from svdlab.interface import doctor as module
 from svdlab.interface.command_line import main
 from svdlab.interface.doctor import Check, Readiness, doctor
+from svdlab.prediction.cards import find_card
 
 SECRET = "hf_DoNotShowThisToAnybody"
 GiB = 2**30
@@ -146,22 +146,17 @@ def test_a_missing_library_of_an_extra_is_a_note(monkeypatch):
     assert (notebooks.state, lab.state, lab.fact) == ("ok", "note", "missing: anywidget")
 
 
-def test_what_fits_is_predicted_where_there_is_time(monkeypatch):
-    def estimate(setup):
-        needed_bytes = (6 if setup.optimizations else 10) * GiB
-        return SimpleNamespace(setup=setup, needed_bytes=needed_bytes, fits=lambda memory: memory >= needed_bytes)
-
-    monkeypatch.setattr("svdlab.prediction.estimate.estimate", estimate)
-    later = time.monotonic() + 600
-    fit = module._fit("svd-xt", 24 * GiB, later)
-    assert fit.state == "ok"
-    assert fit.fact == "svd-xt with fp16: 10.0 GiB predicted"
-    assert "model-offload" in module._fit("svd-xt", 8 * GiB, later).fact
-    none = module._fit("svd-xt", 2**20, later)
-    assert (none.state, "svdlab plan --variant svd-xt" in none.todo) == ("note", True)
-    late = module._fit("svd-xt", 24 * GiB, 0)
-    assert "not predicted yet" in late.fact
-    assert "svdlab plan --variant svd-xt" in late.todo
+def test_what_fits_is_what_a_plan_recommends():
+    cards = [*map(find_card, ("RTX 4090", "RTX 4060", "RTX 2060", "2GB"))]
+    large, eight, six, none = (module._fit("svd-xt", card) for card in cards)
+    assert [fit.state for fit in (large, eight, six, none)] == ["ok", "ok", "ok", "note"]
+    assert large.fact.startswith("svd-xt with fp16, single-token: ")
+    assert "forward-chunking=5" in eight.fact
+    assert "group-offload" in six.fact
+    assert "forward-chunking=1" not in six.fact  # which brings the weights of a layer for each frame
+    assert "svdlab plan --variant svd-xt" in none.todo
+    tight = module._fit("svd-xt", dataclasses.replace(cards[2], taken_bytes=cards[2].memory_bytes // 2))
+    assert (tight.state, "close the browser" in tight.todo) == ("note", True)
 
 
 def test_a_check_reads_well():

@@ -9,7 +9,6 @@ from measured_rows import GiB, ladder_rows, rung
 
 from svdlab import estimate, ladder
 from svdlab.optimizations import OPTIMIZATIONS
-from svdlab.prediction.cards import CARDS
 from svdlab.profiling.ladder import ladder_advice, ladder_table
 from svdlab.rows.measurement import Measurement
 
@@ -58,11 +57,11 @@ def test_the_table(rows):
     table = ladder_table(rows)
     assert table.index.tolist() == ["fp16", "fp16, split-guidance", "fp16, single-token", "fp16, fp8", "fp16, split-guidance, lean-decode"]  # fmt: skip  # noqa: E501
     assert table.peak_gib.tolist()[:4] == [4, 2, 3.9, 1.5]
-    assert table.speed.tolist()[:3] == pytest.approx([1, 2 / 2.2, 2 / 1.5], abs=1e-3)
+    assert table.time.tolist()[1:4] == ["10 % slower", "25 % faster", "20 % slower"]
+    assert (table.fastest.iloc[0], table.slowest.iloc[0]) == (2, 2)
     assert table.exact.tolist() == [True, True, True, False, True]
     guess = estimate(rows[0].setup, rows[0].request)
     assert table.predicted_gib.iloc[0] == pytest.approx(guess.peak_bytes / GiB, abs=1e-4)
-    assert table.times_floor.iloc[0] == pytest.approx(2 / guess.seconds(CARDS["RTX 3060"]).floor, rel=1e-3)
     assert table.of_peak_percent.iloc[0] == pytest.approx(100 * guess.flops / 2 / 25.5e12, abs=1e-3)
     assert "out of memory" in table.error.iloc[4]
     assert ladder_table([]).empty
@@ -78,11 +77,31 @@ def test_a_processors_peak_is_what_came_on_top():
     assert measurement.peak_bytes == 2.5 * GiB
 
 
+def test_overlapping_spreads_are_no_difference_and_a_busy_machine_is_named(rows):
+    """Each rung's second clip takes longer; the first rung's by so much that nobody can tell."""
+
+    def with_slow_clip(row, factor):
+        slow = [
+            dataclasses.replace(s, call=2, seconds=s.seconds * factor, others_busy=0.4)
+            for s in row.measurement.stages
+            if s.call == 1
+        ]
+        measurement = dataclasses.replace(row.measurement, stages=(*row.measurement.stages, *slow))
+        return dataclasses.replace(row, measurement=measurement)
+
+    busy = [with_slow_clip(row, factor) for row, factor in zip(rows[:3], (1.5, 1.02, 1.02), strict=True)]
+    assert ladder_table(busy).time.tolist()[1:] == ["no difference", "39 % faster"]
+    advice = ladder_advice(busy[:2])
+    assert "no exact setup differs" in advice
+    assert "other programs used up to 40 % of the processors" in advice
+    assert "the same clip of the first setup took 2.00 to 3.00 s" in advice
+
+
 def test_the_advice(rows):
     advice = ladder_advice(rows)
-    assert "**the fastest, exact:** `fp16, single-token`, 1.50 s a clip, 3.90 GiB" in advice
+    assert "**the fastest, exact:** `fp16, single-token`, 1.50 s a clip (1.50 to 1.50), 3.90 GiB" in advice
     assert "**the least memory, exact:** `fp16, split-guidance`" in advice
-    assert "**not exact:** `fp16, fp8`, 2.40 s a clip, 1.50 GiB, 41 dB" in advice
+    assert "**not exact:** `fp16, fp8`, 2.40 s a clip (2.40 to 2.40), 1.50 GiB, 41 dB" in advice
     assert "**failed:** `fp16, split-guidance, lean-decode`: In decode of call 1" in advice
     assert ladder_advice(rows[4:]).startswith("Nothing was measured: In decode")
     assert ladder_advice([]) == "Nothing was measured: the ladder has no rungs"

@@ -103,8 +103,8 @@ def test_it_does_not_hold_on_a_plain_pipeline(micro, case: Case):
 def test_it_can_be_predicted(setup_of, ask, case: Case):
     prediction = estimate(setup_of(case.text, dtype="bf16"), ask())
     assert set(prediction.stages) == {"encode", "denoise", "decode"}
-    assert all(s.flops > 0 and s.least_bytes > 0 and s.activation_bytes > 0 for s in prediction.stages.values())
-    assert prediction.needed_bytes == prediction.peak_bytes + prediction.allowance_bytes
+    assert all(stage.flops > 0 and stage.activation_bytes > 0 for stage in prediction.stages.values())
+    assert prediction.needed_bytes > prediction.peak_bytes
 
 
 def test_each_has_a_case_a_sentence_and_a_line_in_the_table():

@@ -24,7 +24,7 @@ from svdlab.interface.panel import setup_marks, worker
 from svdlab.media import write_video
 from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.pipeline_lock import exclusive
-from svdlab.prediction.cards import this_processor
+from svdlab.prediction.cards import this_device
 from svdlab.prediction.separate_process import _predict
 from svdlab.request import conditioning, quiet_requests
 from svdlab.rows.row_files import read_rows
@@ -491,7 +491,7 @@ def test_setups_are_marked_with_what_they_need(monkeypatch):
     assert len(labels) > 1
     assert bundled.setup == Setup("tiny")
     assert "✓ fits the" in bundled.form.marks.value
-    slow = dataclasses.replace(this_processor(), flops=1.0)
+    slow = dataclasses.replace(this_device(), flops={"fp32": 1.0})
     monkeypatch.setattr(setup_marks, "predict", lambda *args: (_predict(*args)[0], slow))
     set_to(bundled, num_inference_steps=5)
     bundled.form.marks.task.result()

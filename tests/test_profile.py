@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import os
 import sys
 import threading
 import time
+from datetime import datetime
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
-from svdlab import Setup, ladder, measure, profile
+from svdlab import Setup, estimate, ladder, measure, profile
+from svdlab.media.images import image_sha256
 from svdlab.profiling import measured_process
 from svdlab.profiling import profile as profile_module
 from svdlab.quality.assess import difference
 from svdlab.quality.likeness import PSNR_CAP_DB
 from svdlab.request import conditioning
+from svdlab.rows.measurement import COUNTED_CALL
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.row_key import row_key
@@ -58,32 +60,10 @@ def request_(small):
 
 @pytest.fixture(scope="module")
 def measured(small, request_, tmp_path_factory):
-    """A ladder of three rungs, its folder; the second cannot be had without a card. The first is measured in a process
-    as users have it, the others in copies of this one, which spare the imports."""
+    """A ladder of three rungs, its folder; the second cannot be had without a card."""
     folder = tmp_path_factory.mktemp("ladder")
     trials = ladder(small, ["model-offload", "single-token"], request_, cumulative=False)
-    run_fresh, questions = profile_module._run_measured_process, []
-
-    def run_measured_process(question, scratch, timeout_seconds):
-        questions.append(question)
-        if len(questions) == 1:
-            return run_fresh(question, scratch, timeout_seconds)
-        return run_in_copy(question | {"repeats": min(question["repeats"], 1)}, scratch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profile_module, "_run_measured_process", run_measured_process)
-        return folder, trials, profile(trials, folder, repeats=2, progress=False)
-
-
-def run_in_copy(question, scratch):
-    if not (child := os.fork()):
-        sys.argv, sys.stdin = ["", str(scratch)], io.StringIO(json.dumps(question))
-        try:
-            measured_process.main()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return folder, trials, profile(trials, folder, repeats=2, progress=False)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -93,11 +73,11 @@ def test_stages_and_calls_are_apart_and_every_repeat_is_kept(measured):
     _, _, [row, *_] = measured
     stages = row.measurement.stages
     call = ["encode", "denoise", "decode", "finish"]
-    assert [stage.stage for stage in stages] == ["prepare", "load", *call * 3]
-    assert [stage.call for stage in stages] == [None, None, *(n for n in range(3) for _ in call)]
+    assert [stage.stage for stage in stages] == ["prepare", "load", *call * 4]
+    assert [stage.call for stage in stages] == [None, None, *(n for n in (0, 1, 2, COUNTED_CALL) for _ in call)]
     assert all(stage.seconds > 0 and stage.peaks["process_bytes"] > 2**20 for stage in stages)
     denoising = [stage for stage in stages if stage.stage == "denoise"]
-    assert [len(stage.step_seconds) for stage in denoising] == [2, 2, 2]
+    assert [len(stage.step_seconds) for stage in denoising] == [2, 2, 2, 2]
     assert all(sum(stage.step_seconds) <= stage.seconds for stage in denoising)
     begun = [stage.begun_seconds for stage in stages]
     assert begun == sorted(begun)
@@ -106,13 +86,35 @@ def test_stages_and_calls_are_apart_and_every_repeat_is_kept(measured):
 def test_medians_are_of_the_calls_after_the_first(measured):
     _, _, [row, *_] = measured
     line, stages = row.measurement.figures, row.measurement.stages
-    steps = [s for stage in stages for s in stage.step_seconds if stage.call]
+    steps = [s for stage in stages for s in stage.step_seconds if (stage.call or 0) > 0]
     assert line["step_seconds"] == pytest.approx(np.median(steps))
     assert line["first_seconds"] == pytest.approx(sum(stage.seconds for stage in stages if stage.call == 0))
-    assert line["peak_allocated_bytes"] is None  # not measured, rather than none
     assert line["encode_seconds"] < line["sample_seconds"] < line["clip_seconds"]
     assert row.timings == {name: line[name] for name in ("sample_seconds", "decode_seconds")}
-    assert line["denoise_peak_bytes"] <= line["peak_process_bytes"] * 1.001  # the kernel counts in batches
+    assert row.measurement.clip_times == pytest.approx([sum(s.seconds for s in stages if s.call == n) for n in (1, 2)])
+
+
+def test_memory_on_a_processor_is_what_torchs_tensors_take_as_predicted(measured):
+    """Counted in a clip of its own. A prediction leaves out what the pipeline keeps: pictures, noise, the schedule."""
+    for row in (row for row in measured[2] if row.status == "done"):
+        prediction, figures = estimate(row.setup, row.request), row.measurement.figures
+        assert (
+            row.measurement.peak_bytes
+            == figures["peak_allocated_bytes"]
+            == pytest.approx(prediction.peak_bytes, rel=0.05)
+        )
+        for name in ("denoise", "decode"):
+            assert figures[f"{name}_peak_bytes"] == pytest.approx(prediction.stages[name].peak_bytes, rel=0.05)
+
+
+def test_rungs_of_a_processor_make_their_clips_in_turn(measured):
+    """And what else the machine does is in the row."""
+    first, _, last = (datetime.fromisoformat(row.created).timestamp() for row in measured[2])
+    times = []
+    for row, started in zip(measured[2][::2], (first, last), strict=True):
+        times += [(started + s.begun_seconds, s.call) for s in row.measurement.stages if s.stage == "encode"]
+        assert 0 <= row.measurement.others_busy <= 1
+    assert [call for _, call in sorted(times)][:6] == [0, 0, 1, 1, 2, 2]
 
 
 def test_memory_over_time_and_what_lay_where(measured, micro):
@@ -131,7 +133,7 @@ def test_memory_over_time_and_what_lay_where(measured, micro):
 def test_the_baseline_is_compared_with_itself_and_the_others_with_it(measured):
     _, _, [baseline, _, shortcut] = measured
     exact = {"psnr_db": PSNR_CAP_DB, "ssim": pytest.approx(1), "max_abs_levels": 0, "latents_relative": 0}
-    assert dataclasses.asdict(baseline.measurement.fidelity) == exact  # another process, the same frames
+    assert dataclasses.asdict(baseline.measurement.fidelity) == exact  # its first clip and its last
     assert shortcut.measurement.fidelity.latents_relative < 1e-5
     assert shortcut.measurement.fidelity.psnr_db > 80
 
@@ -188,10 +190,10 @@ def test_running_out_of_memory_is_a_row_that_says_where():
 def test_a_process_that_is_killed_leaves_what_it_had_measured(small, request_, tmp_path):
     rows = []
     endless = dataclasses.replace(request_, num_inference_steps=1000)
-    frames = tmp_path / "frames.npz"
-    thread = threading.Thread(target=lambda: rows.append(measure(small, endless, repeats=1, frames=frames)))
+    trial = Trial(small, endless)
+    thread = threading.Thread(target=lambda: rows.extend(profile([trial], tmp_path, repeats=1, progress=False)))
     thread.start()
-    while not any('"denoise"' in file.read_text() for file in tmp_path.glob(".svdlab-*/events.jsonl")):
+    while not any('"denoise"' in file.read_text() for file in tmp_path.glob(".*~*/events.jsonl")):
         assert thread.is_alive()
         time.sleep(0.05)
     [child] = [p for p in psutil.Process().children() if "svdlab.profiling.measured_process" in p.cmdline()]
@@ -206,7 +208,7 @@ def test_a_process_that_is_killed_leaves_what_it_had_measured(small, request_, t
     assert row.measurement.load_seconds > 0
     assert row.measurement.first_seconds is None
     assert json.loads(row.to_json())["timings"] == {}
-    assert list(tmp_path.iterdir()) == []
+    assert [path.suffixes for path in tmp_path.iterdir()] == [[".failed", ".json"]]
 
 
 def test_one_that_takes_too_long_is_stopped(small, request_):
@@ -281,15 +283,37 @@ def test_a_sample_from_before_the_card_is_watched_is_written_before(tmp_path, mo
 # --- beside other processes ------------------------------------------------------------------------------------------
 
 
-def test_two_who_profile_one_ladder_measure_each_rung_once(small, request_, tmp_path, monkeypatch):
-    measured, answers = [], []
+class Unmeasured(profile_module._MeasuredProcess):
+    """A measured process without a process: every rung fails."""
 
-    def slow_measure(setup, request, *, frames=None, **_):
-        measured.append(setup.label)
+    started: ClassVar[list[str]] = []
+
+    def __init__(self, trial, *_):
+        self.trial = trial
+        self.started.append(trial.setup.label)
         time.sleep(0.3)
-        return failed_row(setup, request)
 
-    monkeypatch.setattr(profile_module, "measure", slow_measure)
+    def make_clip(self):
+        pass
+
+    def finish(self, baseline=None):
+        key = profile_module._measurement_key(self.trial, conditioning(self.trial.request), None)
+        row = Row(key, self.trial.setup.resolved(), self.trial.request, status="failed", error="too small")
+        return dataclasses.replace(row, created=str(time.time_ns()))
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    monkeypatch.setattr(profile_module, "_MeasuredProcess", Unmeasured)
+    monkeypatch.setattr(Unmeasured, "started", [])
+    return Unmeasured.started
+
+
+def test_two_who_profile_one_ladder_measure_each_rung_once(small, request_, tmp_path, unmeasured):
+    answers = []
     trials = ladder(small, ["single-token", "channels-last"], request_)
     threads = [
         threading.Thread(target=lambda: answers.append(profile(trials, tmp_path, progress=False))) for _ in range(2)
@@ -298,33 +322,15 @@ def test_two_who_profile_one_ladder_measure_each_rung_once(small, request_, tmp_
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(measured) == sorted(trial.setup.label for trial in trials)
+    assert sorted(unmeasured) == sorted(trial.setup.label for trial in trials)
     assert [row.error for row in answers[0]] == [row.error for row in answers[1]] == ["too small"] * 3
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def failed_row(setup, request):
-    """What `measure` would return, without a process."""
-    trial = Trial(setup, request)
-    key = profile_module._measurement_key(trial, conditioning(trial.request), None)
-    return Row(key, setup.resolved(), request, status="failed", error="too small", created=str(time.time_ns()))
-
-
-def test_failed_rungs_are_measured_again_if_that_is_asked(small, request_, tmp_path, monkeypatch):
-    measured = []
-    monkeypatch.setattr(profile_module, "measure", lambda s, r, **_: (measured.append(s), failed_row(s, r))[1])
+def test_failed_rungs_are_measured_again_if_that_is_asked(small, request_, tmp_path, unmeasured):
     for retry_failed in (False, False, True):
         profile(ladder(small, [], request_), tmp_path, retry_failed=retry_failed, progress=False)
-    assert len(measured) == 2
-
-
-def test_what_a_killed_measurement_left_is_cleared(small, request_, tmp_path, monkeypatch):
-    monkeypatch.setattr(profile_module, "_run_measured_process", lambda *_: None)
-    leftover = tmp_path / ".svdlab-abc"
-    leftover.mkdir()
-    (leftover / "frames.npz").write_bytes(b"half of it")
-    assert measure(small, request_, frames=tmp_path / "frames.npz").status == "failed"
-    assert list(tmp_path.iterdir()) == []
+    assert len(unmeasured) == 2
 
 
 # --- fidelity --------------------------------------------------------------------------------------------------------
@@ -350,21 +356,17 @@ def test_fidelity_is_what_difference_says(tmp_path):
 
 def test_an_image_that_changes_while_it_is_measured_changes_nothing(checkpoint, ask, picture, tmp_path, monkeypatch):
     """The picture is read once: its key, its hash and what the process sees are of the same pixels."""
-    from svdlab.media.images import image_sha256
-    from svdlab.profiling import profile as module
-
-    image = tmp_path / "image.png"
+    image, sights = tmp_path / "image.png", []
     picture.save(image)
-    request, seen = ask(image=str(image)), []
+    request = ask(image=str(image))
     expected = image_sha256(conditioning(request))
 
-    def run_instead(question, scratch, timeout_seconds):
-        seen.append(image_sha256(Image.open(scratch / module.PICTURE_FILE)))
-        image.unlink()
-        (scratch / module._LOG_FILE).write_text("no weights")
-        return 1
+    def write_and_wait(process, line):
+        sights.append(image_sha256(Image.open(process.scratch / measured_process.PICTURE_FILE)))
+        image.unlink(missing_ok=True)
+        process._process.kill()
 
-    monkeypatch.setattr(module, "_run_measured_process", run_instead)
-    row = module.measure(Setup("svd", weights=str(checkpoint), dtype="fp32"), request)
+    monkeypatch.setattr(profile_module._MeasuredProcess, "_write_and_wait", write_and_wait)
+    row = measure(Setup("svd", weights=str(checkpoint), dtype="fp32"), request, repeats=0)
     assert row.status == "failed"
-    assert [row.picture_sha256] == seen == [expected]
+    assert {row.picture_sha256, *sights} == {expected}

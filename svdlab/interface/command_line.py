@@ -24,7 +24,7 @@ from svdlab.headless.run_notebooks import unused_path
 from svdlab.media.images import open_image
 from svdlab.messages import describe_error, did_you_mean, first_line, shorten
 from svdlab.optimizations import in_order, parse
-from svdlab.prediction.cards import find_card, parse_memory, this_card
+from svdlab.prediction.cards import DESKTOP_BYTES, find_card, parse_memory, this_card
 from svdlab.request import Fit, conditioning
 from svdlab.setup import DTYPES, Setup
 from svdlab.variants import VARIANTS
@@ -163,8 +163,10 @@ def _parser() -> argparse.ArgumentParser:
     plan = command(_plan, "which setups fit a card, and how long they take: predicted, in seconds", _OF_PLAN)
     card = plan.add_mutually_exclusive_group()
     card.add_argument("--gpu", metavar="NAME", help="a card such as 'RTX 3060' (this machine's, else all known ones)")
-    card.add_argument("--memory", metavar="12GB", help="of a card that is not known by name")
+    card.add_argument("--memory", metavar="12GB", help="of a card that is not known by name, as it is sold")
     add = plan.add_argument
+    desktop = "whether a desktop hangs on the card (on GeForce it is taken for granted; this machine's is asked)"
+    add("--desktop", action=argparse.BooleanOptionalAction, default=None, help=desktop)
     add("--variant", choices=VARIANTS, default="svd-xt", help="the model (svd-xt)")
     add("--optimization", help="in every setup that is compared; may be repeated", **several)
     add("--approximate", action="store_true", help="compare setups too that change the frames")
@@ -242,33 +244,36 @@ def _report(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from svdlab.prediction import fitting
-    from svdlab.prediction.estimate import ALLOWANCE_BYTES, UTILISATION
 
     setup = Setup(options.variant, dtype="fp16", optimizations=tuple(options.optimization))
     request = setup.request(image="rocket", **{name: vars(options)[name] for name in _OF_PLAN if name in options})
-    card = find_card(options.gpu) if options.gpu else None if options.memory else this_card()
-    if card is None and not options.memory:
-        print(f"{setup.variant} on each known card: the fastest exact setup predicted to fit.")
-        _print_table(fitting.cards_table(setup, request), "source")
+    if options.memory:
+        parse_memory(options.memory)  # a name is none
+    named = options.gpu or options.memory
+    card = find_card(named) if named else this_card()
+    if card and named and options.desktop is not None:
+        card = dataclasses.replace(card, taken_bytes=DESKTOP_BYTES if options.desktop else 0)
+    _tell("Predicting: a moment at the published sizes, up to a minute at others.")
+    table = fitting.fitting_table(setup, request, card, approximate=options.approximate)
+    left_out = ["source"] + ([] if any(line["published"] for line in table) else ["published"])
+    if card is None:
+        print(f"{setup.variant} on each known card, with the best exact setup:")
+        _print_table(table, [*left_out, "encode_gib", "denoise_gib", "decode_gib"])
     else:
-        memory = card.memory_bytes if card else parse_memory(options.memory)
-        compared = fitting.candidates(setup, request, card, on_card=True, approximate=options.approximate)
-        print(f"{setup.variant} on {card.name if card else 'a card'} of {memory / 2**30:.1f} GiB, the fastest first:")
-        _print_table(fitting.estimates_table(compared, memory, card), "setup")
-        fits = any(estimate.fits(memory) for estimate in compared)
-        if not fits and (smaller := fitting.smaller_chunk(setup, request, memory)):
-            print(f"None fits, but with --decode-chunk-size {smaller.request.decode_chunk_size} this does: {smaller}")
-    print(
-        f"Predicted, not measured. GiB: allocated by PyTorch; needed: {ALLOWANCE_BYTES / 2**30:.1f} more, for what "
-        f"cannot be traced.\nSeconds: the floor, under which nothing can be; expected, at {UTILISATION:.0%} of what "
-        "each operation could reach."
-    )
+        size = f"{card.memory_bytes / 2**30:.1f} GiB, of which {card.free_bytes / 2**30:.1f} are free"
+        print(f"{setup.variant} on {card.name} ({size}), the best setup first:")
+        _print_table(table, [*left_out, "card", "memory_gib"] + ([] if card.flops else ["time"]))
+        if not any(line["fits"] != "no" for line in table):
+            least = min(table, key=lambda line: line["needed_gib"])
+            print(f"None fits. The nearest needs {least['needed_gib']} GiB: {least['optimizations']}.")
+            if smaller := fitting.smaller_chunk(setup, request, card):
+                print(f"With --decode-chunk-size {smaller.request.decode_chunk_size} this fits: {smaller}")
+    print(fitting.LEGEND)
 
 
-def _print_table(lines: list[dict[str, Any]], left_out: str) -> None:
-    names = [name for name in lines[0] if name != left_out]
-    words = {"None": "–", "True": "yes", "False": "no"}
-    cells = [names, *([words.get(text := str(line[name]), text) for name in names] for line in lines)]
+def _print_table(lines: list[dict[str, Any]], left_out: list[str]) -> None:
+    names = [name for name in lines[0] if name not in left_out]
+    cells = [names, *([str(line[name]) or "–" for name in names] for line in lines)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())

@@ -14,11 +14,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from importlib.metadata import metadata, requires
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -31,16 +30,11 @@ from svdlab.pipelines.hub import WeightsError
 from svdlab.setup import Setup
 from svdlab.variants import VARIANTS
 
+if TYPE_CHECKING:
+    from svdlab.prediction.cards import Card
+
 State = Literal["ok", "note", "problem"]
 GiB = 2**30
-PREDICTING_SECONDS = 5.0  # no prediction is begun after this time; one may take 10 s
-# The setups that are tried on a card, fastest first. Those that differ by an offload alone share one prediction.
-SETUPS_TO_TRY: tuple[tuple[str, ...], ...] = (
-    (),
-    ("model-offload", "split-guidance", "single-token"),
-    ("group-offload", "split-guidance", "single-token"),
-    ("group-offload", "split-guidance", "forward-chunking=1", "single-token", "lean-decode"),
-)
 
 
 @dataclass(frozen=True)
@@ -142,30 +136,29 @@ def _torch() -> list[Check]:
 
 
 def _device() -> list[Check]:
-    here, until = Machine.here(), time.monotonic() + PREDICTING_SECONDS
-    free, total = free_bytes(here.device), here.memory_bytes or 0
-    memory = f"{free / GiB:.1f} GiB free of {total / GiB:.1f}"
+    from svdlab.prediction.cards import this_device
+
+    here = Machine.here()
     if here.device == "cpu":
+        memory = f"{free_bytes('cpu') / GiB:.1f} GiB free of {(here.memory_bytes or 0) / GiB:.1f}"
         todo = 'Setup("tiny") makes a clip in seconds here; svd and svd-xt need a card: see `svdlab plan`.'
         return [Check("device", "note", f"no card; {here.name}, {here.cores} cores, {memory}", todo)]
+    card = this_device()
+    memory = f"{card.free_bytes / GiB:.1f} GiB free of {card.memory_bytes / GiB:.1f}"
     todo = "Other programs hold over half of the memory: close them, or restart old kernels."
-    device = _judge("device", free >= total / 2, f"{here.name} ({here.device}), {memory}", todo)
-    return [device, *(_fit(variant.name, total, until) for variant in VARIANTS.values() if variant.repository)]
+    device = _judge("device", card.free_bytes >= card.memory_bytes / 2, f"{here.name} ({here.device}), {memory}", todo)
+    return [device, *(_fit(variant.name, card) for variant in VARIANTS.values() if variant.repository)]
 
 
-def _fit(variant: str, memory_bytes: int, until: float) -> Check:
-    from svdlab.prediction.estimate import estimate
+def _fit(variant: str, card: Card) -> Check:
+    from svdlab.prediction.fitting import candidates, recommended
 
-    if time.monotonic() > until:
-        todo = f"`svdlab plan --variant {variant}` predicts it in a minute or two, and it is remembered."
-        return Check("fits", "note", f"{variant}: not predicted yet", todo)
-    for optimizations in SETUPS_TO_TRY:
-        needed = estimate(Setup(variant, dtype="fp16", optimizations=optimizations))
-        if needed.fits(memory_bytes):
-            fact = f"{variant} with {needed.setup.label}: {needed.needed_bytes / GiB:.1f} GiB predicted"
-            return Check("fits", "ok", fact)
-    todo = f"`svdlab plan --variant {variant}` looks further; a smaller decode_chunk_size or size needs less."
-    return Check("fits", "note", f"{variant}: no setup that was tried fits {memory_bytes / GiB:.1f} GiB", todo)
+    best = recommended(candidates(Setup(variant, dtype="fp16"), card=card, on_card=True), card)
+    fits, fact = best.fits_on(card), f"{variant} with {best.setup.label}: {best.needed_bytes / GiB:.1f} GiB predicted"
+    if fits == "no":
+        todo = f"`svdlab plan --variant {variant}` looks further; a smaller decode_chunk_size or size needs less."
+        return Check("fits", "note", f"{fact}, the least of all, and that does not fit", todo)
+    return _judge("fits", fits == "yes", fact, "That is tight: close the browser and what else uses the card.")
 
 
 def _versions() -> list[Check]:

@@ -56,4 +56,5 @@ FORWARD_CHUNKING = Optimization(
     accepts=lambda text: bool(re.fullmatch(r"[1-9]\d{0,3}", text, re.ASCII)),
     check_request=lambda value, request: _chunk_for(value, request.num_frames),
     before_clip=_before_clip,
+    stages=("denoise",),
 )

@@ -31,4 +31,5 @@ FP8 = Optimization(
     what="the UNet's weights in 8 bits, computing in 16; 1.4 GiB less for svd and svd-xt, slightly other frames",
     apply=_apply,
     holds=_holds,
+    stages=("denoise",),
 )

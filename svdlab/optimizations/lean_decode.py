@@ -124,4 +124,5 @@ LEAN_DECODE = Optimization(
         "compile-vae": "its loops would be unrolled into one huge graph",
         "sequential-offload": "it reads weights of norms that are elsewhere",
     },
+    stages=("decode",),
 )

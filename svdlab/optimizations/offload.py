@@ -26,25 +26,27 @@ def _components(pipeline: Any) -> tuple[Any, Any, Any]:
 def _model_residence(stage: str, weights: Mapping[str, WeightBytes], value: str | None) -> Residence:
     # A component leaves when the next one of "image_encoder->unet->vae" comes: the VAE stays for the denoising.
     present = {"encode": ("image_encoder", "vae"), "denoise": ("unet", "vae"), "decode": ("vae",)}[stage]
-    size = sum(weights[name].total for name in present)
-    return Residence(size, 2 * size if stage == "encode" else 0)  # to the device, and back after the clip
+    # Each comes and goes once a clip, the VAE for encoding and for decoding. The UNet's way counts with the encoding,
+    # since of the denoising one step is asked for.
+    moved = {"encode": weights.keys(), "denoise": (), "decode": ("vae",)}[stage]
+    return Residence(sum(weights[name].total for name in present), 2 * sum(weights[name].total for name in moved))
 
 
 def _sequential_residence(stage: str, weights: Mapping[str, WeightBytes], value: str | None) -> Residence:
     names = {"encode": ("image_encoder", "vae"), "denoise": ("unet",), "decode": ("vae",)}[stage]
-    return Residence(max(weights[name].largest_layer for name in names), sum(weights[name].total for name in names))
+    return Residence(max(weights[name].largest_layer for name in names), None)  # its hooks take longer than the weights
 
 
 def _group_residence(stage: str, weights: Mapping[str, WeightBytes], value: str | None) -> Residence:
     vae = weights["vae"].total
     if stage == "decode":
-        return Residence(vae, 0)
+        return Residence(vae)
     grouped = weights["image_encoder" if stage == "encode" else "unet"]
     if value == "block":
-        return Residence(vae + grouped.largest_block + grouped.outside_blocks, grouped.total)
-    if value == "stream":  # the layer that computes and the one that comes; its way takes no time of its own
-        return Residence(vae + 2 * grouped.largest_layer, 0)
-    return Residence(vae + grouped.largest_layer, grouped.total)
+        return Residence(vae + grouped.largest_block + grouped.outside_blocks, 2 * grouped.block_traffic)
+    if value == "stream":  # the layer that computes and the one that comes; a copy stays behind, so none goes back
+        return Residence(vae + 2 * grouped.largest_layer, grouped.layer_traffic, overlaps=True)
+    return Residence(vae + grouped.largest_layer, 2 * grouped.layer_traffic)
 
 
 def _apply_group(pipeline: Any, value: str | None) -> None:

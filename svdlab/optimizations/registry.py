@@ -32,13 +32,16 @@ class WeightBytes(NamedTuple):
     largest_layer: int  # of its modules, without their children
     largest_block: int  # of its lists of blocks
     outside_blocks: int  # what is in no such list
+    layer_traffic: int  # its layers' own bytes, each as often as the stage calls it
+    block_traffic: int  # the same of its blocks, and of the layers outside of them
 
 
 class Residence(NamedTuple):
     """Where the weights are in one stage of a clip, for a prediction."""
 
     device_bytes: int  # on the device at once
-    moved_bytes: int  # brought there in each pass
+    moved_bytes: int | None = 0  # both ways, in one step or in all decode chunks; None: their time cannot be foreseen
+    overlaps: bool = False  # whether they move while the device computes
 
 
 # (a clip's stage, weights by component, value) -> where they are
@@ -64,6 +67,7 @@ class Optimization:
     # Makes a pipeline ready for the next clip.
     before_clip: Callable[[Any, str | None, Request], None] = lambda pipeline, value, request: None
     traced: Callable[[str | None], bool] = lambda value: True  # whether a prediction applies it to what it runs
+    stages: tuple[str, ...] = ("encode", "denoise", "decode")  # of a clip, which it changes where it is traced
     residence: FindResidence | None = None  # where the weights are, for a prediction; None leaves that to others
 
     @property

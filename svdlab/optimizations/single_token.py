@@ -38,4 +38,5 @@ SINGLE_TOKEN = Optimization(
     what="no cross-attention where the context is one token; a few percent off every step, nothing lost",
     apply=_apply,
     holds=_holds,
+    stages=("denoise",),
 )

@@ -53,4 +53,5 @@ SPLIT_GUIDANCE = Optimization(
     what="the two halves of the guidance batch one after the other; 10.6 to 6.6 GiB for svd-xt's step, by computation",
     apply=_apply,
     holds=_holds,
+    stages=("denoise",),
 )

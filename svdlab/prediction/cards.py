@@ -1,159 +1,197 @@
-"""Graphics cards as their makers describe them: what a prediction needs to know of one.
+"""Graphics cards: what a prediction needs to know of one.
 
-A card is known by the name that its maker or its driver gives it. Laptops' chips are other chips under the same names,
-so they are not listed.
+A card is known by the name that its driver gives it, and by its memory where two are called alike. Any other word in
+that name (Laptop, MIG, D, Max-Q) means another chip or a part of one, and is never guessed: its memory tells what fits,
+and on this machine its rates are measured.
 """
 
 from __future__ import annotations
 
+import csv
 import re
-import timeit
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
+from svdlab.machine import Machine, free_bytes
 from svdlab.messages import did_you_mean, shorten
 
 GiB = 2**30
+DESKTOP_BYTES = int(0.7 * GiB)  # what a desktop and a browser take of a card, 0.5 to 1 GiB
+SEEN_OF_SOLD = 0.97  # of the memory that a card is sold with, a program sees so much, or a little more
 
 
 @dataclass(frozen=True)
 class Card:
-    """One card, as it is sold."""
+    """One card, or a processor that stands in for one.
 
-    name: str  # without "NVIDIA" and "GeForce"
+    Attributes:
+        name: without "NVIDIA" and "GeForce".
+        memory_bytes: as a program sees it, less than is sold.
+        taken_bytes: what a desktop or other programs take of that.
+        flops: floating-point operations a second by dtype, summed in 32 bits; a dtype that is missing has none.
+        bandwidth_bytes: a second, of the card's own memory.
+        source: of these figures.
+    """
+
+    name: str
     memory_bytes: int
-    flops: float  # a second: dense 16-bit multiply-adds with 32-bit sums, half of what GeForce cards advertise
-    bandwidth_bytes: float  # a second, of the card's own memory
-    source: str  # of these figures
+    taken_bytes: int = 0
+    flops: Mapping[str, float] = field(default_factory=dict)
+    bandwidth_bytes: float = 0.0
+    source: str = ""
+
+    @property
+    def free_bytes(self) -> int:
+        """What a desktop and other programs leave."""
+        return self.memory_bytes - self.taken_bytes
 
 
-_AMPERE = "NVIDIA GA102 white paper, appendix A; twice the 32-bit rate at boost clock"
-_ADA = "NVIDIA Ada white paper, appendix A; twice the 32-bit rate at boost clock"
-_BLACKWELL = "NVIDIA RTX Blackwell white paper, appendix A; twice the 32-bit rate at boost clock"
-_TURING = "NVIDIA Turing white paper, appendix A; four times the 32-bit rate at boost clock"
-
-_FIGURES: dict[str, tuple[float, float, float, str]] = {  # name: (GiB, TFLOP/s, GB/s, source)
-    "RTX 2060": (6, 25.8, 336, _TURING),
-    "RTX 2070": (8, 29.9, 448, _TURING),
-    "RTX 2080": (8, 40.3, 448, _TURING),
-    "RTX 2080 Ti": (11, 53.8, 616, _TURING),
-    "RTX 3050": (8, 18.2, 224, _AMPERE),
-    "RTX 3060": (12, 25.5, 360, _AMPERE),
-    "RTX 3060 Ti": (8, 32.4, 448, _AMPERE),
-    "RTX 3070": (8, 40.6, 448, _AMPERE),
-    "RTX 3080": (10, 59.5, 760, _AMPERE),
-    "RTX 3090": (24, 71, 936, _AMPERE),
-    "RTX 4060": (8, 30.2, 272, _ADA),
-    "RTX 4060 Ti": (8, 44.1, 288, _ADA),
-    "RTX 4060 Ti 16GB": (16, 44.1, 288, _ADA),
-    "RTX 4070": (12, 58.3, 504, _ADA),
-    "RTX 4070 Ti": (12, 80.2, 504, _ADA),
-    "RTX 4070 Ti SUPER": (16, 88.2, 672, _ADA),
-    "RTX 4080": (16, 97.5, 717, _ADA),
-    "RTX 4090": (24, 165.2, 1008, _ADA),
-    "RTX 5060": (8, 38.4, 448, _BLACKWELL),
-    "RTX 5060 Ti": (16, 47.4, 448, _BLACKWELL),
-    "RTX 5070": (12, 61.7, 672, _BLACKWELL),
-    "RTX 5070 Ti": (16, 87.9, 896, _BLACKWELL),
-    "RTX 5080": (16, 112.6, 960, _BLACKWELL),
-    "RTX 5090": (32, 209.5, 1792, _BLACKWELL),
-    "RTX A6000": (48, 154.8, 768, "NVIDIA RTX A6000 datasheet"),
-    "T4": (15, 65, 320, "NVIDIA T4 datasheet; 15 of its 16 GB are left beside error correction"),
-    "V100": (16, 125, 900, "NVIDIA V100 datasheet (SXM2)"),
-    "A10G": (22.5, 70, 600, "NVIDIA A10G datasheet"),
-    "L4": (22.5, 121, 300, "NVIDIA L4 datasheet, without sparsity"),
-    "L40S": (44.5, 362, 864, "NVIDIA L40S datasheet, without sparsity"),
-    "A100": (40, 312, 1555, "NVIDIA A100 datasheet"),
-    "A100 80GB": (80, 312, 2039, "NVIDIA A100 datasheet (SXM4)"),
-    "H100": (80, 989, 3350, "NVIDIA H100 datasheet (SXM5), without sparsity"),
-    "H100 PCIe": (80, 756, 2000, "NVIDIA H100 datasheet (PCIe), without sparsity"),
-    "H200": (141e9 / GiB, 989, 4800, "NVIDIA H200 datasheet (SXM5), without sparsity"),
-    "B200": (180e9 / GiB, 2250, 8000, "NVIDIA DGX B200 datasheet, without sparsity"),
+_SOURCES = {
+    "tables": "cores and bandwidth by public tables that quote NVIDIA, boost clock from memory",
+    "quoted": "NVIDIA's datasheet, as Lightning's throughput.py and github.com/gmasse/gpu-specs quote it; no sparsity",
+    "recalled": "NVIDIA's datasheet, from memory; no sparsity",
 }
-CARDS: dict[str, Card] = {
-    name: Card(name, int(gib * GiB), tflops * 1e12, gb * 1e9, source)
-    for name, (gib, tflops, gb, source) in _FIGURES.items()
+# Times of svd-xt in eager PyTorch, 25 frames of 576x1024 and 25 steps where nothing else is said: beside predictions.
+PUBLISHED = {
+    "A100 80GB": "39.9 s (OneDiff's README, SXM4, 5 frames a decode)",
+    "RTX 3090": "100.5 s (a public notebook, 20 steps, model offload, 8 frames a decode)",
+    "RTX 4080": "83 s (stable-fast's README)",
+    "T4": "about 10 minutes (users of Colab)",
 }
+CARDS: dict[str, Card] = {}
+_BY_NAME: dict[str, dict[int, Card]] = {}  # name in capitals: GB as sold: card
+# The memory that a program sees is what PyTorch's messages in public issues say, or those of a card of the same size.
+# 16 bits: dense products summed in 32 bits, half of what is advertised for GeForce. 32 bits: without tensor cores.
+for _line in csv.DictReader(Path(__file__).with_suffix(".csv").read_text().splitlines()):
+    _name, _sold, _seen, _half, _single, _bandwidth, _source = _line.values()
+    _flops = {"fp16": float(_half) * 1e12, "bf16": float(_half) * 1e12, "fp32": float(_single) * 1e12}
+    if _name.startswith(("RTX 20", "T4", "V100")):  # Turing and Volta: PyTorch emulates bf16 there, and slowly
+        del _flops["bf16"]
+    _full = f"{_name} {_sold}GB" if _name in CARDS else _name
+    _taken = DESKTOP_BYTES if _name.startswith("RTX") else 0  # the others have no socket for a monitor
+    _card = Card(_full, int(float(_seen) * GiB), _taken, _flops, float(_bandwidth) * 1e9, _SOURCES[_source])
+    CARDS[_full] = _BY_NAME.setdefault(_name.upper(), {})[int(_sold)] = _card
 
 
 def find_card(name: str) -> Card:
-    """The card that a name means.
+    """The card that a name means, or any card of an amount of memory.
 
     Args:
-        name: such as "RTX 3060", with or without "NVIDIA" and "GeForce".
+        name: such as "RTX 3060", with or without "NVIDIA" and "GeForce"; or "12GB", as a card is sold.
 
     Raises:
         ValueError: no card is known by that name.
 
     Example:
         >>> find_card("NVIDIA GeForce RTX 3060").memory_bytes / 2**30
-        12.0
+        11.75
+        >>> find_card("RTX 3060").flops["fp16"]
+        25500000000000.0
     """
-    card = match_card(name)
-    if card is None:
-        hint = did_you_mean(name.upper(), CARDS) or f": expected one of {', '.join(CARDS)}."
-        raise ValueError(f"Unknown card {shorten(name)}{hint} Name others by memory: '12GB'.")
-    return card
+    if card := match_card(name):
+        return card
+    if re.fullmatch(r"\s*[\d.]+\s*[GM]i?B?\s*", name, re.IGNORECASE):
+        exact = "i" in name.lower()
+        return Card(f"a card of {name.strip()}", parse_memory(name), 0 if exact else DESKTOP_BYTES)
+    hint = did_you_mean(name.upper(), CARDS) or f": expected one of {', '.join(CARDS)}."
+    others = "A laptop's chip, a MIG slice and others are named by their memory: '12GB'."
+    raise ValueError(f"Unknown card {shorten(name)}{hint} {others}")
 
 
-def match_card(name: str) -> Card | None:
-    """The card that a driver calls by this name: the longest known name that begins it; None for all others.
+def match_card(name: str, memory_bytes: int | None = None) -> Card | None:
+    """The card that a driver calls by this name, where it has that memory; None for all others.
 
     Args:
         name: as `torch.cuda.get_device_properties` gives it.
+        memory_bytes: what a program sees; left out, the smaller of two that are called alike.
     """
-    words = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|GPU|Generation)\b", " ", name, flags=re.IGNORECASE)
-    words = re.sub(r"[\s_-]+", " ", words).strip().upper()
-    best = max((card for card in CARDS if re.match(rf"{re.escape(card.upper())}(?!\w)", words)), key=len, default=None)
-    if best is None or re.search(r"\b(LAPTOP|MAX Q|MOBILE)\b", words):
-        return None
-    return None if {"TI", "SUPER"} & set(words[len(best) :].split()) else CARDS[best]
+    words = re.sub(r"(\d+)\s*GB\b", r"\1GB", re.sub(r"[\s_-]+", " ", name.upper())).split()
+    sizes = [int(word[:-2]) for word in words if re.fullmatch(r"\d+GB", word)]
+    silent = r"NVIDIA|GEFORCE|TESLA|QUADRO|GPU|GENERATION|SXM\d|HBM\dE?|\d+GB"
+    kinds = _BY_NAME.get(" ".join(word for word in words if not re.fullmatch(silent, word)), {})
+    cards = [card for sold, card in kinds.items() if not sizes or sold in sizes]
+    if memory_bytes is None:
+        return cards[0] if cards else None
+    return next((card for card in cards if abs(memory_bytes / card.memory_bytes - 1) < 0.08), None)
 
 
 def this_card() -> Card | None:
-    """This machine's card, with the memory that it really has; None where it has none that is known."""
+    """This machine's card with the memory that is free on it now; None where there is none.
+
+    What this process holds counts as free. The rates of a card that is not known by name are measured.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)
-    card = match_card(properties.name)
-    return card and replace(card, name=properties.name, memory_bytes=properties.total_memory)
+    card, total = match_card(properties.name, properties.total_memory), properties.total_memory
+    taken = total - free_bytes("cuda") - torch.cuda.memory_reserved(0)
+    rates = (card.flops, card.bandwidth_bytes, card.source) if card else _measured_rates("cuda")
+    return Card(properties.name, total, taken, *rates)
 
 
-def this_processor() -> Card:
-    """This machine's processor as if it were a card: the FLOP/s and the bandwidth that it reaches in half a second."""
+def this_device() -> Card:
+    """This machine's card; without one its processor, or Apple's GPU, whose rates are measured in half a second."""
+    if card := this_card():
+        return card
+    here = Machine.here()
+    total = here.memory_bytes or 0
+    return Card(here.name, total, total - free_bytes(here.device), *_measured_rates(here.device))
+
+
+@lru_cache(maxsize=1)
+def _measured_rates(device: str) -> tuple[Mapping[str, float], float, str]:
+    """FLOP/s by dtype, bytes a second, and how they were had: products and copies on this machine's device."""
     import torch
 
-    from svdlab.machine import Machine
+    on_card = device != "cpu"
+    size, dtypes = (4096, ("fp16", "bf16", "fp32")) if on_card else (1024, ("fp32",))
 
-    def least_seconds(act: Callable[[], object]) -> float:
-        return min(timeit.repeat(act, number=1, repeat=5))  # whatever else runs makes it slower
+    def best_seconds(run: object) -> float:
+        seconds = []
+        for _ in range(4):  # the first one warms up
+            begun = time.perf_counter()
+            run()
+            if on_card:
+                torch.accelerator.synchronize()
+            seconds.append(time.perf_counter() - begun)
+        return min(seconds)
 
-    square, long = torch.rand(1024, 1024), torch.rand(2**23)
-    flops = 2 * 1024**3 / least_seconds(lambda: square @ square)
-    bandwidth = 2 * long.nbytes / least_seconds(long.clone)
-    machine = Machine.here()
-    return Card(machine.name, machine.memory_bytes or 0, flops, bandwidth, "measured here")
+    flops = {}
+    for name in dtypes:
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[name]
+        factor = torch.ones(size, size, dtype=dtype, device=device)
+        flops[name] = 2 * size**3 / best_seconds(lambda factor=factor: factor @ factor)
+    block = torch.ones(16 * size * size // 4, device=device)
+    bandwidth = 2 * block.nbytes / best_seconds(block.clone)
+    return flops, bandwidth, "measured here by matrix products and copies"
 
 
 def parse_memory(text: str | int) -> int:
-    """An amount of memory in bytes.
+    """An amount of memory in bytes, as a program sees it.
 
     Args:
-        text: such as "12GB", "7.5 GiB" or "700M", or a number of bytes. As cards are sold, a GB here is 2**30 bytes.
+        text: such as "12GB" or "700MB", as cards are sold, of which a program sees 3 % less; "11.6 GiB" or a number of
+            bytes, exactly.
 
     Raises:
         ValueError: it is no amount of memory.
 
     Example:
-        >>> parse_memory("12GB") / 2**30
-        12.0
+        >>> parse_memory("11.5GiB") / 2**30
+        11.5
+        >>> round(parse_memory("12GB") / 2**30, 2)
+        11.64
     """
     if isinstance(text, int) and not isinstance(text, bool) and text > 0:
         return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:(G)|M)(?:B|iB)?\s*", str(text)[:50], re.IGNORECASE)
-    size = int(float(match[1]) * (GiB if match[2] else 2**20)) if match else 0
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([GM])(i?)B?\s*", str(text)[:50], re.IGNORECASE)
+    unit = {"G": GiB, "M": 2**20}[match[2].upper()] if match else 0
+    size = int(float(match[1]) * unit * (1 if match[3] else SEEN_OF_SOLD)) if match else 0
     if size <= 0:
         expected = "is no amount of memory: expected something like '12GB', or bytes over 0."
         raise ValueError(f"memory={shorten(text)} {expected}")

@@ -1,8 +1,8 @@
 """What a setup will need and take, predicted: no card, no weights, seconds.
 
 The real modules run on tensors without values (`fake_run`), so every optimisation that changes what is computed counts
-by construction. An offload is modelled by what it leaves on the device when. A card's time comes from its FLOP/s and
-its bandwidth: the floor, which nothing can undercut, and an expectation, of which published times set the scale.
+by construction. An offload is modelled by what it leaves on the device when, and by what it moves. A card's time is a
+range, of what published programs reach of its FLOP/s and its bandwidth.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from svdlab.prediction.fake_run import trace
 from svdlab.request import Request
 from svdlab.setup import Setup
 
-# The CUDA context takes about 0.5 GiB; workspaces and fragmentation, which nobody can trace, get a tenth more.
-ALLOWANCE_BYTES = int(0.6 * 2**30)
-# Of the sum over operations of what each takes at best. Published times of plain SVD-XT on an A100 are 39.9 to 50.9 s,
-# and that sum is 21.4 s there: the middle gives this share. Other cards and versions reach more or less.
-UTILISATION = 0.45
-# Between the machine's memory and the card, unpinned, over PCIe 4.0 x16: assumed, not measured here.
-LINK_BYTES = 8e9  # a second
+# CUDA's context and what PyTorch keeps beside the tensors. On top, cuDNN may copy a convolution's input and output into
+# another layout: 0.2 GiB for each frame of 576x1024 that is decoded plainly, little elsewhere.
+CONTEXT_BYTES, LEAST_ALLOWANCE_BYTES = int(0.4 * 2**30), int(0.6 * 2**30)
+# What published runs of eager code reach of a card's rates, operation by operation. Cards without bf16 of their own
+# have no flash attention in PyTorch, and a T4 cannot hold its clock: about 10 minutes on Colab are 17 %.
+UTILISATION, UTILISATION_OF_OLD_CARDS = (0.30, 0.75), (0.15, 0.75)
+# Between the machine's memory and the card, unpinned, over PCIe 3.0 and 4.0 x16: assumed, not measured here.
+LINK_BYTES = (4e9, 12e9)  # a second
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Stage:
 
     weight_bytes: int  # weights on the device at once
     activation_bytes: int  # the most that lives beside the weights
-    passes: int  # calls of the module: steps, or decode chunks
-    moved_bytes: int  # weights brought to the device, over all passes
+    workspace_bytes: int  # more, that cuDNN may take for a moment
+    moved_bytes: int | None  # weights that come to the device and go; None: how fast cannot be foreseen
+    overlaps: bool  # whether they move while the device computes
     operations: tuple[tuple[int, int, int], ...]  # (FLOP, bytes read and written, how often) of each kind
 
     @property
@@ -42,40 +44,49 @@ class Stage:
         return self.weight_bytes + self.activation_bytes
 
     @property
+    def needed_bytes(self) -> int:
+        """The peak, and an allowance for what cannot be traced."""
+        return self.peak_bytes + max(LEAST_ALLOWANCE_BYTES, CONTEXT_BYTES + self.workspace_bytes)
+
+    @property
     def flops(self) -> int:
         """Floating-point operations; a multiplication and an addition count as two."""
         return sum(flops * times for flops, _, times in self.operations)
 
-    @property
-    def least_bytes(self) -> int:
-        """What multiplications must read and write, with everything between them fused away."""
-        return sum(size * times for flops, size, times in self.operations if flops)
-
 
 class Seconds(NamedTuple):
-    """How long a clip takes on a card, in seconds."""
+    """How long a clip takes on a card, in seconds: between `low` and `high`; `str` gives "4 to 10 minutes"."""
 
-    floor: float  # no program can be faster: all of the card's FLOP/s or all of its bandwidth, whichever takes longer
-    expected: float  # each operation's own floor at `UTILISATION`, and the weights' way; compiled code counts as eager
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """The geometric mean, to compare setups by; no promise."""
+        return (self.low * self.high) ** 0.5
+
+    def __str__(self) -> str:
+        units = {"hours": 3600, "minutes": 60, "seconds": 1}
+        unit = next((name for name, size in units.items() if self.high >= 2 * size), "seconds")
+        low, high = (float(f"{seconds / units[unit]:.2g}") for seconds in self)
+        return f"{low:g} to {high:g} {unit}"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a setup will need for a request: `print` it for a sentence, compare it by `fits(bytes)` and `seconds(card)`.
+    """What a setup will need for a request: `print` it for a sentence, ask `fits_on(card)` and `seconds(card)`.
 
     Attributes:
         setup: how the model runs.
         request: what is asked, complete.
         stages: a `Stage` for each of "encode", "denoise" and "decode".
         component_bytes: weights of "image_encoder", "unet" and "vae", wherever they wait.
-        allowance_bytes: for what cannot be traced.
     """
 
     setup: Setup
     request: Request
     stages: dict[str, Stage]
     component_bytes: dict[str, int]
-    allowance_bytes: int = ALLOWANCE_BYTES
 
     @property
     def peak_bytes(self) -> int:
@@ -84,8 +95,8 @@ class Estimate:
 
     @property
     def needed_bytes(self) -> int:
-        """What the device must have: the peak and the allowance."""
-        return self.peak_bytes + self.allowance_bytes
+        """What the device must have: the peak, and an allowance for what cannot be traced."""
+        return max(stage.needed_bytes for stage in self.stages.values())
 
     @property
     def flops(self) -> int:
@@ -93,29 +104,46 @@ class Estimate:
         return sum(stage.flops for stage in self.stages.values())
 
     def fits(self, memory_bytes: int) -> bool:
-        """Whether `needed_bytes` is no more than a device has.
+        """Whether `needed_bytes` is no more than this.
 
         Args:
-            memory_bytes: all of the device's memory.
+            memory_bytes: what a program may have of a device.
         """
         return self.needed_bytes <= memory_bytes
 
-    def seconds(self, card: Card) -> Seconds:
-        """How long the clip takes on a card: the least possible, and what to expect.
+    def fits_on(self, card: Card) -> str:
+        """Whether it fits a card: "yes", "tight" (only where nothing else takes memory: close the browser) or "no".
 
         Args:
-            card: from `find_card` or `this_card`.
+            card: from `find_card`, `this_card` or `this_device`.
         """
-        floor = expected = 0.0
-        for stage in self.stages.values():
-            floor += max(stage.flops / card.flops, stage.least_bytes / card.bandwidth_bytes)
-            each = (n * max(flops / card.flops, size / card.bandwidth_bytes) for flops, size, n in stage.operations)
-            expected += sum(each) / UTILISATION + stage.moved_bytes / LINK_BYTES
-        return Seconds(floor, expected)
+        return "yes" if self.fits(card.free_bytes) else "tight" if self.fits(card.memory_bytes) else "no"
+
+    def seconds(self, card: Card) -> Seconds | None:
+        """How long the clip takes on a card; compiled code counts as eager code.
+
+        Args:
+            card: from `find_card`, `this_card` or `this_device`.
+
+        Returns:
+            A range; None where the card has no rate for the dtype, or where the setup's offloading cannot be foreseen.
+        """
+        rate, bandwidth, ends = card.flops.get(str(self.setup.resolved().dtype)), card.bandwidth_bytes, []
+        if rate is None or any(stage.moved_bytes is None for stage in self.stages.values()):
+            return None
+        shares = UTILISATION if "bf16" in card.flops else UTILISATION_OF_OLD_CARDS
+        for share, link in zip(shares, LINK_BYTES, strict=True):
+            seconds = 0.0
+            for stage in self.stages.values():
+                computing = sum(n * max(flops / rate, size / bandwidth) for flops, size, n in stage.operations) / share
+                moving = (stage.moved_bytes or 0) / link
+                seconds += max(computing, moving) if stage.overlaps else computing + moving
+            ends.append(seconds)
+        return Seconds(min(ends), max(ends))
 
     def __str__(self) -> str:
         verbs = {"encode": "encoding", "denoise": "denoising", "decode": "decoding"}
-        highest = max(self.stages, key=lambda name: self.stages[name].peak_bytes)
+        highest = max(self.stages, key=lambda name: self.stages[name].needed_bytes)
         names = ", ".join((self.setup.variant, str(self.setup.resolved().dtype), *self.setup.optimizations))
         return f"{names}: {self.needed_bytes / 2**30:.1f} GiB needed, the most while {verbs[highest]}."
 
@@ -123,8 +151,9 @@ class Estimate:
 def estimate(setup: Setup, request: Request | None = None) -> Estimate:
     """Predict memory and time of a clip, without a card and without weights.
 
-    A full-size one takes some seconds of one core the first time, and is remembered, on disk too. Of `setup.weights`
-    only a folder makes a difference, by its configuration, and of `setup.device` the dtype that it implies.
+    At the published sizes it takes a moment, at others some seconds of one core for each stage that is new to this
+    process. It may run in any thread, beside a clip. Of `setup.weights` only a folder makes a difference, by its
+    configuration, and of `setup.device` the dtype that it implies.
 
     Args:
         setup: how the model runs.
@@ -135,29 +164,27 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
 
     Example:
         >>> from svdlab import Setup, estimate, find_card
-        >>> prediction = estimate(Setup("tiny", dtype="fp32"))
+        >>> prediction = estimate(Setup("svd-xt", dtype="fp16", optimizations=("model-offload",)))
         >>> print(prediction)
-        tiny, fp32: 1.0 GiB needed, the most while decoding.
-        >>> prediction.fits(2 * 2**30)
-        True
-        >>> 0 < prediction.seconds(find_card("RTX 3060")).floor < 1
-        True
+        svd-xt, fp16, model-offload: 11.3 GiB needed, the most while denoising.
+        >>> prediction.fits_on(find_card("RTX 3060")), str(prediction.seconds(find_card("RTX 3060")))
+        ('tight', '3.8 to 10 minutes')
     """
     request = (request or Request(image="rocket")).filled(setup.variant)
     check_request(setup.parsed, request)
+    traces = trace(setup, request)
     find_residence, value = next(((o.residence, value) for o, value in setup.parsed if o.residence), (None, None))
-    stages, component_bytes = {}, {}
-    for name, stage in trace(setup, request).items():
+    weights = {name: sizes for stage in traces.values() for name, sizes in stage.weights.items()}
+    weights |= traces["decode"].weights  # the VAE as loaded: encoding may take it in 32 bits
+    stages = {}
+    for name, stage in traces.items():
         steps = request.num_inference_steps if name == "denoise" else 1  # of which a trace holds one
-        component_bytes = {part: sizes.total for part, sizes in stage.weights.items()}  # the last stage's: as loaded
-        residence = Residence(sum(component_bytes.values()), 0)  # without an offload
+        present = weights | stage.weights
+        residence = Residence(sum(sizes.total for sizes in present.values()))  # without an offload
         if find_residence:
-            residence = find_residence(name, stage.weights, value)
-        stages[name] = Stage(
-            residence.device_bytes,
-            stage.activation_bytes,
-            stage.passes * steps,
-            residence.moved_bytes * stage.passes * steps,
-            tuple((flops, size, times * steps) for flops, size, times in stage.operations),
-        )
-    return Estimate(setup, request, stages, component_bytes)
+            residence = find_residence(name, present, value)
+        moved_bytes = None if residence.moved_bytes is None else residence.moved_bytes * steps
+        operations = tuple((flops, size, times * steps) for flops, size, times in stage.operations)
+        beside = (stage.activation_bytes, stage.workspace_bytes, moved_bytes, residence.overlaps)
+        stages[name] = Stage(residence.device_bytes, *beside, operations)
+    return Estimate(setup, request, stages, {name: sizes.total for name, sizes in weights.items()})

@@ -3,28 +3,24 @@
 A fake tensor has a shape and a type and nothing inside, so a step of SVD-XT takes a few seconds of one core. A meter
 gets every operation that PyTorch would run: its FLOP, its bytes, and which tensors live at the same time.
 The fake tensors are on a "cpu" that has no end: fake CUDA tensors fail on a PyTorch without CUDA. A trace depends
-neither on where weights wait nor on the number of steps. It is remembered in this process and on disk.
+neither on where weights wait nor on the number of steps. Those of the published sizes come with the package
+(`traces.json`, which `tests/golden_traces.py` writes).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svdlab.atomic_files import atomic_write
 from svdlab.optimizations.registry import WeightBytes
 from svdlab.pipelines import random_weights
-from svdlab.pipelines.hub import COMPONENTS
 from svdlab.pipelines.vae_precision import encode_dtype
 from svdlab.progress_bar import quiet_libraries
 from svdlab.request import Request
@@ -34,90 +30,82 @@ from svdlab.variants import variant
 if TYPE_CHECKING:
     from torch import nn
 
+SHIPPED = Path(__file__).with_name("traces.json")
 _NO_TRAFFIC = ("empty", "empty_strided", "new_empty", "new_empty_strided", "empty_like", "detach", "lift_fresh")
+_CALLS = {"encode": ("image_encoder", "vae"), "denoise": ("unet",), "decode": ("vae",)}  # of components, by stage
 
 
 @dataclass(frozen=True)
 class StageTrace:
     """One stage of a clip as the meter counted it; of "denoise" a single step."""
 
-    weights: dict[str, WeightBytes]  # of "image_encoder", "unet" and "vae", in the types that they have in this stage
+    weights: dict[str, WeightBytes]  # of the components that the stage calls, in the types that they have in it
     activation_bytes: int  # the most that lives at once beside the weights
-    passes: int  # how often the stage calls its module: once, or once for each decode chunk
-    operations: list[tuple[int, int, int]]  # (FLOP, bytes read and written, how often) of each kind
-
-
-_traces: dict[str, dict[str, StageTrace]] = {}  # by `_key`
+    workspace_bytes: int  # what that grows by where each convolution copies its input and output into another layout
+    operations: list[tuple[int, int, int]]  # (FLOP, bytes read and written, how often); of those without FLOP the sum
 
 
 def trace(setup: Setup, request: Request) -> dict[str, StageTrace]:
-    """The fake run of a clip, remembered where the same was run before: "encode", "denoise" (one step) and "decode".
+    """A clip's "encode", one step of its "denoise", and its "decode", on fake tensors where nobody has run them yet.
 
     Args:
-        setup: how the model runs. Its placement changes nothing here.
+        setup: how the model runs; its placement changes nothing here.
         request: what is asked, complete.
     """
-    key = _key(setup, request)
-    if key not in _traces:
-        folder = _weights_folder(setup)
-        files = [folder / name / "config.json" for name in COMPONENTS] if folder else []
-        configurations = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-        digest = hashlib.sha256(" ".join((key, *configurations, _code())).encode()).hexdigest()
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        file = home / "svdlab" / "traces" / f"{digest[:32]}.json"
-        try:
-            _traces[key] = _from_json(file.read_text())
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            _traces[key] = fake_run(setup, request)
-            with suppress(OSError), atomic_write(file) as beside:  # in a read-only home the next process traces again
-                beside.write_text(_to_json(_traces[key]))
-    return _traces[key]
+    keys, remembered = _keys(setup, request), _remembered()
+    missing = [name for name, key in keys.items() if key not in remembered]
+    remembered |= {keys[name]: stage for name, stage in fake_run(setup, request, missing).items()}
+    return {name: remembered[key] for name, key in keys.items()}
 
 
-def _key(setup: Setup, request: Request) -> str:
-    """All that a trace depends on, such as "svd-xt fp16 single-token 25x576x1024 chunk 5 batch 2"."""
-    names = [text for text, (o, value) in zip(setup.optimizations, setup.parsed, strict=True) if o.traced(value)]
-    folder = _weights_folder(setup)
-    size = f"{request.num_frames}x{request.height}x{request.width}"
-    chunks = f"chunk {request.decode_chunk_size} batch {_batch(request)}"
-    where = [str(folder)] if folder else []
-    return " ".join((setup.variant, *where, str(setup.resolved().dtype), *names, size, chunks))
+@lru_cache(maxsize=1)
+def _remembered() -> dict[str, StageTrace]:
+    """The traces that come with the package, by key, and those of this process."""
+    traces = {}
+    for key, fields in json.loads(SHIPPED.read_text()).items():
+        weights = {name: WeightBytes(*sizes) for name, sizes in fields.pop("weights").items()}
+        traces[key] = StageTrace(weights, operations=[tuple(kind) for kind in fields.pop("operations")], **fields)
+    return traces
 
 
-def _to_json(stages: dict[str, StageTrace]) -> str:
-    return json.dumps({name: asdict(stage) for name, stage in stages.items()})
+def _keys(setup: Setup, request: Request) -> dict[str, str]:
+    """By stage all that its trace depends on, such as "svd 16 bits denoise single-token 25x576x1024 batch 2"."""
+    dtype, r = str(setup.resolved().dtype), request
+    # The published checkpoints are built alike, and half precision of either kind takes the same bytes. Only the VAE
+    # encodes in 32 bits under fp16 and not under bf16.
+    model = " ".join((setup.variant if setup.variant == "tiny" else "svd", *map(str, filter(None, [_folder(setup)]))))
+    bits = "32 bits" if dtype == "fp32" else "16 bits"
+    size = f"{r.num_frames}x{r.height}x{r.width}"
+    depends = {
+        "encode": (dtype, f"{r.height}x{r.width}"),
+        "denoise": (bits, f"{size} batch {_batch(r)}"),
+        "decode": (bits, f"{size} chunk {r.decode_chunk_size}"),
+    }
+    texts = sorted(zip(setup.optimizations, setup.parsed, strict=True), key=lambda pair: pair[0])
+    names = {stage: [text for text, (o, v) in texts if o.traced(v) and stage in o.stages] for stage in depends}
+    return {stage: " ".join((model, kind, stage, *names[stage], of)) for stage, (kind, of) in depends.items()}
 
 
-def _from_json(text: str) -> dict[str, StageTrace]:
-    stages = {name: StageTrace(**fields) for name, fields in json.loads(text).items()}
-    for stage in stages.values():
-        stage.weights.update({name: WeightBytes(*sizes) for name, sizes in stage.weights.items()})
-        stage.operations[:] = [(flops, size, times) for flops, size, times in stage.operations]
-    return stages
-
-
-def fake_run(setup: Setup, request: Request) -> dict[str, StageTrace]:
-    """Run a clip's "encode", one step of its "denoise", and its "decode" on fake tensors.
+def fake_run(setup: Setup, request: Request, stages: Iterable[str] = tuple(_CALLS)) -> dict[str, StageTrace]:
+    """Run stages of a clip on fake tensors.
 
     Args:
         setup: how the model runs.
         request: what is asked, complete.
+        stages: of "encode", "denoise" (one step) and "decode".
     """
+    stages = set(stages)
+    if not stages:
+        return {}
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     dtype: Any = getattr(torch, DTYPES[str(setup.resolved().dtype)])
-    pipeline: Any = random_weights.blank(variant(setup.variant), _weights_folder(setup), dtype)
+    pipeline: Any = random_weights.blank(variant(setup.variant), _folder(setup), dtype)
     unet, vae, image_encoder = modules = pipeline.unet, pipeline.vae, pipeline.image_encoder
-    frames, chunk, batch = request.num_frames, request.decode_chunk_size, _batch(request)
+    frames, batch = request.num_frames, _batch(request)
     scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
     latents = (frames, vae.config["latent_channels"], request.height // scale, request.width // scale)
-
-    def encode() -> Any:
-        edge = image_encoder.config.image_size
-        embedding = image_encoder(torch.empty(1, 3, edge, edge, dtype=dtype)).image_embeds
-        picture = torch.empty(1, 3, request.height, request.width, dtype=vae.dtype)
-        return embedding, vae.encode(picture).latent_dist.mode()
 
     def denoise() -> Any:
         sample = torch.empty(batch, frames, unet.config["in_channels"], *latents[2:], dtype=dtype)
@@ -126,7 +114,13 @@ def fake_run(setup: Setup, request: Request) -> dict[str, StageTrace]:
         return unet(sample, torch.empty(()), encoder_hidden_states=embedding, added_time_ids=ids, return_dict=False)
 
     def decode() -> Any:
-        return pipeline.decode_latents(torch.empty(1, *latents, dtype=dtype), frames, chunk)
+        return pipeline.decode_latents(torch.empty(1, *latents, dtype=dtype), frames, request.decode_chunk_size)
+
+    def encode() -> Any:
+        edge = image_encoder.config.image_size
+        embedding = image_encoder(torch.empty(1, 3, edge, edge, dtype=dtype)).image_embeds
+        picture = torch.empty(1, 3, request.height, request.width, dtype=vae.dtype)
+        return embedding, vae.encode(picture).latent_dist.mode()
 
     for module in (module for part in modules for module in part.modules()):
         module._apply = partial(_replace_parameters, module)  # on these alone: others may be making a clip meanwhile
@@ -134,16 +128,16 @@ def fake_run(setup: Setup, request: Request) -> dict[str, StageTrace]:
         for part in modules:
             part.to_empty(device="cpu")
         for optimization, value in setup.parsed:
-            if optimization.traced(value):
+            if optimization.traced(value) and stages.intersection(optimization.stages):
                 optimization.apply(pipeline, value)
                 optimization.before_clip(pipeline, value, request)
-        weights = {name: _weight_bytes(getattr(pipeline, name)) for name in COMPONENTS}
-        growth = encode_dtype(vae).itemsize // vae.dtype.itemsize
-        grown = weights | {"vae": WeightBytes(*(size * growth for size in weights["vae"]))}
-        denoising = StageTrace(weights, *_meter(denoise, modules))
-        decoding = StageTrace(weights, *_meter(decode, modules, passes=-(-frames // chunk)))
-        vae.to(encode_dtype(vae))
-        return {"encode": StageTrace(grown, *_meter(encode, modules)), "denoise": denoising, "decode": decoding}
+        traces = {}
+        for name, run in {"denoise": denoise, "decode": decode, "encode": encode}.items():
+            if name == "encode":  # last, since what grows does not shrink again
+                vae.to(encode_dtype(vae))
+            if name in stages:
+                traces[name] = _meter(run, modules, {part: getattr(pipeline, part) for part in _CALLS[name]})
+        return traces
 
 
 def _batch(request: Request) -> int:
@@ -151,7 +145,7 @@ def _batch(request: Request) -> int:
     return 2 if request.max_guidance_scale > 1 else 1
 
 
-def _weights_folder(setup: Setup) -> Path | None:
+def _folder(setup: Setup) -> Path | None:
     """The folder whose configuration may differ from the variant's own."""
     return None if setup.weights in ("hub", "bundled", "random") else Path(setup.weights).expanduser()
 
@@ -171,18 +165,35 @@ def _replace_parameters(module: nn.Module, change: Callable[[Any], Any], recurse
     return module
 
 
-def _weight_bytes(module: nn.Module) -> WeightBytes:
+@contextmanager
+def _counted_calls(modules: Iterable[nn.Module]) -> Iterator[Counter[nn.Module]]:
+    """How often each module, or one within it, is called meanwhile."""
+    calls: Counter[nn.Module] = Counter()
+    every = [module for part in modules for module in part.modules()]
+    handles = [module.register_forward_pre_hook(lambda module, _: calls.update((module,))) for module in every]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _weight_bytes(module: nn.Module, calls: Counter[nn.Module]) -> WeightBytes:
     def size(module: nn.Module, recurse: bool) -> int:
         tensors = (*module.parameters(recurse), *module.buffers(recurse))
         return sum(_allocated(t.numel() * t.element_size()) for t in tensors)
 
     lists: list[Any] = [child for child in module.children() if type(child).__name__ in ("ModuleList", "Sequential")]
-    blocks = [size(block, True) for child in lists for block in child]
+    blocks = {block: size(block, True) for child in lists for block in child}
+    layers = {layer: size(layer, False) for layer in module.modules()}
+    inside = {layer for block in blocks for layer in block.modules()} - blocks.keys()
     return WeightBytes(
-        total=size(module, True),
-        largest_layer=max(size(layer, False) for layer in module.modules()),
-        largest_block=max(blocks, default=0),
-        outside_blocks=size(module, True) - sum(blocks),
+        total=sum(layers.values()),
+        largest_layer=max(layers.values()),
+        largest_block=max(blocks.values(), default=0),
+        outside_blocks=sum(layers.values()) - sum(blocks.values()),
+        layer_traffic=sum(calls[layer] * each for layer, each in layers.items()),
+        block_traffic=sum(calls[each] * size for each, size in (layers | blocks).items() if each not in inside),
     )
 
 
@@ -191,20 +202,22 @@ def _allocated(size: int) -> int:
     return -(-size // 512) * 512
 
 
-def _meter(run: Callable[[], Any], modules: Iterable[nn.Module], passes: int = 1) -> tuple[int, int, list[Any]]:
-    """Activation bytes, passes and operations of one run."""
-    meter = _meter_class()()
-    for tensor in (tensor for module in modules for tensor in (*module.parameters(), *module.buffers())):
-        meter.count_storage(tensor)
+def _meter(run: Callable[[], Any], modules: Iterable[nn.Module], called: dict[str, nn.Module]) -> StageTrace:
+    meter = meter_class()()
+    meter.count_modules(modules)
     weights = meter.live_bytes
-    with meter:
+    with _counted_calls(called.values()) as calls, meter:
         run()
-    return meter.peak_bytes - weights, passes, [(*kind, times) for kind, times in meter.operations.items()]
+    operations = [(0, sum(size * n for (flops, size), n in meter.operations.items() if not flops), 1)]
+    operations += [(flops, size, n) for (flops, size), n in meter.operations.items() if flops]
+    sizes = {name: _weight_bytes(module, calls) for name, module in called.items()}
+    workspace = max(0, meter.workspace_peak_bytes - meter.peak_bytes)
+    return StageTrace(sizes, meter.peak_bytes - weights, workspace, operations)
 
 
 @lru_cache(maxsize=1)
-def _meter_class() -> Any:
-    """`Meter`, defined at its first use, since its base class loads torch."""
+def meter_class() -> Any:
+    """`Meter`, which follows torch's tensors; defined at its first use, since its base class loads torch."""
     from torch import Tensor
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -221,7 +234,7 @@ def _meter_class() -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.live_bytes = self.peak_bytes = 0
+            self.live_bytes = self.peak_bytes = self.workspace_peak_bytes = 0
             self.storages: dict[int, Any] = {}
             self.operations: Counter[tuple[int, int]] = Counter()
 
@@ -236,7 +249,16 @@ def _meter_class() -> Any:
                 flops = sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
             if (new or func._schema.is_mutable) and packet.__name__ not in _NO_TRAFFIC:  # a view moves nothing
                 self.operations[int(flops), sum(map(traffic, tensors((args, kwargs, out))))] += 1
+            if packet.__name__ == "convolution":
+                copies = traffic(args[0]) + traffic(out)
+                self.workspace_peak_bytes = max(self.workspace_peak_bytes, self.live_bytes + copies)
             return out
+
+        def count_modules(self, modules: Iterable[nn.Module]) -> None:
+            """Count weights that live already."""
+            for module in modules:
+                for tensor in (*module.parameters(), *module.buffers()):
+                    self.count_storage(tensor)
 
         def count_storage(self, tensor: Tensor) -> bool:
             """Count the tensor's storage for as long as it lives; False where it is counted already."""
@@ -256,13 +278,3 @@ def _meter_class() -> Any:
             return True
 
     return Meter
-
-
-@lru_cache(maxsize=1)
-def _code() -> str:
-    """What a trace on disk was made with: our own files that matter, and the libraries."""
-    package = Path(__file__).parents[1]
-    files = [Path(__file__), package / "variants.py", *sorted((package / "optimizations").glob("*.py"))]
-    files += [package / "pipelines" / name for name in ("random_weights.py", "vae_precision.py")]
-    text = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return " ".join((text, *(version(library) for library in ("torch", "diffusers", "transformers"))))

@@ -1,7 +1,7 @@
 """Which setups fit a card, how fast they will be there, and what to do where none fits.
 
-`candidates` compares the sets of optimisations that are worth comparing. They keep the frames as they are, and none of
-them compiles, since what that gains has to be measured. What a setup asks for stays in every candidate.
+`candidates` compares the sets of optimisations that are worth comparing. They keep the frames as they are, rounding
+aside, and none of them compiles, since what that gains has to be measured. What a setup asks for stays in each.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from svdlab.machine import Machine, best_device
+from svdlab.machine import best_device
 from svdlab.optimizations import OPTIMIZATIONS, in_order, parse
-from svdlab.prediction.cards import CARDS, Card, parse_memory, this_card
+from svdlab.prediction.cards import CARDS, PUBLISHED, Card, find_card, parse_memory, this_card, this_device
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.request import Request
 from svdlab.setup import Setup
+
+LEGEND = """\
+Predicted, not measured. GiB: allocated by PyTorch at each stage's peak; needed: with CUDA's context and its libraries'
+workspaces. Fits: tight means only where nothing else takes memory, so close the browser. Time: between 30 % (before
+Ampere 15 %) and 75 % of what the card could do, where published runs lie; nothing is said of sequential offload."""
+WORTH = 1.05  # what an optimisation more must win in time: each costs something that nobody predicts
 
 
 def fitting_setup(
@@ -36,20 +42,25 @@ def fitting_setup(
     """
     on_card = memory is not None or best_device() == "cuda"
     name = variant or ("svd-xt" if on_card else "tiny")
-    memory_bytes = Machine.here().memory_bytes or 0 if memory is None else parse_memory(memory)
     if name == "tiny":
         say("tiny: the bundled model, small enough for any machine." + (" No card was found." * (not on_card)))
         return Setup(name)
-    where = f"{memory_bytes / 2**30:.1f} GiB" + ("" if on_card else " of this machine's memory")
-    estimates = candidates(Setup(name, dtype="fp16" if on_card else None), request, on_card=on_card)
-    best = next((each for each in estimates if each.fits(memory_bytes)), None)
-    if best is None:
-        least = min(estimates, key=lambda each: each.needed_bytes)
+    if memory is None:
+        card = this_device()
+    else:
+        card = Card("a card", parse_memory(memory)) if isinstance(memory, int) else find_card(memory)
+    estimates = candidates(Setup(name, dtype="fp16" if on_card else None), request, card, on_card=on_card)
+    best = recommended(estimates, card)
+    if (fit := best.fits_on(card)) == "no":
         raise MemoryError(
-            f"No setup of {name} fits in {where}: {least} Ask for a smaller decode_chunk_size (now "
-            f"{least.request.decode_chunk_size}), fewer frames or a smaller size, or use svd, or tiny."
+            f"No setup of {name} fits the {card.memory_bytes / 2**30:.1f} GiB of {card.name}. The nearest is {best} "
+            f"Ask for a smaller decode_chunk_size (now {best.request.decode_chunk_size}), fewer frames or a smaller "
+            "size, or use svd, or tiny."
         )
-    say(f"The fastest of {len(estimates)} exact setups predicted to fit in {where}: {best}")
+    free, seconds = f"{card.free_bytes / 2**30:.1f} GiB that {card.name} has free", best.seconds(card)
+    time = f" Predicted: {seconds} a clip." if seconds else ""
+    tight = "" if fit == "yes" else " That is tight: close what else uses the card."
+    say(f"The best of {len(estimates)} exact setups for the {free}: {best}{time}{tight}")
     return best.setup
 
 
@@ -61,18 +72,20 @@ def candidates(
     on_card: bool | None = None,
     approximate: bool = False,
 ) -> list[Estimate]:
-    """Predictions for a setup with each set of optimisations worth comparing, the fastest first.
+    """Predictions for a setup with each set of optimisations worth comparing, the best first.
+
+    The best is the fastest, but one optimisation more has to win 5 % in time: none is for nothing.
 
     Args:
         setup: what it asks for stays in every candidate, and alone is one of them.
         request: what is asked; left out, the variant's own size and frames.
-        card: whose times count; left out, this machine's, or an RTX 3060.
+        card: whose times count; left out, or where it has no rates, this machine's, or an RTX 3060.
         on_card: whether there is a card to offload from; left out, the setup's device or this machine's decides.
         approximate: list those too that change the frames.
 
     Example:
         >>> from svdlab import Setup, candidates
-        >>> [each.setup.label for each in candidates(Setup("tiny", dtype="fp32"), on_card=False)]
+        >>> [each.setup.label for each in candidates(Setup("svd", dtype="fp32"), on_card=False)]
         ['fp32, single-token', ...]
     """
     request = (request or Request(image="rocket")).filled(setup.variant)
@@ -81,7 +94,7 @@ def candidates(
     split = ("split-guidance",) if request.max_guidance_scale > 1 else ()
     chunk = next(f"forward-chunking={n}" for n in (5, 2, 1) if request.num_frames % n == 0)
     graphs = [("single-token",), ("single-token", *split), ("single-token", *split, chunk)]
-    graphs += [(*graph, "lean-decode") for graph in graphs[1:]]
+    graphs += [(*graph, "lean-decode") for graph in graphs]
     placements = [(), ("model-offload",), ("group-offload",)] if on_card else [()]
     changes: list[tuple[str, ...]] = [()]
     if approximate:
@@ -92,98 +105,111 @@ def candidates(
         added = [text for text in (*change, *placement, *graph) if parse(text)[0].name not in own]
         with suppress(ValueError):  # a conflict
             setups.append(replace(setup, optimizations=in_order((*setup.optimizations, *added))))
-    return _fastest_first((estimate(each, request) for each in dict.fromkeys(setups)), card or _usual_card())
+    return _best_first((estimate(each, request) for each in dict.fromkeys(setups)), card)
 
 
-def _usual_card() -> Card:
-    return this_card() or CARDS["RTX 3060"]
-
-
-def _fastest_first(estimates: Iterable[Estimate], card: Card) -> list[Estimate]:
-    return sorted(estimates, key=lambda each: (each.seconds(card).expected, len(each.setup.optimizations)))
-
-
-def estimates_table(estimates: Iterable[Estimate], memory_bytes: int, card: Card | None = None) -> list[dict[str, Any]]:
-    """One line for each estimate, ready for a DataFrame.
+def recommended(estimates: Iterable[Estimate], card: Card) -> Estimate:
+    """The best that fits a card, with room for a desktop where any does; where none fits, the one that needs least.
 
     Args:
-        estimates: of one variant or several.
-        memory_bytes: of the device.
-        card: whose times count; left out, they are None.
+        estimates: from `candidates`.
+        card: from `find_card`, `this_card` or `this_device`.
 
-    Returns:
-        "setup" (the variant), "optimizations", peaks by stage and what is needed in GiB, "fits", and the floor and the
-        expectation in seconds.
+    Example:
+        >>> from svdlab import Setup, candidates, find_card
+        >>> recommended(candidates(Setup("svd-xt", dtype="fp16")), find_card("RTX 3090")).setup.optimizations
+        ('single-token',)
     """
-    lines = []
-    for each in estimates:
-        seconds = each.seconds(card) if card else None
-        lines.append(
-            {"setup": each.setup.variant, "optimizations": ", ".join(each.setup.optimizations) or "none"}
-            | {f"{name}_gib": round(stage.peak_bytes / 2**30, 2) for name, stage in each.stages.items()}
-            | {"needed_gib": round(each.needed_bytes / 2**30, 2), "fits": each.fits(memory_bytes)}
-            | {f"{name}_seconds": seconds and round(getattr(seconds, name), 1) for name in ("floor", "expected")}
-        )
-    return lines
+    ranked = _best_first(estimates, card)
+    for verdict in ("yes", "tight"):
+        if best := next((each for each in ranked if each.fits_on(card) == verdict), None):
+            return best
+    return min(ranked, key=lambda each: each.needed_bytes)
 
 
-def cards_table(setup: Setup, request: Request | None = None) -> list[dict[str, Any]]:
-    """One line for each known card, ready for a DataFrame: the fastest candidate that fits it.
+def _rated(card: Card | None) -> Card:
+    card = card or this_card()
+    return card if card and card.flops else CARDS["RTX 3060"]
+
+
+def _best_first(estimates: Iterable[Estimate], card: Card | None) -> list[Estimate]:
+    def cost(each: Estimate) -> float:
+        seconds = each.seconds(_rated(card))
+        return seconds.middle * WORTH ** len(each.setup.optimizations) if seconds else float("inf")
+
+    return sorted(estimates, key=cost)
+
+
+def fitting_table(
+    setup: Setup, request: Request | None = None, card: Card | None = None, *, approximate: bool = False
+) -> list[dict[str, Any]]:
+    """What fits, ready for a DataFrame: a line for each candidate on one card, or for each known card its best setup.
 
     Args:
         setup: what it asks for stays.
         request: what is asked; left out, the variant's own size and frames.
+        card: from `find_card`, `this_card` or `this_device`; left out, every card that is known.
+        approximate: list setups too that change the frames.
 
     Returns:
-        The card's name, memory and source of figures, and what `estimates_table` says of the candidate: None where none
-        fits.
+        Names of the card and the optimisations, GiB of the card as a program sees it, of each stage's peak and of what
+        is needed, "fits" ("yes", "tight" or "no"), the predicted range of time, one that was published for such a card,
+        and the source of the card's figures.
+
+    Example:
+        >>> fitting_table(Setup("svd-xt", dtype="fp16"), card=find_card("RTX 3090"))[0]["optimizations"]
+        'single-token'
     """
-    names = ("optimizations", "needed_gib", "floor_seconds", "expected_seconds")
-    lines, estimates = [], candidates(setup, request, on_card=True)
-    for card in CARDS.values():
-        fitting = _fastest_first((each for each in estimates if each.fits(card.memory_bytes)), card)
-        best = next(iter(estimates_table(fitting[:1], card.memory_bytes, card)), {})
-        line = {"card": card.name, "memory_gib": round(card.memory_bytes / 2**30, 1)}
-        lines.append(line | {name: best.get(name) for name in names} | {"source": card.source})
-    return lines
+    estimates = candidates(setup, request, card, on_card=True, approximate=approximate)
+    pairs = [(card, each) for each in estimates] if card else []
+    pairs = pairs or [(each, recommended(estimates, each)) for each in CARDS.values()]
+    return [
+        {"card": on.name, "memory_gib": round(on.memory_bytes / 2**30, 1)}
+        | {"optimizations": ", ".join(each.setup.optimizations) or "none"}
+        | {f"{name}_gib": round(stage.peak_bytes / 2**30, 2) for name, stage in each.stages.items()}
+        | {"needed_gib": round(each.needed_bytes / 2**30, 1), "fits": each.fits_on(on)}
+        | {"time": str(each.seconds(on) or ""), "published": PUBLISHED.get(on.name, ""), "source": on.source}
+        for on, each in pairs
+    ]
 
 
-def smaller_chunk(setup: Setup, request: Request, memory_bytes: int) -> Estimate | None:
-    """The fastest candidate at the largest decode chunk at which one fits; None where nothing fits.
+def smaller_chunk(setup: Setup, request: Request, card: Card) -> Estimate | None:
+    """The best candidate at the largest decode chunk at which one fits a card; None where nothing fits.
 
     Args:
         setup: what it asks for stays.
         request: what is asked, complete.
-        memory_bytes: of the device.
+        card: what it must fit.
     """
     for chunk in range(request.decode_chunk_size - 1, 0, -1):
         if request.num_frames % chunk == 0 or chunk <= 4:  # few to try: each is another trace
-            for each in candidates(setup, replace(request, decode_chunk_size=chunk), on_card=True):
-                if each.fits(memory_bytes):
-                    return each
+            best = recommended(candidates(setup, replace(request, decode_chunk_size=chunk), card, on_card=True), card)
+            if best.fits(card.memory_bytes):
+                return best
     return None
 
 
 def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> str:
-    """A sentence: which setups need less than this one, and what they cost in time.
+    """A sentence: which setups need less than this one, or fit in some memory, and what they cost in time.
 
     Args:
         setup: what it asks for stays where that helps; else only what changes the frames stays.
         request: what is asked, complete.
         memory_bytes: that they must fit in; left out, it is enough that they need less.
     """
-    card, now = _usual_card(), estimate(setup, request)
+    card, now = _rated(None), estimate(setup, request)
     limit = min(now.needed_bytes - 1, memory_bytes or now.needed_bytes)
     changing = tuple(t for t, (o, _) in zip(setup.optimizations, setup.parsed, strict=True) if not o.exact)
     bases = (setup, replace(setup, optimizations=changing))
     fitting = ([each for each in candidates(base, request, card) if each.fits(limit)] for base in bases)
-    texts, least = [], now.needed_bytes
-    for each in next(filter(None, fitting), []):  # the fastest first, then each that needs less than all before it
+    texts, least, before = [], now.needed_bytes, now.seconds(card)
+    for each in next(filter(None, fitting), []):  # the best first, then each that needs less than all before it
         if each.needed_bytes < least:
-            least = each.needed_bytes
-            more = each.seconds(card).expected / now.seconds(card).expected - 1
-            cost = "no slower" if more < 0.005 else f"{100 * more:.0f} % slower"
-            texts.append(f"optimizations={each.setup.optimizations} ({least / 2**30:.1f} GiB, {cost})")
+            least, seconds, cost = each.needed_bytes, each.seconds(card), ""
+            if seconds and before:
+                more = seconds.middle / before.middle - 1
+                cost = ", no slower" if more < WORTH - 1 else f", about {100 * more:.0f} % slower"
+            texts.append(f"optimizations={each.setup.optimizations} ({least / 2**30:.1f} GiB{cost})")
     predicted = f"{now.needed_bytes / 2**30:.1f} GiB were predicted"
     if texts:
         return f"{predicted}; by prediction these fit: {'; '.join(texts[:3])}."

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context, parent_process
 
-from svdlab.prediction.cards import Card, this_processor
+from svdlab.prediction.cards import Card, this_device
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.prediction.fitting import candidates
 from svdlab.request import Request
@@ -26,7 +26,7 @@ def predict(setup: Setup, request: Request, card: Card | None) -> tuple[list[Est
     Args:
         setup: what it asks for, but for optimisations, stays in every candidate.
         request: complete; its image should be text, since a picture would be sent along.
-        card: this machine's; None where it has none that is known.
+        card: this machine's; None where it has none.
     """
     try:
         return _process().submit(_predict, setup, request, card).result()
@@ -46,5 +46,5 @@ def _begin() -> None:
 
 
 def _predict(setup: Setup, request: Request, card: Card | None) -> tuple[list[Estimate], Card]:
-    estimates = candidates(replace(setup, optimizations=()), request, card)
-    return [*estimates, estimate(setup, request)], card or this_processor()
+    card = card or this_device()
+    return [*candidates(replace(setup, optimizations=()), request, card), estimate(setup, request)], card

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from svdlab.optimizations import in_order
@@ -24,17 +25,28 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GiB = 2**30
+BUSY, REPEATS = 0.15, 1.1  # a share of the processors, a ratio of times: above them a time says little
 
 
 class MeasuredRung(NamedTuple):
-    """A rung that was measured to its end: its row, the most memory that a clip took, and a clip's median time."""
+    """A rung that was measured to its end: its row, the most memory of a clip, and the times of the clips."""
 
     row: Row
     peak_gib: float
-    seconds: float
+    seconds: float  # the median
+    fastest_seconds: float
+    slowest_seconds: float
 
     def __str__(self) -> str:
-        return f"`{self.row.setup.label}`, {self.seconds:.2f} s a clip, {self.peak_gib:.2f} GiB"
+        spread = f" ({self.fastest_seconds:.2f} to {self.slowest_seconds:.2f})"
+        return f"`{self.row.setup.label}`, {self.seconds:.2f} s a clip{spread}, {self.peak_gib:.2f} GiB"
+
+    def compared(self, other: MeasuredRung) -> str:
+        """How its time compares: "12 % faster", or "no difference" where the spreads of both overlap."""
+        if self.fastest_seconds <= other.slowest_seconds and other.fastest_seconds <= self.slowest_seconds:
+            return "no difference"
+        percent = 100 * (self.seconds / other.seconds - 1)
+        return f"{abs(percent):.0f} % {'slower' if percent > 0 else 'faster'}"
 
 
 def ladder(
@@ -84,11 +96,11 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
         rows: The rows of `profile`, the baseline first.
 
     Returns:
-        A table indexed by the setup's label. Memory is in GiB, time is the median in seconds. `speed` is the baseline's
-        time of a clip over this one's. `of_peak_percent` is the share of the card's FLOP/s that was used, and
-        `times_floor` the time over the least that the card could take; both for known cards alone. `psnr_db`, `ssim`
-        and `latents_relative` compare the frames with the baseline's; the baseline's own line compares two runs of
-        itself. `error` says why a rung failed.
+        A table indexed by the setup's label. Memory is in GiB, time is the median in seconds, with the `fastest` and
+        the `slowest` clip. `time` compares that with the baseline: where the spreads overlap there is no difference.
+        `others_busy_percent` is what other programs used of the machine's processors meanwhile, `of_peak_percent` the
+        share of a known card's FLOP/s that was used. `psnr_db`, `ssim` and `latents_relative` compare the frames with
+        the baseline's; the baseline's own line compares two clips of itself. `error` says why a rung failed.
 
     Example:
         >>> ladder_table(measured)["exact"].tolist()
@@ -96,23 +108,28 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    lines = []
+    lines, rungs = [], {id(rung.row): rung for rung in _completed(rows)}
+    first = next(iter(rungs.values()), None)
     for row in rows:
-        measurement, prediction = row.measurement or Measurement(), estimate(row.setup, row.request)
-        card = match_card(row.machine.name) if row.machine else None
-        clip, first_clip = measurement.clip_seconds, (rows[0].measurement or Measurement()).clip_seconds
-        peak, reserved, figures = measurement.peak_bytes, measurement.peak_reserved_bytes, measurement.figures
-        times = ("load_seconds", "first_seconds", "clip_seconds", "step_seconds", "decode_seconds")
+        measurement, prediction, rung = row.measurement or Measurement(), estimate(row.setup, row.request), None
+        rung = rungs.get(id(row))
+        machine = row.machine
+        card = match_card(machine.name, machine.memory_bytes) if machine else None
+        clip, reserved, figures = measurement.clip_seconds, measurement.peak_reserved_bytes, measurement.figures
+        rate = card.flops.get(str(row.setup.resolved().dtype)) if card else None
         line = {
             "setup": row.setup.label,
             "exact": is_exact(row, rows[0]),
-            "peak_gib": peak and peak / GiB,
+            "peak_gib": measurement.peak_bytes and measurement.peak_bytes / GiB,
             "predicted_gib": prediction.peak_bytes / GiB,
             "reserved_gib": reserved and reserved / GiB,
-            **{name: figures[name] for name in times},
-            "speed": first_clip / clip if clip and first_clip else None,
-            "of_peak_percent": 100 * prediction.flops / clip / card.flops if clip and card else None,
-            "times_floor": clip / prediction.seconds(card).floor if clip and card else None,
+            **{name: figures[name] for name in ("load_seconds", "first_seconds", "clip_seconds")},
+            "fastest": rung and rung.fastest_seconds,
+            "slowest": rung and rung.slowest_seconds,
+            "time": rung.compared(first) if rung and first and rung is not first else None,
+            **{name: figures[name] for name in ("step_seconds", "decode_seconds")},
+            "others_busy_percent": measurement.others_busy and 100 * measurement.others_busy,
+            "of_peak_percent": 100 * prediction.flops / clip / rate if clip and rate else None,
             **{name: figures[name] for name in ("psnr_db", "ssim", "latents_relative")},
             "error": row.error,
         }
@@ -122,30 +139,47 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def ladder_advice(rows: Sequence[Row]) -> str:
-    """Which rung to take, in Markdown: the fastest, the leanest, what else is worth a look, and what failed.
+    """Which rung to take, in Markdown: the fastest, the leanest, what else is worth a look, and what to doubt.
 
     Args:
         rows: The rows of `profile`, the baseline first.
 
     Example:
         >>> print(ladder_advice(measured))
-        - **the fastest, exact:** `...`, ... s a clip, ... GiB
-        - **the least memory, exact:** `...`, ... s a clip, ... GiB
+        - **...
+        - **the least memory, exact:** `...`, ... s a clip (...), ... GiB...
     """
     failed = [f"- **failed:** `{row.setup.label}`: {row.error}" for row in rows if row.status != "done"]
-    try:
-        rungs = measured_rungs(rows)
-    except ValueError:
+    rungs = _completed(rows)
+    if not rungs:
         return f"Nothing was measured: {next((row.error for row in rows if row.error), 'the ladder has no rungs')}"
-    exact = [rung for rung in rungs if is_exact(rung.row, rows[0])] or rungs
+    baseline, exact = rungs[0], [rung for rung in rungs if is_exact(rung.row, rows[0])] or rungs
     fastest, leanest = min(exact, key=lambda rung: rung.seconds), min(exact, key=lambda rung: rung.peak_gib)
-    lines = [f"- **the fastest, exact:** {fastest}", f"- **the least memory, exact:** {leanest}"]
+    lines = [f"- **the fastest, exact:** {fastest}: {fastest.compared(baseline)} than `{baseline.row.setup.label}`"]
+    if fastest.compared(baseline) == "no difference":
+        lines = ["- **time:** no exact setup differs from the first one by more than the clips of one setup differ"]
+    lines.append(f"- **the least memory, exact:** {leanest}")
     for rung in rungs:
-        if rung not in exact and (rung.seconds < fastest.seconds or rung.peak_gib < leanest.peak_gib):
+        faster = rung.seconds < fastest.seconds and rung.compared(fastest) != "no difference"
+        if rung not in exact and (faster or rung.peak_gib < leanest.peak_gib):
             psnr_db = (rung.row.measurement or Measurement()).fidelity.psnr_db
             distance = "" if psnr_db is None else f", {psnr_db:.0f} dB from the baseline's frames"
             lines.append(f"- **not exact:** {rung}{distance}")
-    return "\n".join(lines + failed)
+    return "\n".join(lines + failed + _doubts(rungs))
+
+
+def _doubts(rungs: Sequence[MeasuredRung]) -> list[str]:
+    """Why the times may mislead: other programs worked, or the baseline's own clips differ."""
+    busy = max((rung.row.measurement.others_busy or 0 for rung in rungs if rung.row.measurement), default=0)
+    doubts, baseline = [], rungs[0]
+    if busy > BUSY:
+        doubts.append(f"- **busy:** other programs used up to {100 * busy:.0f} % of the processors meanwhile")
+    if baseline.slowest_seconds > REPEATS * baseline.fastest_seconds:
+        ends = f"{baseline.fastest_seconds:.2f} to {baseline.slowest_seconds:.2f} s"
+        doubts.append(
+            f"- **not repeated:** the same clip of the first setup took {ends}: measure again on a quiet machine"
+        )
+    return doubts
 
 
 def measured_rungs(rows: Iterable[Row]) -> list[MeasuredRung]:
@@ -157,13 +191,17 @@ def measured_rungs(rows: Iterable[Row]) -> list[MeasuredRung]:
     Raises:
         ValueError: If there is none.
     """
+    if not (rungs := _completed(rows)):
+        raise ValueError("No rung was measured: see the rows' errors.")
+    return rungs
+
+
+def _completed(rows: Iterable[Row]) -> list[MeasuredRung]:
     rungs = []
     for row in rows:
         measurement = row.measurement or Measurement()
-        if row.status == "done" and measurement.peak_bytes and measurement.clip_seconds:
-            rungs.append(MeasuredRung(row, measurement.peak_bytes / GiB, measurement.clip_seconds))
-    if not rungs:
-        raise ValueError("No rung was measured: see the rows' errors.")
+        if row.status == "done" and measurement.peak_bytes and (times := measurement.clip_times):
+            rungs.append(MeasuredRung(row, measurement.peak_bytes / GiB, median(times), min(times), max(times)))
     return rungs
 
 

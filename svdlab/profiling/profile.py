@@ -2,7 +2,9 @@
 
 `measure` starts a fresh process for one setup and makes a row of the events that it wrote (`measured_process`). So no
 setup inherits the memory or the compiled code of another one, and whatever ends the process, what was known until then
-is in the row. `profile` measures the rungs of a ladder one after another and compares their frames with the first's.
+is in the row. `profile` measures the rungs of a ladder and compares their frames with the first's. Where the processes
+of several rungs fit into the machine side by side, they make their clips in turn: what else the machine does while it
+measures then meets them all.
 """
 
 from __future__ import annotations
@@ -14,26 +16,28 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from math import ceil
 from pathlib import Path
-from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 import svdlab
-from svdlab.atomic_files import clear_leftovers, scratch_folder
-from svdlab.machine import Machine
+from svdlab.atomic_files import clear_leftovers
+from svdlab.machine import Machine, best_device, free_bytes
 from svdlab.media.images import image_sha256
 from svdlab.messages import first_line
-from svdlab.profiling.measured_process import EVENTS_FILE, FRAMES_FILE, PICTURE_FILE
+from svdlab.prediction.estimate import estimate
+from svdlab.profiling.measured_process import CLIP_DONE, EVENTS_FILE, FIRST_FRAMES_FILE, FRAMES_FILE, PICTURE_FILE
 from svdlab.progress_bar import Progress
-from svdlab.quality.likeness import psnr, ssim
+from svdlab.quality.assess import difference
 from svdlab.request import Request, conditioning
 from svdlab.rows.measurement import Fidelity, MeasuredStage, Measurement
 from svdlab.rows.row import Row
@@ -45,18 +49,16 @@ from svdlab.sweeps.locks import claim, is_contested
 
 _TIMELINE_POINTS = 24  # of each stage
 _LOG_FILE = "log.txt"  # what the measured process and its libraries print
+_PROCESS_BYTES = 2**30  # of a measured process beside its tensors: the libraries, and room
 
 
 def measure(
     setup: Setup,
     request: Request,
     *,
-    repeats: int = 3,
-    baseline: Path | None = None,
-    frames: Path | None = None,
+    repeats: int = 5,
     memory_limit_bytes: int | None = None,
     timeout_seconds: float | None = None,
-    picture: Image.Image | None = None,
 ) -> Row:
     """Measure one setup: a fresh process loads it, makes the clip once, then `repeats` times more.
 
@@ -64,11 +66,8 @@ def measure(
         setup: How the model runs.
         request: The clip to make.
         repeats: Calls after the first one, whose medians the measurement gives.
-        baseline: An .npz of frames from an earlier measurement of the same request, to compare with.
-        frames: Where the frames are kept, an .npz. Default: they are not kept.
         memory_limit_bytes: Of torch on a card, of all the process's data elsewhere (Linux). Default: all there is.
-        timeout_seconds: When the process is stopped. Default: never.
-        picture: What the model sees. Default: the request's image, read and fitted once.
+        timeout_seconds: After so much work the process is stopped. Default: never.
 
     Returns:
         A row whose `measurement` holds stages, peaks, medians and memory over time. If the process ran out of memory,
@@ -79,55 +78,30 @@ def measure(
         >>> row.measurement.clip_seconds > row.measurement.step_seconds > 0
         True
     """
-    trial = Trial(setup, request)
-    picture = conditioning(trial.request) if picture is None else picture
-    created = datetime.now(timezone.utc).isoformat()
-    parent = frames.parent if frames else Path(tempfile.gettempdir())
-    parent.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(parent)
-    with scratch_folder(parent) as scratch:
-        question = {"setup": setup.to_json(), "request": trial.request.to_json(), "repeats": repeats}
-        question["memory_limit_bytes"] = memory_limit_bytes
-        picture.save(scratch / PICTURE_FILE)
-        exit_code = _run_measured_process(question, scratch, timeout_seconds)
-        measurement, facts = _read_events(scratch / EVENTS_FILE)
-        error = None if facts.get("done") else _failure(measurement, facts, exit_code, scratch / _LOG_FILE)
-        likeness = _fidelity(scratch / FRAMES_FILE, baseline) if baseline and error is None else Fidelity()
-        measurement = dataclasses.replace(measurement, memory_limit_bytes=memory_limit_bytes, fidelity=likeness)
-        if frames and error is None:
-            (scratch / FRAMES_FILE).replace(frames)
-    timings = {"sample_seconds": measurement.sample_seconds, "decode_seconds": measurement.decode_seconds}
-    return Row(
-        key=_measurement_key(trial, picture, memory_limit_bytes),  # now that a commit has been fetched
-        setup=setup.resolved(),
-        request=trial.request,
-        status="done" if error is None else "failed",
-        error=error,
-        timings={name: seconds for name, seconds in timings.items() if seconds is not None},
-        measurement=measurement,
-        notes=tuple(facts.get("notes", ())),
-        picture_sha256=image_sha256(picture),
-        machine=Machine.here(),
-        created=created,
-        version=svdlab.__version__,
-    )
+    trial, limits = Trial(setup, request), (memory_limit_bytes, timeout_seconds)
+    picture = conditioning(trial.request)
+    with TemporaryDirectory() as scratch, _MeasuredProcess(trial, picture, Path(scratch), *limits) as process:
+        for _ in range(repeats):
+            process.make_clip()
+        return process.finish()
 
 
 def profile(
     trials: Iterable[Trial],
     folder: str | Path,
     *,
-    repeats: int = 3,
+    repeats: int = 5,
     retry_failed: bool = False,
     memory_limit_bytes: int | None = None,
     timeout_seconds: float | None = None,
     progress: bool = True,
 ) -> list[Row]:
-    """Measure a ladder, rung by rung, each in a process of its own; its frames are compared with the first rung's.
+    """Measure a ladder, each rung in a process of its own; its frames are compared with the first rung's.
 
-    The first rung is measured twice: its `fidelity` says how much two runs of the same setup differ. Rows that the
-    folder has already are not measured again, whatever their `repeats`. Stopped at any moment, even by `kill -9`, the
-    next call measures what is missing. A rung that another process is measuring is waited for.
+    On a processor that has the memory for all of them, the rungs make their clips in turn, `repeats` rounds. The
+    `fidelity` of the first rung says how much two clips of the same setup differ. Rows that the folder has already are
+    not measured again, whatever their `repeats`. Stopped at any moment, even by `kill -9`, the next call measures what
+    is missing. A rung that another process is measuring is waited for.
 
     Args:
         trials: The rungs, as `ladder` returns them.
@@ -135,7 +109,7 @@ def profile(
         repeats: Calls after the first one, in each process.
         retry_failed: Whether rungs that failed in an earlier call are measured again.
         memory_limit_bytes, timeout_seconds: Of each process, as for `measure`.
-        progress: Whether a bar shows which rung is measured.
+        progress: Whether a bar shows how many rungs are measured.
 
     Returns:
         The rows in the order of the trials, the failed ones with their reasons.
@@ -152,58 +126,152 @@ def profile(
     clear_leftovers(folder)
     pictures = {request: conditioning(request) for request in {trial.request for trial in trials}}
     keys = [_measurement_key(trial, pictures[trial.request], memory_limit_bytes) for trial in trials]
-    first, frames = trials[0], folder / f"{keys[0]}.npz"
-    limits: Any = {"memory_limit_bytes": memory_limit_bytes, "timeout_seconds": timeout_seconds}
-    rows = {key: row for key in keys if (row := find_row(folder, key))}
-    replaced = {key: row.created for key, row in rows.items() if retry_failed and row.status == "failed"}
-    missing = {key: t for key, t in zip(keys, trials, strict=True) if key not in rows or key in replaced}
+    every, frames = dict(zip(keys, trials, strict=True)), folder / f"{keys[0]}.npz"
+    rows = {key: row for key in every if (row := find_row(folder, key))}
+    failed = {key: rows.pop(key).created for key in [*rows] if retry_failed and rows[key].status == "failed"}
 
-    def measure_rung(key: str, trial: Trial, scratch: Path) -> Row:
-        comparable = key != keys[0] and trial.request == first.request and frames.exists()
-        baseline, own_frames = frames if comparable else None, scratch / FRAMES_FILE
-        options = limits | {"picture": pictures[trial.request]}
-        row = measure(trial.setup, trial.request, repeats=repeats, baseline=baseline, frames=own_frames, **options)
-        if key == keys[0] and row.measurement and row.status == "done":
-            again = measure(trial.setup, trial.request, repeats=0, baseline=own_frames, **options)
-            own_frames.replace(frames)
-            noise = again.measurement.fidelity if again.measurement else Fidelity()
-            row = dataclasses.replace(row, measurement=dataclasses.replace(row.measurement, fidelity=noise))
-        return row
+    def start(key: str, scratch: Path) -> _MeasuredProcess:
+        trial = every[key]
+        return _MeasuredProcess(trial, pictures[trial.request], scratch, memory_limit_bytes, timeout_seconds)
 
-    def find_or_measure(key: str, trial: Trial) -> Row:
-        while True:
-            with claim(folder, key) as scratch:
-                if not is_contested(scratch):
-                    row = find_row(folder, key)  # another process may have written it meanwhile
-                    if row is None or row.created == replaced.get(key):
-                        row = write_row(measure_rung(key, trial, scratch), folder, scratch)
-                    return row
-            time.sleep(random.uniform(0.5, 1))  # by chance, so that two who give way to each other do not go on so
-
-    with Progress(total=len(missing), unit="setup", disable=not (progress and missing)) as bar:
-        if missing and keys[0] not in missing and rows[keys[0]].status == "done" and not frames.exists():
-            with claim(folder, f"{keys[0]}-frames") as scratch:
-                options = limits | {"picture": pictures[first.request]}
-                measure(first.setup, first.request, repeats=0, frames=scratch / FRAMES_FILE, **options)
-                if (scratch / FRAMES_FILE).exists():
-                    (scratch / FRAMES_FILE).replace(frames)
-        for key, trial in missing.items():
-            bar.set_postfix_str(str(trial))
-            rows[key] = find_or_measure(key, trial)
+    def measure_together(scratches: dict[str, Path], stack: ExitStack) -> None:
+        processes = {key: stack.enter_context(start(key, scratch)) for key, scratch in scratches.items()}
+        for _ in range(repeats):
+            for process in processes.values():
+                process.make_clip()
+        for key, process in processes.items():
+            if key == keys[0]:  # beside its own first clip
+                row = process.finish(scratches[key] / FIRST_FRAMES_FILE)
+                if row.status == "done":
+                    (scratches[key] / FRAMES_FILE).replace(frames)
+            else:
+                comparable = every[key].request == trials[0].request and frames.exists()
+                row = process.finish(frames if comparable else None)
+            rows[key] = write_row(row, folder, scratches[key])
             bar.update()
+
+    with Progress(total=len(every) - len(rows), unit="setup", disable=not (progress and len(rows) < len(every))) as bar:
+        if len(rows) < len(every) and keys[0] in rows and rows[keys[0]].status == "done" and not frames.exists():
+            with claim(folder, f"{keys[0]}-frames") as scratch, start(keys[0], scratch) as process:
+                if process.finish().status == "done":
+                    (scratch / FRAMES_FILE).replace(frames)
+        together = _fit_side_by_side([every[key] for key in every if key not in rows])
+        while missing := [key for key in every if key not in rows]:
+            with ExitStack() as stack:
+                scratches: dict[str, Path] = {}
+                for key in missing if together else missing[:1]:
+                    scratch = stack.enter_context(claim(folder, key))
+                    if is_contested(scratch):
+                        break  # the rungs after it wait too, since they may be compared with its frames
+                    row = find_row(folder, key, warn=False)  # another process may have written it meanwhile
+                    if row and row.created != failed.get(key):
+                        rows[key] = row
+                    else:
+                        scratches[key] = scratch
+                measure_together(scratches, stack)
+            if not scratches:
+                time.sleep(random.uniform(0.5, 1))  # by chance, so that two who give way to each other do not go on so
     return [dataclasses.replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
+
+
+def _fit_side_by_side(trials: Sequence[Trial]) -> bool:
+    """Whether the processes of all trials may wait beside one another: on a processor, in half of its free memory."""
+    if any((trial.setup.device or best_device()) != "cpu" for trial in trials):
+        return False
+    needed = sum(estimate(trial.setup, trial.request).peak_bytes + _PROCESS_BYTES for trial in trials)
+    return needed < free_bytes("cpu") / 2
+
+
+class _MeasuredProcess:
+    """A fresh process that has made its first clip; `make_clip` makes another one, `finish` gives the row."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        picture: Image.Image,
+        scratch: Path,
+        memory_limit_bytes: int | None,
+        timeout_seconds: float | None,
+    ) -> None:
+        self.trial, self.picture, self.scratch, self.memory_limit_bytes = trial, picture, scratch, memory_limit_bytes
+        self.created = datetime.now(timezone.utc).isoformat()
+        self._seconds_left, self._was_stopped = timeout_seconds or threading.TIMEOUT_MAX, False
+        picture.save(scratch / PICTURE_FILE)
+        root = str(Path(svdlab.__file__).parents[1])  # so that it imports this svdlab, wherever it is started
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, "-m", "svdlab.profiling.measured_process", str(scratch)]
+        with (scratch / _LOG_FILE).open("wb") as log:
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
+            self._process: Any = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, **pipes)
+        question = {"setup": trial.setup.to_json(), "request": trial.request.to_json()}
+        self._write_and_wait(json.dumps(question | {"memory_limit_bytes": memory_limit_bytes}))
+
+    def __enter__(self) -> _MeasuredProcess:
+        return self
+
+    def __exit__(self, *ended: Any) -> None:
+        self._process.kill()
+        with suppress(OSError):  # from closing its pipes
+            self._process.__exit__(*ended)
+
+    def make_clip(self) -> None:
+        self._write_and_wait("")
+
+    def finish(self, baseline: Path | None = None) -> Row:
+        """The row, its frames compared with those of an .npz."""
+        self._write_and_wait(None)
+        exit_code = self._process.wait()
+        measurement, facts = _read_events(self.scratch / EVENTS_FILE)
+        error, fidelity = None, Fidelity()
+        if not facts.get("done"):
+            error = _failure(measurement, facts, None if self._was_stopped else exit_code, self.scratch / _LOG_FILE)
+        elif baseline:
+            fidelity = _fidelity(self.scratch / FRAMES_FILE, baseline)
+        measurement = dataclasses.replace(measurement, memory_limit_bytes=self.memory_limit_bytes, fidelity=fidelity)
+        timings = {"sample_seconds": measurement.sample_seconds, "decode_seconds": measurement.decode_seconds}
+        return Row(
+            key=_measurement_key(self.trial, self.picture, self.memory_limit_bytes),  # now that a commit was fetched
+            setup=self.trial.setup.resolved(),
+            request=self.trial.request,
+            status="done" if error is None else "failed",
+            error=error,
+            timings={name: seconds for name, seconds in timings.items() if seconds is not None},
+            measurement=measurement,
+            notes=tuple(facts.get("notes", ())),
+            picture_sha256=image_sha256(self.picture),
+            machine=Machine.here(),
+            created=self.created,
+            version=svdlab.__version__,
+        )
+
+    def _write_and_wait(self, line: str | None) -> None:
+        """Write a line, or end the input, and wait until a clip is done or the process has ended."""
+        begun, stop = time.monotonic(), threading.Timer(self._seconds_left, self._stop)
+        stop.start()
+        with suppress(OSError):  # it has ended
+            if line is None:
+                self._process.stdin.close()
+            else:
+                self._process.stdin.write(f"{line}\n")
+                self._process.stdin.flush()
+        try:
+            next((answer for answer in self._process.stdout if answer.endswith(CLIP_DONE)), None)
+        finally:
+            stop.cancel()
+            self._seconds_left -= time.monotonic() - begun
+
+    def _stop(self) -> None:
+        self._was_stopped = True
+        self._process.kill()
 
 
 def _fidelity(frames: Path, baseline: Path) -> Fidelity:
     with np.load(frames) as one, np.load(baseline) as other:
-        pairs = list(zip(one["frames"], other["frames"], strict=True))
+        clips = ([Image.fromarray(frame) for frame in file["frames"]] for file in (one, other))
         latents, baseline_latents = one["latents"], other["latents"]
-    return Fidelity(
-        psnr_db=fmean(psnr(a, b) for a, b in pairs),
-        ssim=fmean(ssim(a, b) for a, b in pairs),
-        max_abs_levels=max(int(abs(a.astype(int) - b).max()) for a, b in pairs),
-        latents_relative=float(np.linalg.norm(latents - baseline_latents) / (np.linalg.norm(baseline_latents) or 1)),
-    )
+        distance = difference(*clips)
+    relative = float(np.linalg.norm(latents - baseline_latents) / (np.linalg.norm(baseline_latents) or 1))
+    return Fidelity(distance.psnr_db, distance.ssim, distance.max_abs_levels, relative)
 
 
 def _measurement_key(trial: Trial, picture: Image.Image, memory_limit_bytes: int | None) -> str:
@@ -211,24 +279,6 @@ def _measurement_key(trial: Trial, picture: Image.Image, memory_limit_bytes: int
     if memory_limit_bytes is not None:
         apart["memory_limit_bytes"] = memory_limit_bytes
     return row_key(trial.setup, trial.request, image_sha256(picture), **apart)
-
-
-def _run_measured_process(question: dict[str, Any], scratch: Path, timeout_seconds: float | None) -> int | None:
-    """Its exit code; None if it took too long."""
-    root = str(Path(svdlab.__file__).parents[1])  # so that it imports this svdlab, wherever it is started
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "svdlab.profiling.measured_process", str(scratch)]
-    environment = os.environ | {"PYTHONPATH": path}
-    with (scratch / _LOG_FILE).open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
-        try:
-            process.communicate(json.dumps(question).encode(), timeout=timeout_seconds)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            process.kill()
-            process.wait()
-    return process.returncode
 
 
 def _read_events(file: Path) -> tuple[Measurement, dict[str, Any]]:
@@ -244,7 +294,7 @@ def _read_events(file: Path) -> tuple[Measurement, dict[str, Any]]:
             samples.append([])
         elif event == "end":
             stages[-1]["seconds"] = seconds - stages[-1]["begun_seconds"]
-            stages[-1]["step_seconds"] = tuple(given["step_seconds"])
+            stages[-1] |= {"step_seconds": tuple(given["step_seconds"]), "others_busy": given["others_busy"]}
         elif event in ("sample", "peaks") and stages[-1]["seconds"] is None:  # not between two stages
             stages[-1]["peaks"] |= {name: max(n, stages[-1]["peaks"].get(name, 0)) for name, n in given.items()}
             if event == "sample":
@@ -263,7 +313,6 @@ def _read_events(file: Path) -> tuple[Measurement, dict[str, Any]]:
     measurement = Measurement(
         stages=tuple(MeasuredStage(**stage) for stage in stages),
         before=points[0] if points else {},  # where loading begins: the imports have taken memory too
-        process_peak_bytes=facts.get("process_peak_bytes"),
         threads=facts.get("threads"),
         resident=tuple(resident),
         timeline={name: tuple(point[name] for point in points) for name in names},

@@ -15,17 +15,20 @@ from statistics import median
 
 from svdlab.rows.typed_json import fields_of
 
+COUNTED_CALL = -1  # the clip whose tensors were followed, which takes time: its seconds count for nothing
+
 
 @dataclass(frozen=True)
 class MeasuredStage:
     """One stage of one call."""
 
     stage: str  # "prepare", "load", "encode", "denoise", "decode" or "finish"
-    call: int | None = None  # 0 for the first call; None for prepare and load
+    call: int | None = None  # 0 for the first call; None for prepare and load; `COUNTED_CALL`
     begun_seconds: float = 0.0  # since the process began
     seconds: float | None = None  # None where it did not end
     peaks: dict[str, int] = field(default_factory=dict)  # by kind: process_, allocated_, reserved_ and device_bytes
     step_seconds: tuple[float, ...] = ()  # of each denoising step
+    others_busy: float | None = None  # the share of the machine's processors that other programs used meanwhile
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,19 @@ class Measurement:
         return self._median_seconds("encode", "denoise", "decode", "finish")
 
     @property
+    def clip_times(self) -> list[float]:
+        """Seconds of each whole call after the first."""
+        return [sum(stage.seconds or 0.0 for stage in call) for call in self._steady_calls]
+
+    @property
+    def others_busy(self) -> float | None:
+        """Median share of the machine's processors that other programs used during the calls after the first."""
+        stages = (stage for call in self._steady_calls for stage in call)
+        return _median(stage.others_busy for stage in stages if stage.others_busy is not None)
+
+    @property
     def peak_allocated_bytes(self) -> int | None:
-        """The most that torch had allocated on the card."""
+        """The most that torch had allocated on the card; elsewhere, the most that its tensors took."""
         return self._peak("allocated_bytes")
 
     @property
@@ -121,12 +135,12 @@ class Measurement:
 
     @property
     def bytes_before_loading(self) -> int:
-        """What the process had taken before it loaded anything; 0 where a card's memory was measured."""
-        return 0 if "allocated_bytes" in self.before else int(self.before.get("process_bytes", 0))
+        """What the process had taken before it loaded anything; 0 where torch's own memory was measured."""
+        return 0 if self.peak_allocated_bytes is not None else int(self.before.get("process_bytes", 0))
 
     @property
     def peak_bytes(self) -> int | None:
-        """The most that a clip took: on a card what torch allocated, else what the process took on top of its start."""
+        """The most that a clip took: what torch allocated, or where nobody counted that what the process grew by."""
         if self.peak_allocated_bytes is not None:
             return self.peak_allocated_bytes
         return None if self.peak_process_bytes is None else self.peak_process_bytes - self.bytes_before_loading

@@ -13,7 +13,6 @@ from typing import Any
 
 from svdlab.interface.panel.widgets import assign, w
 from svdlab.interface.panel.worker import import_libraries
-from svdlab.machine import Machine
 from svdlab.messages import describe_error
 from svdlab.pipelines.hub import is_cached
 from svdlab.prediction.cards import this_card
@@ -76,20 +75,19 @@ class SetupMarks(w.HTML):
             return None
         try:
             import_libraries()
-            card, machine = this_card(), Machine.here()
+            card = this_card()
             predictions, here = predict(setup, request, card)
         except Exception as error:  # a prediction is a help, no condition
             return self._tell(f"No prediction: {describe_error(error, where=False)}")
         estimates = {each.setup: each for each in predictions}
-        memory = card.memory_bytes if card else machine.memory_bytes or 0
-        labels, fitting = {}, [each for each, e in estimates.items() if e.fits(memory)]
+        labels, fitting = {}, [each for each, e in estimates.items() if e.fits(here.memory_bytes)]
         hours = {}
         for each, e in estimates.items():
             seconds = e.seconds(here)
-            time = f", {seconds.expected:,.0f} s" if card else ""
-            if machine.device == "cpu" and seconds.floor > _LONG_SECONDS:
-                hours[each] = seconds.floor / 3600
-                time = f", {hours[each]:,.0f} h or more"
+            time = f", {seconds}" if seconds and card else ""
+            if card is None and seconds and seconds.low > _LONG_SECONDS:
+                hours[each] = seconds.low / 3600
+                time = f", {seconds}"
             mark = "✗" if each not in fitting else "…" if each in hours else "✓"
             labels[each] = f"{mark} {each.label}: {e.needed_bytes / 2**30:.1f} GiB{time}"
         with self._lock:
@@ -100,7 +98,7 @@ class SetupMarks(w.HTML):
             options = [(text, each) for each, text in ({now: now.label} | labels).items()]
             self._hours, now = hours, now if keep else fitting[0]
             assign(self.dropdown, options=options, value=now)
-        size = f"{memory / 2**30:.1f} GiB of {card.name if card else 'this machine'}"
+        size = f"{here.memory_bytes / 2**30:.1f} GiB of {here.name if card else 'this machine'}"
         if now in hours:
             fit = "which are enough" if now in fitting else "which are too little"
             return self._tell(f"No card here: {hours[now]:,.0f} hours or more a clip, in {size}, {fit}")
