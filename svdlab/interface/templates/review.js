@@ -110,7 +110,7 @@
       for (const { target, isIntersecting } of entries) {
         const row = target.closest("tr");
         inSight[isIntersecting ? "add" : "delete"](row);
-        if (isIntersecting) setTimeout(() => inSight.has(row) && fill(row), 120);  // not what is scrolled past
+        if (isIntersecting) setTimeout(() => inSight.has(row) && fill(row), 250);  // not what is scrolled past
       }
     }, { rootMargin: "200px" });
     function still(img) {  // for whom motion is unpleasant: the first frame, until it is pointed at
@@ -128,7 +128,8 @@
       row.querySelector(".svdlab-clip").addEventListener("click", () => show([row]));
       if (!film(row)) continue;
       if (!film(row).getAttribute("src")) watcher.observe(film(row));
-      if (calm) film(row).addEventListener("load", ({ target }) => still(target), { once: true });
+      if (calm && film(row).naturalWidth) still(film(row));
+      else if (calm) film(row).addEventListener("load", ({ target }) => still(target), { once: true });
     }
     async function source(row) {
       const img = film(row);
