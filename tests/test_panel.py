@@ -99,6 +99,13 @@ def test_opening_one_loads_no_torch():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
+def test_a_page_without_widgets_says_what_is_missing(bundled):
+    """GitHub, nbconvert and JupyterLab without ipywidgets show the plain text, of which ipywidgets keeps 110 letters."""
+    text = bundled._repr_mimebundle_()["text/plain"]
+    assert "widgets" in text
+    assert "docs/where.md" in text
+
+
 def test_controls_say_a_request(bundled):
     assert bundled.request == Request.for_variant("tiny", image="rocket")
     assert bundled.setup == Setup("tiny")

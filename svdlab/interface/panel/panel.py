@@ -78,6 +78,9 @@ class Panel(w.VBox):
             _dom_classes=["svdlab-panel", f"svdlab-{self._identity}"],
         )
 
+    def __repr__(self) -> str:  # what a page without widgets shows, up to 110 letters
+        return "A panel of controls. It needs a running kernel and a page that shows widgets: docs/where.md"
+
     @property
     def request(self) -> Request:
         """The request that the controls say now, complete."""
