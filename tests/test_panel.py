@@ -100,7 +100,7 @@ def test_opening_one_loads_no_torch():
 
 
 def test_a_page_without_widgets_says_what_is_missing(bundled):
-    """GitHub, nbconvert and JupyterLab without ipywidgets show the plain text, of which ipywidgets keeps 110 letters."""
+    """GitHub, nbconvert and JupyterLab without ipywidgets show the plain text: its first 110 letters."""
     text = bundled._repr_mimebundle_()["text/plain"]
     assert "widgets" in text
     assert "docs/where.md" in text
