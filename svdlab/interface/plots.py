@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from svdlab.interface.figures import DescribedFigure, colours, is_wide, new_figure
 from svdlab.interface.figures import style as style
 from svdlab.prediction.estimate import Estimate, estimate
-from svdlab.profiling.ladder import is_exact, measured_rungs
+from svdlab.profiling.ladder import is_exact, measured_rungs, rung_labels
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
 from svdlab.sweeps.study import MEASURES, complete_measures, effect, is_numeric, rows_with_clips
@@ -144,7 +144,7 @@ def waterfall(rows: Sequence[Row]) -> DescribedFigure:
             axis.text(max(value, before), i, f" {value:.2f}{change}", va="center", fontsize=8 if wide else 6)
         axis.set(xlim=(0, (1.32 if wide else 2) * max(values)), xlabel=unit)
         axis.grid(axis="y", visible=False)
-    labels = _added_labels([rung.row for rung in rungs])
+    labels = rung_labels([rung.row for rung in rungs])
     axes[0].set_yticks(range(len(rungs)), [textwrap.fill(label, 26 if wide else 16) for label in labels])
     axes[0].invert_yaxis()
     _key(figure, {"less than the rung above": "blue", "more": "orange", "unchanged": "pale"})
@@ -205,7 +205,7 @@ def stages(things: Sequence[Row | Estimate]) -> DescribedFigure:
         >>> [axis.get_xlabel() for axis in stages(measured).axes]
         ["GiB at the stage's peak", 'seconds a clip']
     """
-    labels = _added_labels(things)
+    labels = rung_labels(things)
     wide = is_wide()
     labels = [textwrap.fill(label, 30 if wide else 16) for label in labels]
     rows = max(2, *(label.count("\n") for label in labels))
@@ -324,17 +324,6 @@ def _where(rows: Sequence[Row]) -> str:
     """The machine on which rows were measured: the end of a title."""
     names = dict.fromkeys(row.machine.name for row in rows if row.machine)
     return f", measured on {', '.join(names)}" if names else ""
-
-
-def _added_labels(things: Sequence[Row | Estimate]) -> list[str]:
-    """What each rung adds to the one before it; its whole label where it does not keep all of that one."""
-    labels = []
-    for before, thing in zip([things[0], *things], things, strict=False):
-        old, parts = ((each.setup.dtype, *each.setup.optimizations) for each in (before, thing))
-        kept = set(before.setup.optimizations) <= set(thing.setup.optimizations)
-        new = [part for part in parts if part and part not in old]
-        labels.append(f"+ {', '.join(new)}" if kept and new else thing.setup.label)
-    return labels
 
 
 def _stage_bars(thing: Row | Estimate) -> dict[str, tuple[float, float, float]]:

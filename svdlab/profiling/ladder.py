@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from svdlab.optimizations import in_order
 from svdlab.prediction.cards import match_card
-from svdlab.prediction.estimate import estimate
+from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.request import Request
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
@@ -96,7 +96,7 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
         rows: The rows of `profile`, the baseline first.
 
     Returns:
-        A table indexed by the setup's label. Memory is in GiB, time is the median in seconds, with the `fastest` and
+        A table indexed by what rungs add. Memory is in GiB, time is the median in seconds, with the `fastest` and
         the `slowest` clip. `time` compares that with the baseline: where the spreads overlap there is no difference.
         `others_busy_percent` is what other programs used of the machine's processors meanwhile, `of_peak_percent` the
         share of a known card's FLOP/s that was used. `psnr_db`, `ssim` and `latents_relative` compare the frames with
@@ -118,7 +118,6 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
         clip, reserved, figures = measurement.clip_seconds, measurement.peak_reserved_bytes, measurement.figures
         rate = card.flops.get(str(row.setup.resolved().dtype)) if card else None
         line = {
-            "setup": row.setup.label,
             "exact": is_exact(row, rows[0]),
             "peak_gib": measurement.peak_bytes and measurement.peak_bytes / GiB,
             "predicted_gib": prediction.peak_bytes / GiB,
@@ -135,7 +134,7 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
         }
         lines.append(line)
     table = pd.DataFrame(lines).dropna(axis="columns", how="all")
-    return table.set_index("setup").round(4) if lines else table
+    return table.set_index(pd.Index(rung_labels(rows), name="rung")).round(4) if lines else table
 
 
 def ladder_advice(rows: Sequence[Row]) -> str:
@@ -203,6 +202,17 @@ def _completed(rows: Iterable[Row]) -> list[MeasuredRung]:
         if row.status == "done" and measurement.peak_bytes and (times := measurement.clip_times):
             rungs.append(MeasuredRung(row, measurement.peak_bytes / GiB, median(times), min(times), max(times)))
     return rungs
+
+
+def rung_labels(things: Sequence[Row | Estimate]) -> list[str]:
+    """A short label for each rung: what it adds to the one before, or its whole label where it drops some of that."""
+    labels = []
+    for before, thing in zip([things[0], *things], things, strict=False):
+        old, parts = ((each.setup.dtype, *each.setup.optimizations) for each in (before, thing))
+        kept = set(before.setup.optimizations) <= set(thing.setup.optimizations)
+        new = [part for part in parts if part and part not in old]
+        labels.append(f"+ {', '.join(new)}" if kept and new else thing.setup.label)
+    return labels
 
 
 def is_exact(row: Row, baseline: Row) -> bool:
