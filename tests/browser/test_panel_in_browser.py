@@ -92,7 +92,6 @@ def bucket_becomes(page, value: int) -> None:
 
 
 def test_it_opens_with_a_name_on_everything(live, screenshot):
-    live.get_by_text("✓ fits the").wait_for()
     live.get_by_text("Frames, size, precision, crop").click()
     slider(live, "Frames").wait_for()
     assert live.evaluate(NAMELESS) == live.evaluate(HELPLESS) == []
@@ -213,6 +212,11 @@ def test_what_is_wrong_is_said_in_the_panel(live, screenshot):
     live.get_by_role("alert").first.wait_for(state="detached")
 
 
+def test_setups_are_marked_that_fit(live):
+    live.get_by_text("✓ fits the").wait_for()
+    assert live.get_by_role("combobox", name="Setup").inner_text().count("✓") > 1
+
+
 def test_several_wait_in_a_queue_and_one_is_removed(live, screenshot):
     live.get_by_role("spinbutton", name="Clips").fill("3")
     live.keyboard.press("Tab")
@@ -240,7 +244,7 @@ def test_a_large_photograph_arrives_upright_and_small_and_its_crop_is_dragged(li
     lying, exif = Image.fromarray(pixels).resize((6000, 4000)), Image.Exif()
     lying.paste("red", (0, 0, 6000, 1300))
     exif[ExifTags.Base.Orientation] = 6
-    lying.save(lab.files / "photo.jpg", quality=93, exif=exif)
+    lying.save(lab.files / "photo.jpg", quality=95, exif=exif)
     assert (lab.files / "photo.jpg").stat().st_size > 14e6
     drop(live, lab, "photo.jpg")
     live.get_by_role("img", name="photo.jpg: 128 × 72, as the model will see it").wait_for()
