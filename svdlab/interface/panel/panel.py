@@ -117,9 +117,10 @@ class Panel(w.VBox):
 
         self._display_still(update=self._is_displayed)
         self._is_displayed = True
-        if show := getattr(super(), "_ipython_display_", None):  # ipywidgets 7
-            return show(**options)
-        return display(self._repr_mimebundle_(), raw=True)
+        if hasattr(super(), "_ipython_display_"):  # ipywidgets 7
+            super()._ipython_display_(**options)
+        else:
+            display(self._repr_mimebundle_() | {"text/plain": ""}, raw=True)
 
     def _display_still(self, update: bool) -> None:
         from IPython.display import display
