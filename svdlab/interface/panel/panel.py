@@ -126,9 +126,12 @@ class Panel(w.VBox):
         from IPython.display import display
 
         picture = self.form.picture
-        pictures = figure(self.form.fitted_picture, f"{picture.name}, as the model sees it", 256)
+        flat = 'style="margin: 0"'  # on the element: untrusted notebooks lose style sheets
+        pictures = figure(self.form.fitted_picture, f"{picture.name}, as the model sees it", 256, flat)
         if self.rows and (preview := read_preview(self.rows[-1])):  # which plays in an <img>, without trust
-            pictures += f'<img width="256" src="{data_url("image/webp", preview)}" alt="The last clip that was made">'
+            clip = f'<img width="256" src="{data_url("image/webp", preview)}" alt="The last clip that was made">'
+            pictures += f"<figure {flat}>{clip}<figcaption>The last clip that was made</figcaption></figure>"
         words = "The panel's controls need a running kernel, and a notebook that is trusted: run this cell."
-        html = f'<div class="svdlab-still-{self._identity}"><p><small>{words}</small></p>{pictures}</div>'
+        html = f'<div class="svdlab-still-{self._identity}"><p><small>{words}</small></p>'
+        html += f'<div style="display: flex; flex-wrap: wrap; gap: 16px">{pictures}</div></div>'
         display({"text/html": html, "text/plain": words}, raw=True, display_id=self._identity, update=update)
