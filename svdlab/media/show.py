@@ -19,8 +19,8 @@ from typing import Any
 from PIL import Image
 
 from svdlab.media.images import data_url, open_image, png_bytes
-from svdlab.media.preview import Preview
-from svdlab.media.read_video import probe, read_frames
+from svdlab.media.preview import Preview, preview_bytes
+from svdlab.media.read_video import iterate_frames, probe, read_frames
 from svdlab.media.write_video import write_video
 
 _FPS = 7  # playback of clips that name no other, the pipeline's own default for `fps`
@@ -128,7 +128,7 @@ def strip(clip: Any, n: int = 7, *, height: int = 120) -> Image.Image:
 class _Cell:
     """One thing of the grid: frames at a speed (one frame is a still), or an MP4 or a preview to embed as it is."""
 
-    def __init__(self, frames: list[Image.Image], fps: float, data: bytes | None = None, info: Any = None) -> None:
+    def __init__(self, frames: Any, fps: float, data: bytes | None = None, info: Any = None) -> None:
         self.frames, self.fps, self.data = frames, fps, data
         self.count = info.frames if info else len(frames)
         self.size = (info.width, info.height) if info else frames[0].size
@@ -147,10 +147,12 @@ class _Cell:
         if data is None:
             with tempfile.TemporaryDirectory() as folder:
                 data = write_video(Path(folder) / "clip.mp4", self._resized(cell), self.fps, crf=_CRF).read_bytes()
-        # `src` on <video>: JupyterLab strips it from <source> where a notebook is not trusted
+        # `src` on <video>: JupyterLab strips it from <source> where a notebook is not trusted. There it also moves what
+        # begins to play, which stops it before its first frame: then the poster, a picture, moves in its place.
+        poster = data_url("image/webp", preview_bytes(self.frames, self.fps))
         return (
-            f'<video {style} src="{data_url("video/mp4", data)}" width="{cell}" autoplay loop muted playsinline '
-            f'controls aria-label="{label}" data-fps="{self.fps:g}" data-frames="{self.count}"></video>'
+            f'<video {style} src="{data_url("video/mp4", data)}" poster="{poster}" width="{cell}" autoplay loop muted '
+            f'playsinline controls aria-label="{label}" data-fps="{self.fps:g}" data-frames="{self.count}"></video>'
         )
 
     def _resized(self, cell: int) -> list[Image.Image]:
@@ -179,7 +181,7 @@ def _cell(thing: Any, fps: float | None) -> _Cell:
     if path.suffix.lower() == ".mp4":
         info = probe(path)
         if info.codec == "h264":  # every browser plays it; anything else is encoded anew
-            return _Cell([], info.fps, path.read_bytes(), info)
+            return _Cell(iterate_frames(path), info.fps, path.read_bytes(), info)
     elif path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
         return _Cell([open_image(path)], _FPS)
     return _Cell(*read_frames(path))
