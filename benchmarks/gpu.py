@@ -265,7 +265,7 @@ def flat_temporal_convolutions(pipeline: Any) -> Iterator[None]:
         return F.conv2d(video.flatten(3), weight, convolution.bias, padding=(1, 0)).unflatten(3, video.shape[3:])
 
     for module in temporal:
-        module.forward = partial(flat, module)
+        setattr(module, "forward", partial(flat, module))  # noqa: B010  (torch types it)
     try:
         yield
     finally:

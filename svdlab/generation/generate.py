@@ -152,6 +152,7 @@ def _generate_one(
         finally:
             pipeline.maybe_free_model_hooks()  # what offloading holds on the device
     if exhausted:  # out here, where no traceback holds the tensors of the attempt
+        del latents
         raise OutOfMemory(_memory_advice(setup, request, stage, device))
     timings = {"sample_seconds": sampled - started, "decode_seconds": time.perf_counter() - sampled}
     if note := _black_frames(frames):

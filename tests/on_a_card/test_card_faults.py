@@ -36,7 +36,8 @@ def test_out_of_memory_at_any_moment_says_where_and_the_next_clip_is_as_before(
         with pytest.raises(OutOfMemory, match=r"GiB while (encoding|denoising, step|decoding)") as caught:
             generate(pipeline, request, progress=False)
         assert "predicted" in str(caught.value)
-        assert allocated_bytes() == between
+        # The error holds no latents; a stream may have fetched a layer that the next clip runs first.
+        assert allocated_bytes() - between < (2**20 if "group-offload=stream" in names else 4096)
     clip = generate(pipeline, request, progress=False)
     assert torch.equal(clip.latents, plain.latents)
     assert clip.frames == plain.frames
