@@ -80,3 +80,22 @@ def test_cudnn_attends_to_no_single_token_and_says_what_goes_with_it(plain, pret
 def test_graphs_that_would_overwrite_results_are_refused(name):
     with pytest.raises(RuntimeError, match="overwrite results"):
         load(small_setup(f"{name}=reduce-overhead"))
+
+
+MOVING = ("model-offload", "group-offload=leaf", "group-offload=stream")
+CALLED_MORE = ("split-guidance", "forward-chunking=1")
+SLOW = [("group-offload=block",), ("model-offload",), *((name, more) for name in MOVING for more in CALLED_MORE)]
+
+
+# Not so for blocks with those two: the layers outside of blocks move once a step, and are predicted at each call.
+@pytest.mark.parametrize("names", [MOVING[1:2], *(pytest.param(names, marks=pytest.mark.slow) for names in SLOW)])
+def test_weights_come_and_go_as_often_as_predicted(names, pretended):
+    def moved_bytes(*names: str) -> int:
+        pipeline, before = load(small_setup(*names)), pretended.counts()
+        generate(pipeline, small_request(), progress=False)
+        after = pretended.counts()
+        return sum(after[way] - before[way] for way in ("to_card_bytes", "from_card_bytes"))
+
+    stages = estimate(small_setup(*names), small_request()).stages.values()
+    predicted = sum(stage.moved_bytes or 0 for stage in stages)
+    assert moved_bytes(*names) - moved_bytes() == pytest.approx(predicted, rel=0.05)
