@@ -28,7 +28,7 @@ PINS = ROOT / "constraints-colab.txt"
 BESIDE_TORCH = ("filelock", "fsspec", "networkx", "setuptools<82", "sympy")  # what its wheel asks for, CUDA apart
 FIRST = ("diffusers==0.39.0", "huggingface_hub==1.27.0", "transformers==5.15.0")  # Colab's; svdlab may replace these
 TESTS = ("hypothesis", "pytest", "pytest-timeout", "widgetsnbextension==3.6.1")  # 3.6.10 shows no widget of 7.7.1
-_CUDA = re.compile(r"(cublas|cuda|cudnn|cufft|cuFile|cupti|curand|cusolver|cusparse|nccl|nvrtc|nvshmem|cu[A-Z])")
+_CUDA = re.compile(r"(lib)?(cu|nccl|nv)")  # how its libraries and its functions begin
 
 
 def make() -> None:
@@ -94,9 +94,9 @@ def _without_cuda(site: Path) -> None:
     wanted: dict[str, set[str]] = defaultdict(set)  # version tag, or "" -> functions
     for line in _output("nm", "-D", "--undefined-only", *libraries).splitlines():
         name, _, tag = line.split()[-1].replace("@@", "@").partition("@") if line.split() else ("", "", "")
-        if (tag and _CUDA.match(tag.lower().removeprefix("lib"))) or (not tag and _CUDA.match(name)):
+        if _CUDA.match(tag.lower() or name):
             wanted[tag].add(name)
-    for library in sorted(name for name in needed if _CUDA.match(name.removeprefix("lib"))):
+    for library in sorted(filter(_CUDA.match, needed)):
         if not (folder / library).exists():
             own = {tag: wanted.pop(tag) for tag in list(wanted) if tag and _stem(tag) in _stem(library)}
             if library.startswith("libnccl"):
@@ -111,7 +111,7 @@ def _stem(name: str) -> str:
 def _stub(library: Path, functions: dict[str, set[str]]) -> None:
     source, versions = library.with_suffix(".c"), library.with_suffix(".map")
     source.write_text(
-        "".join(f"int {name}(void) {{ return 999; }}\n" for names in functions.values() for name in names)
+        "".join(f"int {name}(void) {{ return 100; }}\n" for names in functions.values() for name in names)
     )
     tagged = {tag: names for tag, names in functions.items() if tag}
     versions.write_text("".join(f"{tag} {{ global: {'; '.join(names)}; }};\n" for tag, names in tagged.items()))
