@@ -60,6 +60,7 @@ test-colab: $(INSTALLED)  ## an environment like Colab's, and in it the notebook
 resolve-colab: $(INSTALLED)  ## whether svdlab goes together with Colab's versions, by pip's own resolution
 	$(BIN)/python -m release.colab_environment --resolve
 
+.DELETE_ON_ERROR:  # a notebook that failed half way is run again
 RUN := build/notebooks_run
 $(RUN)/01_quickstart.ipynb: ARGS = -p variant tiny
 $(RUN)/02_micro_conditioning.ipynb: ARGS = -y "{axes: {motion_bucket_id: [20, 127, 220], seed: [1, 2]}}"
