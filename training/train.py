@@ -37,6 +37,7 @@ CARD = torch.cuda.is_available()
 FILE = "diffusion_pytorch_model.safetensors"
 SHORT_FRAMES = 5
 VAE_FRAMES = 3  # that follow each other, for the decoder's layers over time
+DETAIL = 0.4  # size of the new latent channels; the first ones have 0.6. Larger, the UNet's loss would be mostly theirs
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Options:
     compile: int = 0  # 1: fewer, larger kernels, after a minute or more of compiling
     height: int = HEIGHT
     width: int = WIDTH
+    depth: int = 1  # of the UNet: 2 has half as many parameters again, and needs a third longer for a step
     short: float = 0.0  # share of the UNet's time spent on short clips, a third as dear
     save_minutes: float = 2.0
     export_minutes: float = 2.0 if CARD else 10.0
@@ -121,13 +123,13 @@ def vae_loss(returned: Tensor, pictures: Tensor) -> Tensor:
 
 
 def latents_loss(latents: Tensor, pictures: Tensor, first: AutoencoderKLTemporalDecoder | None) -> Tensor:
-    """Keeps the first channels where the edition before has them, for its UNet, and the new ones near unit size."""
+    """Keeps the first channels where the edition before has them, for its UNet, and the new ones at `DETAIL`."""
     if first is None:
         return latents.new_zeros(())
     with torch.no_grad(), half(pictures.device.type):
         before = encode(first, pictures)[:, :SIGNALS].float()
     sizes = latents[:, SIGNALS:].square().mean((0, 2, 3)).sqrt()
-    return 0.3 * (latents[:, :SIGNALS] - before).square().mean() + 0.002 * (sizes / 0.6 - 1).square().mean()
+    return 0.3 * (latents[:, :SIGNALS] - before).square().mean() + 0.002 * (sizes / DETAIL - 1).square().mean()
 
 
 @torch.no_grad()
@@ -138,7 +140,7 @@ def measured_scale(vae: AutoencoderKLTemporalDecoder, options: Options) -> float
 
 
 def unet_run(options: Options, rank: int, vae: AutoencoderKLTemporalDecoder) -> None:
-    unet = place(build_unet(vae.config["scaling_factor"]), options.device)
+    unet = place(build_unet(vae.config["scaling_factor"], options.depth), options.device)
     before = edition_before(options, "unet")
     if before:
         grow(unet, before)
@@ -166,16 +168,16 @@ def unet_run(options: Options, rank: int, vae: AutoencoderKLTemporalDecoder) -> 
         return unet_loss(unet, clips, vae.config["scaling_factor"], dice)
 
     def export() -> None:
-        export_weights(vae, run.average.weights, options.weights)
+        export_weights(vae, run.average.weights, options)
 
     if rank == 0 and run.step == 0:
         export()
     train(run, loss_of, options.minutes, options.rate, 100, options, rank, clip=1.0, drawing=drawing, export=export)
 
 
-def export_weights(vae: AutoencoderKLTemporalDecoder, unet_weights: dict[str, Tensor], folder: Path) -> None:
-    """Write the pipeline to `folder`, fp16, each file whole or not at all; what else lies there stays."""
-    unet = build_unet(vae.config["scaling_factor"])
+def export_weights(vae: AutoencoderKLTemporalDecoder, unet_weights: dict[str, Tensor], options: Options) -> None:
+    """Write the pipeline to the weights folder, fp16, each file whole or not at all; what else lies there stays."""
+    unet, folder = build_unet(vae.config["scaling_factor"], options.depth), options.weights
     unet.load_state_dict(unet_weights)
     fresh = build_vae()
     fresh.load_state_dict(vae.state_dict())

@@ -5,6 +5,7 @@ import torch
 
 from training.bars import BARS, table
 from training.evaluate import DRAWN, Edition, measure
+from training.grids import grid
 from training.measures import colourfulness, flicker_percent, optical_flow
 from training.photographs import NAMES, photograph
 
@@ -44,6 +45,14 @@ def test_a_table_says_which_edition_is_better(drawn):
     assert verdicts["flicker at bucket 0: mean change of still parts, of full scale"] == "**first**"
     assert verdicts["VAE reconstruction, PSNR"] == "", "only one of them has it"
     assert "72x128" in lines["picture, height x width"]
+
+
+def test_a_grid_shows_every_world_at_four_buckets():
+    picture = grid(Edition(DRAWN), 2)
+    assert picture.shape == (3, 2 * 72, 6 * 128)
+    first, resting, _, _, fast, drawn = picture[:, 72:].split(128, 2)
+    assert torch.equal(first, resting), "a ball stands still at bucket 0"
+    assert torch.equal(fast, drawn)
 
 
 def test_ten_photographs_have_a_clips_shape():

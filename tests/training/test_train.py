@@ -94,11 +94,12 @@ def test_the_untrained_vae_returns_the_picture_softened():
 
 
 @torch.no_grad()
-def test_grown_from_the_edition_before_it_does_as_before():
-    """More latent channels, the same pictures and the same movement: nothing that was learnt is lost."""
+@pytest.mark.parametrize("depth", [1, 2])
+def test_grown_from_the_edition_before_it_does_as_before(depth):
+    """More latent channels, more blocks, the same pictures and movement: nothing that was learnt is lost."""
     old = StableVideoDiffusionPipeline.from_pretrained(WEIGHTS)
     before = old.vae.config.latent_channels
-    vae, unet = build_vae(), build_unet(old.vae.config.scaling_factor)
+    vae, unet = build_vae(), build_unet(old.vae.config.scaling_factor, depth)
     grow(vae, old.vae.state_dict())
     grow(unet, old.unet.state_dict())
     pictures = torch.rand(2, 3, 32, 48) * 2 - 1
