@@ -121,7 +121,7 @@ def waterfall(rows: Sequence[Row]) -> DescribedFigure:
     """What each rung of a ladder gives: peak memory (GiB) on the left, time of a clip (seconds) on the right.
 
     A bar is a rung, the baseline on top. The coloured end of a bar is the difference from the rung above it: blue is
-    less, orange is more.
+    less, orange is more. The thin line reaches from the fastest clip to the slowest.
 
     Args:
         rows: The rows of `profile`, in the order of the ladder, at least one of them measured to its end.
@@ -140,10 +140,14 @@ def waterfall(rows: Sequence[Row]) -> DescribedFigure:
             axis.barh(i, min(value, before), color=colour["pale"])
             axis.barh(i, abs(value - before), left=min(value, before), color=changed)
             percent = 100 * (value / before - 1)
-            change = f"  {percent:+.0f} %" if i and abs(percent) >= 0.5 else ""
+            same = axis is axes[1] and rungs[i].compared(rungs[max(i - 1, 0)]) == "no difference"
+            change = f"  {percent:+.0f} %" if i and abs(percent) >= 0.5 and not same else ""
             axis.text(max(value, before), i, f" {value:.2f}{change}", va="center", fontsize=8 if wide else 6)
         axis.set(xlim=(0, (1.32 if wide else 2) * max(values)), xlabel=unit)
         axis.grid(axis="y", visible=False)
+    for i, rung in enumerate(rungs):
+        ends = [rung.fastest_seconds, rung.slowest_seconds]
+        axes[1].plot(ends, [i + 0.3] * 2, "|-", color=colour["grey"], linewidth=1, markersize=5)
     labels = rung_labels([rung.row for rung in rungs])
     axes[0].set_yticks(range(len(rungs)), [textwrap.fill(label, 26 if wide else 16) for label in labels])
     axes[0].invert_yaxis()
