@@ -166,9 +166,9 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
         >>> from svdlab import Setup, estimate, find_card
         >>> prediction = estimate(Setup("svd-xt", dtype="fp16", optimizations=("model-offload",)))
         >>> print(prediction)
-        svd-xt, fp16, model-offload: 11.3 GiB needed, the most while denoising.
+        svd-xt, fp16, model-offload: 11.4 GiB needed, the most while denoising.
         >>> prediction.fits_on(find_card("RTX 3060")), str(prediction.seconds(find_card("RTX 3060")))
-        ('tight', '3.8 to 10 minutes')
+        ('tight', '4.4 to 11 minutes')
     """
     request = (request or Request(image="rocket")).filled(setup.variant)
     check_request(setup.parsed, request)
