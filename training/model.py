@@ -10,6 +10,7 @@ read back behind the activation as silu(u) - silu(-u) = u. All residual branches
 """
 
 import re
+from typing import Any
 
 import torch
 from diffusers import (
@@ -126,7 +127,8 @@ def build_unet(scaling_factor: float, depth: int = 1) -> UNetSpatioTemporalCondi
     the start reads its four image channels times minus the scaling factor.
     """
     torch.manual_seed(0)
-    unet = UNetSpatioTemporalConditionModel(**UNET | {"layers_per_block": (0, depth, depth)})
+    layers: Any = (0, depth, depth)
+    unet = UNetSpatioTemporalConditionModel(**UNET, layers_per_block=layers)
     silence(unet)
     with torch.no_grad():
         read = torch.zeros(SIGNALS, 2 * LATENTS)
