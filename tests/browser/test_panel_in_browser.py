@@ -19,12 +19,18 @@ from svdlab.request import quiet_requests
 pytestmark = pytest.mark.browser
 
 CELL = """\
+import time
 import ipywidgets
 from svdlab import panel
 
 tried, state = panel(results="made"), ipywidgets.HTML()
+
+def tell(_):
+    text = tried.request.to_json(), tried.setup.to_json()
+    state.value = f"<pre data-at='{time.time()}'>{text[0]}\\n{text[1]}</pre>"  # another value each time
+
 button = ipywidgets.Button(description="State")
-button.on_click(lambda _: setattr(state, "value", f"<pre>{tried.request.to_json()}\\n{tried.setup.to_json()}</pre>"))
+button.on_click(tell)
 display(button, state)
 tried
 """
@@ -260,7 +266,7 @@ def test_a_large_photograph_arrives_upright_and_small_and_its_crop_is_dragged(li
     live.mouse.move(frame["x"] + 90, frame["y"] + 50 - 0.2 * frame["width"] * 1.5, steps=4)
     screenshot(live, "panel-dragging-dark")
     live.mouse.up()
-    live.wait_for_timeout(500)
+    live.wait_for_selector(".svdlab-crop:not([data-focus='0.5 0.5'])")
     assert state(live)[0]["focus"] == pytest.approx([0.5, 0.7], abs=0.02)
     with live.expect_file_chooser() as chooser:
         press(live, "Choose a file…")
