@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import papermill  # noqa: F401  (before the engine, which papermill loads itself)
 import pytest
 
 from release.install_cell import install_cell, install_from
