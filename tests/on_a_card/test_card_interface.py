@@ -43,6 +43,7 @@ def test_what_is_advised_fits_a_card_of_any_size(card_of, gib, desktop_gib):
     assert all(check.state != "problem" for name, check in lines.items() if name in ("device", "fits"))
 
 
+@pytest.mark.slow
 def test_a_panel_shows_previews_is_cancelled_and_makes_the_next_clip(tmp_path):
     unload_cached()
     before, looks = allocated_bytes(), []
