@@ -67,8 +67,7 @@ class Options:
     export_minutes: float = 2.0 if CARD else 10.0
     steps: int | None = None  # stop after so many, whatever the time: for tests
     start: Path = WEIGHTS  # the edition before, or "none"
-    checkpoints: Path = Path("checkpoints/tiny")
-    weights: Path = Path("checkpoints/tiny/weights")
+    checkpoints: Path = Path("checkpoints/tiny")  # and in it the folder `weights`
 
 
 def edition_before(options: Options, part: str) -> dict[str, Tensor] | None:
@@ -177,7 +176,7 @@ def unet_run(options: Options, rank: int, vae: AutoencoderKLTemporalDecoder) -> 
 
 def export_weights(vae: AutoencoderKLTemporalDecoder, unet_weights: dict[str, Tensor], options: Options) -> None:
     """Write the pipeline to the weights folder, fp16, each file whole or not at all; what else lies there stays."""
-    unet, folder = build_unet(vae.config["scaling_factor"], options.depth), options.weights
+    unet, folder = build_unet(vae.config["scaling_factor"], options.depth), options.checkpoints / "weights"
     unet.load_state_dict(unet_weights)
     fresh = build_vae()
     fresh.load_state_dict(vae.state_dict())

@@ -130,16 +130,16 @@ def test_a_few_steps_a_restart_and_a_folder(tmp_path):
     options = train.Options(
         vae_minutes=60, minutes=60, batch=4, vae_batch=1, processes=1, device="cpu", draws=1, pool=1, steps=2,
         height=32, width=48,
-        checkpoints=tmp_path / "checkpoints", weights=tmp_path / "weights",
+        checkpoints=tmp_path,
     )  # fmt: skip
     threads = torch.get_num_threads()
     try:
         train.work(0, options, "")
-        before = torch.load(tmp_path / "checkpoints/unet.pt", weights_only=True)
+        before = torch.load(tmp_path / "unet.pt", weights_only=True)
         train.work(0, options, "")  # nothing left to do: the same state comes back
     finally:
         torch.set_num_threads(threads)
-    after = torch.load(tmp_path / "checkpoints/unet.pt", weights_only=True)
+    after = torch.load(tmp_path / "unet.pt", weights_only=True)
     assert before["step"] == after["step"] == 2
     assert before["seconds"] == pytest.approx(after["seconds"])
     for part in ("model", "average"):
