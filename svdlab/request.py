@@ -64,9 +64,14 @@ def quiet_requests() -> Iterator[None]:
 class Request:
     """Everything that is asked of one clip; equal requests on the same weights give the same frames.
 
-    Fields left out are the variant's choice. `setup.request(...)` and `Request.for_variant(name, ...)` fill them in at
-    once, `filled(name)` later, `generate` at last. `concerns()` names values that the model was not trained for.
+    A field left out takes the variant's own value; a request with such a field is open. Make a complete request with
+    `setup.request(...)` or `Request.for_variant(...)`. Complete an open one with `filled(name)`; otherwise `generate`
+    does it. `concerns()` names values that the model was not trained for.
     `to_json()` and `from_json(text)` save and read; `dataclasses.replace` changes fields.
+
+    The values of svd, svd-xt and svd-xt-1.1, and those of tiny in brackets; `VARIANTS` has them all: 576x1024 (72x128)
+    pixels, height first; 25 frames, of svd 14 (14); 25 steps (4); guidance 1.0 to 3.0 (1.0 to 1.0); fps 7; bucket 127;
+    noise 0.02; 5 frames decoded together, of svd 7 (14).
 
     Args:
         image: a bundled example's name such as "rocket", a path, an http(s) or data: URL, a file's bytes, a PIL image,
@@ -75,17 +80,19 @@ class Request:
         height: pixels, 64 to 4096, a multiple of 8.
         width: as `height`.
         num_frames: 2 to 256.
-        num_inference_steps: 1 to 1000, or as many as `sigmas`.
-        sigmas: a noise schedule of one's own, positive and falling, such as (700.0, 50.0, 5.0, 0.5, 0.002).
-        min_guidance_scale: 0 to 100, of the first frame; it rises linearly to
-        max_guidance_scale: 0 to 100, of the last frame; at 1 or less guidance is off and a step costs half.
+        num_inference_steps: 1 to 1000.
+        sigmas: a noise schedule of one's own, positive and falling, such as (700.0, 50.0, 5.0, 0.5, 0.002). Leave
+            `num_inference_steps` out; it becomes `len(sigmas)`. Default: the model's own schedule.
+        min_guidance_scale: guidance of the first frame, 0 to 100, not over that of the last.
+        max_guidance_scale: guidance of the last frame, 0 to 100; frames between are interpolated linearly. At 1 or less
+            guidance is off and a step costs half.
         fps: 1 to 1000, a condition of the model; playback's speed is the export's: `clip.save("x.mp4", fps=12)`.
         motion_bucket_id: 0 to 255, how much moves; 127 is usual.
         noise_aug_strength: 0 to 10, noise on the picture before it is encoded; more is freer and less alike.
         decode_chunk_size: 1 to `num_frames`, frames decoded together; fewer take less memory, and change a little.
         fit: to the clip's aspect ratio: "crop" (default), "pad" with a blurred border, or "stretch".
         focus: (x, y), each 0 to 1 from the left and the top: the middle of a crop; default (0.5, 0.5).
-        variant: what open fields were filled from; left out by users.
+        variant: what open fields were filled from. It is set by svdlab; do not pass it.
 
     Raises:
         ValueError: a value that no SVD can honour; the message names it and the way out.

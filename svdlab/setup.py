@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from svdlab.machine import best_device
 from svdlab.messages import shorten
 from svdlab.optimizations import OPTIMIZATIONS, check, parse
-from svdlab.optimizations.registry import Optimization
+from svdlab.optimizations.registry import PHASES, Optimization
 from svdlab.request import Request, fields_of_json
 from svdlab.variants import variant
 
@@ -38,8 +39,9 @@ class Setup:
         weights: "hub" (published, downloaded once), "bundled" (tiny's), "random" (full size, for memory and speed
             alone) or a folder in the hub's layout; default: "bundled" for tiny, else "hub".
         dtype: "fp32", "fp16" or "bf16"; default: fp16 on a CUDA card, else fp32 (fp16 gave black frames on Apple's).
-        optimizations: names in the order of their phases: weights, placement, graph; some take a value, as in
-            "forward-chunking=5". Default: none. The names:
+        optimizations: names, those of the weights first, then placement, then graph; another order is refused. Some
+            take a value, as in "forward-chunking=5"; without one, group-offload takes leaf, attention flash, the
+            compile modes default, and forward-chunking a chunk that suits the clip. Default: no optimisation.
             {optimizations}
         revision: a branch, tag or commit of the hub's repository; default: its main branch.
         device: "cuda", "cuda:1", "mps" or "cpu"; default: the best one here.
@@ -162,5 +164,24 @@ class Setup:
         return svdlab.fitting_setup(variant, memory, request, say)
 
 
-_NAMES = "\n            ".join(f"{o.name}: {o.what}." for o in OPTIMIZATIONS.values())
-Setup.__doc__ = (Setup.__doc__ or "").replace("{optimizations}", _NAMES)
+_LINES = (  # a heading for each phase, then what belongs to it
+    line
+    for phase in PHASES
+    for line in (
+        f"{phase.capitalize()}{', one at most' * (phase == 'placement')}:",
+        *(
+            textwrap.fill(
+                f"{o.name}: {o.what}."
+                + f" Value: {o.values}." * bool(o.values)
+                + f" Not with {', '.join(o.conflicts)}." * bool(o.conflicts),
+                width=108,
+                initial_indent=4 * " ",
+                subsequent_indent=20 * " ",
+                break_on_hyphens=False,
+            )
+            for o in OPTIMIZATIONS.values()
+            if o.phase == phase
+        ),
+    )
+)
+Setup.__doc__ = (Setup.__doc__ or "").replace("{optimizations}", "\n            ".join(_LINES))

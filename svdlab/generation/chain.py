@@ -32,7 +32,8 @@ def chain(
 
     Args:
         pipeline: From `load`.
-        request: What to make. Segment k has the seed `request.seed + k`.
+        request: What to make. The first segment keeps `request.seed`, and each further one has the next seed up: the
+            second `request.seed + 1`, the third `request.seed + 2`.
         segments: How many times the model is called: 1 makes an ordinary clip, 3 one about three times as long.
         progress: Show a bar for each segment.
         picture: As for `generate`.
@@ -41,6 +42,7 @@ def chain(
         A clip of segments x frames, less one frame at each joint, with `seams` for the joints and without latents.
 
     Example:
+        With `pipeline = load(Setup("tiny"))` and a `clip` of two frames that it made before:
         >>> longer = chain(pipeline, clip.request, 2, progress=False)
         >>> len(longer.frames), longer.segments
         (3, 2)

@@ -58,10 +58,12 @@ class Clip:
         timings: Seconds by name: `sample_seconds` (encoding and denoising) and `decode_seconds`.
         notes: What was noticed or mended on the way, a sentence each.
         seams: The joints of a chained clip.
-        latents: What was decoded, (frames, channels, height, width); None for a clip from a file.
+        latents: What was decoded, (frames, channels, height, width), on the processor, scaled as the UNet has them: the
+            VAE takes them divided by `pipeline.vae.config.scaling_factor`. None for a clip from a file.
         picture: What the model saw: RGB, of the request's size. Left out, it is fitted from the request's image.
 
     Example:
+        With `clip = generate(load(Setup("tiny")), Request(image="rocket", num_frames=2))`:
         >>> clip.request.seed, len(clip.frames), clip.picture.size
         (0, 2, (128, 72))
     """
@@ -94,14 +96,16 @@ class Clip:
 
         Args:
             path: `.mp4`, `.gif`, `.webp` or, without a suffix, a folder of PNG frames.
-            fps: Playback speed. Left out, the clip plays at the `fps` that it was conditioned on.
-            options: `loop` (how often it plays), `max_bytes` (of a GIF) and `crf` (quality of an MP4): see
-                `svdlab.media.write_video`.
+            fps: Playback speed, 0.1 to 240. Left out, the clip plays at the `fps` that it was conditioned on.
+            options: `loop` is how often it plays: 0 (default) for ever, or 1, 2 and more. `max_bytes` is the most that
+                a GIF may take, 1 or more; its colours and size give way; default: no limit. `crf` is the quality of
+                an MP4: 0 (lossless) to 51 (worst), default 17.
 
         Returns:
             The path.
 
         Example:
+            With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
             >>> clip.save("fast.gif", fps=12, max_bytes=100_000).name
             'fast.gif'
         """
@@ -137,13 +141,14 @@ def read(path: str | Path) -> Clip:
         path: What `Clip.save` wrote.
 
     Returns:
-        The clip. Its request names its image as it did where that file still gives the very pixels that the model saw.
-        Otherwise, and for a URL, the request carries the picture itself. Either way it makes the same clip again.
+        The clip. If the original image file still gives the same picture, the request still points to it; if not, or if
+        it was a URL, the request holds the picture itself. Either way it makes the same clip again.
 
     Raises:
         ValueError: The file holds no settings of svdlab's, or not the picture, or is no complete video.
 
     Example:
+        With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
         >>> saved = read(clip.save("clip.mp4"))
         >>> saved.request == clip.request, saved.picture == clip.picture
         (True, True)

@@ -69,8 +69,9 @@ def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands 
         pipeline: From `load`, or any `StableVideoDiffusionPipeline`. Another thread that uses it is waited for.
         request: What to make. Fields left open are filled in from the pipeline's variant.
         seeds: Make one clip for each of these instead of for the request's own seed.
-        on_step: Called after every step with the steps done, their number, and the latents (1, frames, channels,
-            height, width). What it raises stops the clip, and leaves the pipeline fit for the next one.
+        on_step: Called after every step with the steps done, how many there are, and the latents (1, frames, channels,
+            height, width). With `seeds` the steps done begin at 1 again for each clip. What it raises stops the clip,
+            and leaves the pipeline fit for the next one.
         progress: Show a bar.
         picture: The request's image, read and fitted already (`conditioning(request)`). Left out, it is read here, once
             for all seeds.
@@ -83,6 +84,7 @@ def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands 
         ValueError: The image cannot be read, the picture has another size, or the setup cannot make this request.
 
     Example:
+        With `pipeline = load(Setup("tiny"))` and a `clip` that it made before:
         >>> clips = generate(pipeline, clip.request, seeds=[7, 8], progress=False)
         >>> [each.request.seed for each in clips]
         [7, 8]

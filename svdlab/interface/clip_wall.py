@@ -58,6 +58,7 @@ def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int |
         ValueError: There are no rows, or a knob is no field of theirs.
 
     Example:
+        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> from svdlab import wall
         >>> wall(rows, across="motion_bucket_id").labels
         ['motion_bucket_id 30', 'motion_bucket_id 220']
@@ -88,6 +89,7 @@ def save_wall(
         ValueError: There is no clip to hang, a knob is no field of the rows, or the path has another ending.
 
     Example:
+        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> from svdlab import save_wall
         >>> save_wall(rows, "wall.mp4", across="motion_bucket_id").name
         'wall.mp4'

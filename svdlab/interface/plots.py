@@ -34,18 +34,23 @@ def curves(
 
     A dot is a clip, the line joins the medians, and the band reaches from the lowest to the highest clip. Above each
     plot stands what `study.findings` says. Likeness has one scale in all plots, and all else begins at zero.
-    A measure that has no number at some value of the knob is left out.
+    A measure is not plotted if it has no number at some value of the knob, or is no column of the table.
 
     Args:
         frame: A table of rows, as `rows_table` returns it, at least one of them with a clip.
-        knob: The column that goes across: a field of the request, such as "motion_bucket_id".
+        knob: The column that goes across: of the request, as "motion_bucket_id", or of the setup, as "dtype".
         measures: Columns of the table, a plot each. Default: all of `study.MEASURES`.
-        by: A second knob, which gets a line for each of its values. Default: one line over all clips.
+        by: A second such column, which gets a line for each of its values. Default: one line over all clips.
 
     Returns:
         The figure. If no measure is left, it holds a sentence that says so.
 
+    Raises:
+        ValueError: No row has a clip.
+        KeyError: `knob` or `by` is no column of the table.
+
     Example:
+        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> from svdlab import rows_table
         >>> curves(rows_table(rows), "motion_bucket_id").axes[0].get_xlabel()
         'motion_bucket_id'
@@ -127,7 +132,7 @@ def waterfall(rows: Sequence[Row]) -> DescribedFigure:
         rows: The rows of `profile`, in the order of the ladder, at least one of them measured to its end.
 
     Example:
-        >>> [axis.get_xlabel() for axis in waterfall(measured).axes]
+        >>> [axis.get_xlabel() for axis in waterfall(measured).axes]  # measured = profile(ladder(...), folder)
         ['GiB at the peak', 'seconds a clip']
     """
     rungs = measured_rungs(rows)
@@ -167,7 +172,7 @@ def pareto(rows: Sequence[Row]) -> DescribedFigure:
         rows: The rows of `profile`, the baseline first, at least one of them measured to its end.
 
     Example:
-        >>> pareto(measured).axes[0].get_ylabel()
+        >>> pareto(measured).axes[0].get_ylabel()  # measured = profile(ladder(...), folder)
         'seconds a clip'
     """
     rungs = sorted(measured_rungs(rows), key=lambda rung: (rung.peak_gib, rung.seconds))
@@ -206,7 +211,7 @@ def stages(things: Sequence[Row | Estimate]) -> DescribedFigure:
         things: Rows of `profile` or estimates, a group of bars each.
 
     Example:
-        >>> [axis.get_xlabel() for axis in stages(measured).axes]
+        >>> [axis.get_xlabel() for axis in stages(measured).axes]  # measured = profile(ladder(...), folder)
         ["GiB at the stage's peak", 'seconds a clip']
     """
     labels = rung_labels(things)
@@ -246,7 +251,7 @@ def timeline(row: Row) -> DescribedFigure:
         row: A row of `measure` or `profile` that reached its first stage.
 
     Example:
-        >>> timeline(measured[0]).axes[0].get_xlabel()
+        >>> timeline(measured[0]).axes[0].get_xlabel()  # measured = profile(ladder(...), folder)
         'seconds'
     """
     measurement = row.measurement
@@ -293,7 +298,7 @@ def predicted(rows: Sequence[Row]) -> DescribedFigure:
         rows: The rows of `profile`, at least one of them measured to its end.
 
     Example:
-        >>> predicted(measured).axes[0].get_xlabel()
+        >>> predicted(measured).axes[0].get_xlabel()  # measured = profile(ladder(...), folder)
         'GiB predicted'
     """
     pairs = [(estimate(r.row.setup, r.row.request).peak_bytes / GiB, r.peak_gib) for r in measured_rungs(rows)]

@@ -38,20 +38,26 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
     """The rows of any studies as a table to filter, sort, star and note, with previews that play and clips to enlarge.
 
     Tick two to six rows to compare them in step, with scrubbing, the difference from the first, and measures. *Wall*
-    hangs the rows that the filter leaves by any two knobs. A filter has words and terms: `rocket seed=4 motion>0.6
-    bucket 100..180`. Stars and notes can be written, and rows deleted, while the kernel runs.
+    hangs the rows that the filter leaves by any two knobs. Stars and notes can be written, and rows deleted, while the
+    kernel runs.
+
+    A filter has words and terms, and leaves the rows that meet all of them: `rocket seed=4 motion>0.6 bucket 100..180`.
+    A term is a column, one of = != < > <= >=, and a value, or a column and a range with both its ends. A column goes by
+    its name, or by one word of it: `bucket` is `motion_bucket_id`. Of text, = means that it is part of it. A word is
+    looked for in every column, a number alone has to equal a cell, and ★ is for rows with a star.
 
     Args:
-        folders: A study, a folder of studies, or several of these.
-        inside: True embeds all clips in the page, at their full size and in small: they play in an export too. False
-            fetches each from the running kernel when it is looked at, by a widget of the `lab` extra. Left out, up to
-            4 MiB of previews are embedded, and the clips where they take no more than that.
+        folders: A study, which is the folder that `run` wrote; a folder of studies; or several of these.
+        inside: What the page itself holds. True: all clips and their previews (small and moving); an exported page
+            plays them. False: neither; the running kernel sends each when it is looked at, by a widget of the `lab`
+            extra. Left out: previews up to 4 MiB, and the clips as well if all of them together take 4 MiB at most.
 
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: There is no row in any of them.
 
     Example:
+        After `run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> from svdlab import review
         >>> [row.request.motion_bucket_id for row in review("results/motion").rows]
         [30, 220]
@@ -69,6 +75,7 @@ class Review:
         inside: As in `review`.
 
     Example:
+        After `run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> from svdlab import review
         >>> looked = review("results/motion")
         >>> first, second = [row.key for row in looked.rows]

@@ -133,6 +133,7 @@ def newest(folder: str | Path = "") -> list[Path]:
         folder: Where to look, two levels deep. Left out, it is the `results` of where one works.
 
     Example:
+        After `run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> from svdlab import newest
         >>> newest("results")[0].name
         'motion'

@@ -68,13 +68,18 @@ def show(
 
     Args:
         things: A clip (anything with `.frames`), a path (video, GIF, WebP, folder of PNG frames, image), a PIL image,
-            a `Preview`, a list of these, or `{label: thing}`, the labels becoming captions.
+            a `Preview`, a list of these, or `{label: thing}`, the labels becoming captions. A `Preview` is a clip in
+            small, as an animated WebP: `wall` makes them of rows, and you need none of your own.
         columns: Cells in a row; up to 4 where it is left out.
         width: Of a cell in pixels; left out, what fits the page.
         fps: Playback speed of clips; that of the first clip's request where it is left out. Files keep their own.
         title: A line above the grid.
 
+    Returns:
+        A `Shown`, which displays itself as the last line of a cell. `html` is its page, `labels` are its captions.
+
     Example:
+        With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
         >>> show({"calm": clip, "what the model saw": clip.picture})
         Shown(calm, what the model saw)
     """

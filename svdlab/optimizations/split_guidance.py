@@ -50,7 +50,7 @@ SPLIT_GUIDANCE = Optimization(
     "split-guidance",
     phase="graph",
     affects="rounding",
-    what="the two halves of the guidance batch one after the other; 10.6 to 6.6 GiB for svd-xt's step, by computation",
+    what="guidance's two halves in turn: lowers the predicted memory of an svd-xt step from 10.6 to 6.6 GiB",
     apply=_apply,
     holds=_holds,
     stages=("denoise",),

@@ -152,12 +152,16 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
     """Predict memory and time of a clip, without a card and without weights.
 
     At the published sizes it takes a moment, at others some seconds of one core for each stage that is new to this
-    process. It may run in any thread, beside a clip. Of `setup.weights` only a folder makes a difference, by its
-    configuration, and of `setup.device` the dtype that it implies.
+    process. It may run in any thread, beside a clip.
 
     Args:
-        setup: how the model runs.
+        setup: how the model runs. `weights` matters only if it is a folder (its configuration is read); `device`
+            matters only for the default dtype.
         request: what is asked; left out, the variant's own size, frames and steps.
+
+    Returns:
+        An `Estimate`. Its `needed_bytes` is the memory that the device must have, `fits_on(card)` says whether a card
+        has it, and `seconds(card)` how long the clip takes there.
 
     Raises:
         ValueError: the setup cannot serve the request.

@@ -32,13 +32,24 @@ def fitting_setup(
     request: Request | None = None,
     say: Callable[[str], object] = print,
 ) -> Setup:
-    """What `Setup.fitting` returns.
+    """The fastest setup that is predicted to fit and leaves the frames as they are, rounding aside.
+
+    `Setup.fitting` is the same.
 
     Args:
-        variant: this and the others as for `Setup.fitting`.
-        memory: as there.
-        request: as there.
-        say: as there.
+        variant: "svd", "svd-xt", "svd-xt-1.1" or "tiny"; default: "svd-xt" where there is a card or `memory` is given,
+            else "tiny", which fits everywhere.
+        memory: of a card: its name ("RTX 3060"), a size ("12GB", as it is sold) or bytes; default: this machine's.
+        request: what clips will ask for; default: the variant's own size, frames and steps.
+        say: called with a sentence that gives the reason; default: it is printed.
+
+    Raises:
+        MemoryError: no setup fits; the sentence names the nearest and what to ask less of.
+        ValueError: the variant or the card is unknown, or the setup cannot make the request.
+
+    Example:
+        >>> fitting_setup("svd-xt", "12GB", say=lambda sentence: None).optimizations
+        ('model-offload', 'single-token', 'split-guidance')
     """
     on_card = memory is not None or best_device() == "cuda"
     name = variant or ("svd-xt" if on_card else "tiny")

@@ -103,6 +103,7 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
         the baseline's; the baseline's own line compares two clips of itself. `error` says why a rung failed.
 
     Example:
+        With `measured = profile(ladder("tiny", ["single-token"]), "results/ladder")`:
         >>> ladder_table(measured)["exact"].tolist()
         [True, True]
     """
@@ -144,6 +145,7 @@ def ladder_advice(rows: Sequence[Row]) -> str:
         rows: The rows of `profile`, the baseline first.
 
     Example:
+        With `measured = profile(ladder("tiny", ["single-token"]), "results/ladder")`:
         >>> print(ladder_advice(measured))
         - **...
         - **the least memory, exact:** `...`, ... s a clip (...), ... GiB...
@@ -205,7 +207,11 @@ def _completed(rows: Iterable[Row]) -> list[MeasuredRung]:
 
 
 def rung_labels(things: Sequence[Row | Estimate]) -> list[str]:
-    """A short label for each rung: what it adds to the one before, or its whole label where it drops some of that."""
+    """A short label for each rung: what it adds to the one before, or its whole label where it drops some of that.
+
+    Args:
+        things: Rows or estimates, in the order of the ladder.
+    """
     labels = []
     for before, thing in zip([things[0], *things], things, strict=False):
         old, parts = ((each.setup.dtype, *each.setup.optimizations) for each in (before, thing))

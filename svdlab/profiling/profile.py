@@ -2,9 +2,8 @@
 
 `measure` starts a fresh process for one setup and makes a row of the events that it wrote (`measured_process`). So no
 setup inherits the memory or the compiled code of another one, and whatever ends the process, what was known until then
-is in the row. `profile` measures the rungs of a ladder and compares their frames with the first's. Where the processes
-of several rungs fit into the machine side by side, they make their clips in turn: what else the machine does while it
-measures then meets them all.
+is in the row. `profile` measures the rungs of a ladder and compares their frames with the first's. Where several
+processes fit into the machine side by side, they make clips in turn: what else the machine does then meets them all.
 """
 
 from __future__ import annotations
@@ -98,21 +97,23 @@ def profile(
 ) -> list[Row]:
     """Measure a ladder, each rung in a process of its own; its frames are compared with the first rung's.
 
-    On a processor that has the memory for all of them, the rungs make their clips in turn, `repeats` rounds. The
-    `fidelity` of the first rung says how much two clips of the same setup differ. Rows that the folder has already are
-    not measured again, whatever their `repeats`. Stopped at any moment, even by `kill -9`, the next call measures what
-    is missing. A rung that another process is measuring is waited for.
+    On a CPU with enough memory, all rungs are loaded together and take turns, one clip each per round. On a GPU, and
+    with less memory, they run one after another. The first rung's `fidelity` compares two clips of its own. Rows that
+    the folder has already are not measured again, whatever their `repeats`. Stopped at any moment, even by `kill -9`,
+    the next call measures what is missing, and waits for what other processes are measuring.
 
     Args:
         trials: The rungs, as `ladder` returns them.
         folder: Where the rows are, and the first rung's frames; it is made if it is missing.
         repeats: Calls after the first one, in each process.
         retry_failed: Whether rungs that failed in an earlier call are measured again.
-        memory_limit_bytes, timeout_seconds: Of each process, as for `measure`.
+        memory_limit_bytes: The most for each process: torch's on a card, all its data elsewhere (Linux). Default: none.
+        timeout_seconds: After so much work a process is stopped. Default: never.
         progress: Whether a bar shows how many rungs are measured.
 
     Returns:
-        The rows in the order of the trials, the failed ones with their reasons.
+        The rows in the order of the trials, failed ones with their reasons. `row.measurement.fidelity` says how near
+        the frames come: `psnr_db` (dB, 100 if equal), `ssim` (1 if equal), `max_abs_levels` (of 255, 0 if equal).
 
     Example:
         >>> rows = measured  # as `profile(ladder("tiny", ["single-token"]), "results/ladder")` returns them

@@ -32,6 +32,7 @@ def assess(frames: Frames, picture: Image.Image | None = None) -> Quality:
         ValueError: fewer than two frames, frames or a picture of different sizes, or sides out of all measure.
 
     Example:
+        With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
         >>> assess(clip).black_frames
         0
         >>> assess(clip.frames).likeness_mean_ssim is None  # there is no picture to compare with
@@ -64,6 +65,7 @@ def difference(frames: Frames, reference: Frames) -> Difference:
         ValueError: their numbers or sizes differ.
 
     Example:
+        With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
         >>> difference(clip, clip).max_abs_levels
         0
     """

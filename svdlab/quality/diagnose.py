@@ -98,7 +98,13 @@ def diagnose(clip: Clip) -> Findings:
     Args:
         clip: as `generate` or `read` gave it.
 
+    Returns:
+        `Findings`, a list that prints itself; empty where nothing needs a cure. Each has a `symptom`, the `evidence`,
+        the likely `cause`, an `advice`, and `changes` (of the request) and `setup_changes` to try next.
+        `findings.apply(request)` gives a request with all changes, and `findings.apply(setup)` a setup.
+
     Example:
+        With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
         >>> diagnose(clip)
         Nothing was found that needs a cure.
         >>> diagnose(clip).apply(clip.request) == clip.request  # the request to try next
@@ -116,6 +122,7 @@ def measures(clip: Clip) -> dict[str, float | None]:
         clip: as `generate` or `read` gave it.
 
     Example:
+        With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
         >>> measures(clip)["black frames"]
         0
     """

@@ -58,6 +58,7 @@ class Row:
         version: of svdlab.
 
     Example:
+        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`, of two frames a clip:
         >>> rows[0].status, rows[0].request.motion_bucket_id
         ('done', 30)
         >>> len(rows[0].open().frames)

@@ -34,6 +34,7 @@ def read_rows(folder: str | Path) -> list[Row]:
         FileNotFoundError: there is no such folder.
 
     Example:
+        After `run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> [row.request.motion_bucket_id for row in read_rows("results/motion")]
         [30, 220]
     """

@@ -24,14 +24,23 @@ def rows_table(rows: str | Path | Iterable[Row]) -> pandas.DataFrame:
         rows: the rows, as `run` returned them, or a folder, whose rows are read, oldest first.
 
     Returns:
-        Columns with the names of the fields of rows, setups and requests, of the timings (seconds), of `Quality` and of
-        `Measurement.figures`; those of the machine and its libraries begin with `machine_`. Lists of names are one
-        text. `frame.to_parquet("rows.parquet")` or `frame.to_csv("rows.csv")` writes it.
+        Columns, each with the name of its field:
+        of the row: `key`, `status`, `error`, `clip` (a path), `created`, `axes`, `notes` and a few more;
+        of the setup and the request: `variant`, `dtype`, `optimizations`, `image`, `seed`, `motion_bucket_id` and on;
+        of the timings, in seconds: `sample_seconds`, `decode_seconds`, `quality_seconds`, `save_seconds`;
+        of `Quality`: `motion_mean_px` (pixels a frame), `likeness_mean_ssim` (-1 to 1), `flicker_percent` and on;
+        of `Measurement.figures`, in measured rows: `clip_seconds`, `peak_allocated_bytes`, `psnr_db` and on;
+        of the machine and its libraries, with `machine_` before: `machine_name`, `machine_torch`.
+        Lists of names are one text. A name that occurs twice is one column: `variant` is the same in both places, and
+        of a measured row `sample_seconds` and `decode_seconds` are the medians of its measurement.
+        A failed row has `status` "failed", its sentence in `error`, no `clip`, and nothing under the numbers (NaN).
+        `frame.to_parquet("rows.parquet")` or `frame.to_csv("rows.csv")` writes the table.
 
     Raises:
         FileNotFoundError: there is no such folder.
 
     Example:
+        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> frame = rows_table(rows)
         >>> frame.groupby("motion_bucket_id")["motion_mean_px"].median().index.tolist()
         [30, 220]

@@ -69,7 +69,8 @@ def grid(
     Args:
         setup: One setup, or several, which then change slowest of all. The axis of several is called "setup".
         request: What is asked of every clip, apart from the axes.
-        paired: Axes that move together, `{"fps": [6, 12], "motion_bucket_id": [60, 180]}`, slower than the others.
+        paired: Axes that move together, `{"fps": [6, 12], "motion_bucket_id": [60, 180]}`, slower than the others. Each
+            has values as `axes` do, a range too; all need equally many.
         max_trials: The most trials that are built.
         **axes: Fields of `Request`. Each has a list of values, a single value, or a range with both its ends:
             `{"start": 0, "stop": 240, "step": 60}` or `{"start": 0.02, "stop": 0.32, "num": 5, "log": True}`.

@@ -94,6 +94,7 @@ def summary(frame: pd.DataFrame, knob: str) -> pd.DataFrame:
         ValueError: there is no clip, or no such field.
 
     Example:
+        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> from svdlab import rows_table
         >>> summary(rows_table(rows), "motion_bucket_id")["clips"].to_dict()
         {30: 1, 220: 1}
@@ -117,6 +118,7 @@ def effect(frame: Any, knob: str, measure: str) -> Effect:
         measure: a column that has a number at every value of the knob.
 
     Example:
+        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> from svdlab import rows_table
         >>> effect(rows_table(rows), "motion_bucket_id", "motion_mean_px").verdict
         'one seed'
@@ -168,20 +170,33 @@ def _axes(frame: Any) -> list[str]:
 
 
 def findings(frame: pd.DataFrame, knob: str) -> str:
-    """What the numbers say of this picture, in Markdown: a line for each measure, then what to choose between.
+    """What the numbers say of a knob, in Markdown: a line for each measure, then what to choose between.
+
+    The numbers are medians over all clips of a value. Clips of several pictures are taken together: each picture counts
+    as a seed does, if the sweep varied `image`. For one picture, give its lines alone:
+    `findings(frame[frame["image"] == "rocket"], knob)`.
 
     Args:
         frame: from `rows_table`.
-        knob: a field that varies, such as "motion_bucket_id".
+        knob: a column that varies: a field of the request, such as "motion_bucket_id", or of the setup, such as
+            "dtype" or "optimizations".
 
     Raises:
-        ValueError: there is no clip, or no such field.
+        ValueError: there is no clip, or no such column.
 
     Example:
+        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`, where dots are digits:
         >>> from svdlab import rows_table
         >>> print(findings(rows_table(rows), "motion_bucket_id"))
-        `motion_bucket_id` from 30 to 220, 2 clips (no two seeds ...):
-        ...
+        `motion_bucket_id` from 30 to 220, 2 clips (no two seeds at every value, so nothing tells a change from
+        chance):
+        - **motion (px a frame)** is 0... at 30 and 0... at 220.
+        - **fastest 5 % (px a frame)** is 2... at 30 and 6... at 220.
+        - **likeness, first frame (SSIM)** is 0... at 30 and 0... at 220.
+        - **likeness (SSIM)** is 0... at 30 and 0... at 220.
+        - **flicker (% of full scale)** is ... at 30 and 1... at 220.
+        - **sharpness (picture = 1)** is 0... at 30 and 0... at 220.
+        Nothing to choose by yet: add seeds to the sweep, three or more, and the clips made so far are kept.
     """
     table: Any = summary(frame, knob)
     clips = int(table["clips"].sum())
