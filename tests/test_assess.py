@@ -148,11 +148,16 @@ def test_a_panning_camera_is_told_from_its_objects(seeds):
     assert np.median(rests) < 0.05
 
 
-def test_a_zooming_camera_is_a_camera():
-    """The edge's speed is the truth; the mean length over a 16:9 picture is 0.595 of it."""
-    edge = 128 / 2 * 0.06 / FPS
+def test_an_approaching_camera_is_a_camera():
+    """A point moves in proportion to its distance from the one that is approached; the truth is the mean over all."""
+    from training.scenes import draw
+
+    _, truth = draw([80], 255, FPS, 4, 72, 128, world="photo")
+    rows, columns = np.mgrid[0.5:72, 0.5:128]
+    across, down = truth.centres[0, 0].tolist()
+    distance = np.hypot(columns - across, rows - down).mean() / 64  # in half widths
     quality = assess(drawn(80, 255, world="photo"))
-    assert quality.camera_motion_px == pytest.approx(0.595 * edge, rel=0.15)
+    assert quality.camera_motion_px == pytest.approx(distance * float(truth.pixels_per_frame), rel=0.15)
     assert (quality.object_motion_px or 1) < 0.1
 
 

@@ -48,7 +48,7 @@ def _before_clip(pipeline: Any, value: str | None, request: Request) -> None:
 FORWARD_CHUNKING = Optimization(
     "forward-chunking",
     phase="graph",
-    affects="nothing",
+    affects="rounding",
     what="the UNet's feed-forward layers over a few frames at a time; about a third off the denoising peak",
     apply=_apply,
     holds=lambda pipeline: len(_chunks_of(pipeline)) == 1,
