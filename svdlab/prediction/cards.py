@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -151,7 +151,7 @@ def _measured_rates(device: str) -> tuple[Mapping[str, float], float, str]:
     on_card = device != "cpu"
     size, dtypes = (4096, ("fp16", "bf16", "fp32")) if on_card else (1024, ("fp32",))
 
-    def best_seconds(run: object) -> float:
+    def best_seconds(run: Callable[[], object]) -> float:
         seconds = []
         for _ in range(4):  # the first one warms up
             begun = time.perf_counter()

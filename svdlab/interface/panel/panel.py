@@ -117,10 +117,10 @@ class Panel(w.VBox):
 
         self._display_still(update=self._is_displayed)
         self._is_displayed = True
-        if hasattr(super(), "_ipython_display_"):  # ipywidgets 7
-            super()._ipython_display_(**options)
+        if of_ipywidgets_7 := getattr(super(), "_ipython_display_", None):
+            of_ipywidgets_7(**options)
         else:
-            display(self._repr_mimebundle_() | {"text/plain": ""}, raw=True)
+            display((self._repr_mimebundle_() or {}) | {"text/plain": ""}, raw=True)
 
     def _display_still(self, update: bool) -> None:
         from IPython.display import display
