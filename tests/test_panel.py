@@ -24,7 +24,7 @@ from svdlab.interface.panel import setup_marks, worker
 from svdlab.media import write_video
 from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.pipeline_lock import exclusive
-from svdlab.prediction.cards import this_device
+from svdlab.prediction.cards import CARDS, this_device
 from svdlab.prediction.separate_process import _predict
 from svdlab.request import conditioning, quiet_requests
 from svdlab.rows.row_files import read_rows
@@ -415,7 +415,7 @@ def test_predictions_and_clips_do_not_wait_for_each_other(tried, small, monkeypa
         assert not tried.worker.task.done()
     tried.worker.task.result()
     gate = threading.Event()
-    monkeypatch.setattr(setup_marks, "predict", lambda *_: gate.wait() and ((), None))
+    monkeypatch.setattr(setup_marks, "predict", lambda *_: gate.wait() and ((), CARDS["T4"]))
     set_to(tried, decode_chunk_size=1)
     make(tried)
     assert not tried.form.marks.task.done()

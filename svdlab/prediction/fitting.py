@@ -185,18 +185,18 @@ def fitting_table(
 
 
 def smaller_chunk(setup: Setup, request: Request, card: Card) -> Estimate | None:
-    """The best candidate at the largest decode chunk at which one fits a card; None where nothing fits.
+    """The best candidate that fits a card at a half, a quarter, … of the decode chunk; None where nothing fits.
 
     Args:
         setup: what it asks for stays.
         request: what is asked, complete.
         card: what it must fit.
     """
-    for chunk in range(request.decode_chunk_size - 1, 0, -1):
-        if request.num_frames % chunk == 0 or chunk <= 4:  # few to try: each is another trace
-            best = recommended(candidates(setup, replace(request, decode_chunk_size=chunk), card, on_card=True), card)
-            if best.fits(card.memory_bytes):
-                return best
+    while request.decode_chunk_size > 1:  # by halves: each is another trace
+        request = replace(request, decode_chunk_size=request.decode_chunk_size // 2)
+        best = recommended(candidates(setup, request, card, on_card=True), card)
+        if best.fits(card.memory_bytes):
+            return best
     return None
 
 
