@@ -23,7 +23,7 @@ card: $(INSTALLED)  ## what needs a card, on a pretended one: minutes. On a real
 	$(BIN)/python -m pytest -m slow tests/test_pretended_card.py
 
 browser: $(INSTALLED)  ## JupyterLab in headless Chromium
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m browser
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -67,13 +67,13 @@ def scratch_folder(parent: Path, name: str = f"{_PREFIX}scratch") -> Iterator[Pa
         name: what its name begins with.
     """
     folder = parent / f"{name}~{process_name()}~{secrets.token_hex(6)}"
-    folder.mkdir()
-    _own_folders.add(folder.name)
+    _own_folders.add(folder.name)  # first, or another thread takes the new folder for one of a dead writer
     try:
+        folder.mkdir()
         yield folder
     finally:
-        _own_folders.discard(folder.name)
         shutil.rmtree(folder, ignore_errors=True)
+        _own_folders.discard(folder.name)
 
 
 def clear_leftovers(folder: Path, dead_process: str = "") -> None:

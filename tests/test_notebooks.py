@@ -144,4 +144,4 @@ def test_troubleshooting(execute, steps, frames):
     assert "This machine is ready." in shown
     assert f"Out of memory while decoding ({frames} frames of 72x128" in shown
     assert "The next clip is the same as before: True" in shown
-    assert shown.count("<video") == 11
+    assert shown.count("<video ") == 11
