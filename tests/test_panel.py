@@ -24,7 +24,8 @@ from svdlab.interface.panel import setup_marks, worker
 from svdlab.media import write_video
 from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.pipeline_lock import exclusive
-from svdlab.prediction.cards import CARDS, this_device
+from svdlab.prediction.cards import CARDS, Card, this_device
+from svdlab.prediction.estimate import estimate
 from svdlab.prediction.separate_process import _predict
 from svdlab.request import conditioning, quiet_requests
 from svdlab.rows.row_files import read_rows
@@ -540,3 +541,10 @@ def png(picture) -> bytes:
 
 def text(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def test_a_setup_that_does_not_fit_is_not_said_to_fit(tried, monkeypatch):
+    monkeypatch.setattr(setup_marks, "predict", lambda setup, r, _: ([estimate(setup, r)], Card("a card", 1000)))
+    set_to(tried, decode_chunk_size=1)
+    tried.form.marks.task.result()
+    assert "✗ does not fit" in tried.form.marks.value

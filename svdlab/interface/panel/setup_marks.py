@@ -84,10 +84,9 @@ class SetupMarks(w.HTML):
         hours = {}
         for each, e in estimates.items():
             seconds = e.seconds(here)
-            time = f", {seconds}" if seconds and card else ""
             if card is None and seconds and seconds.low > _LONG_SECONDS:
                 hours[each] = seconds.low / 3600
-                time = f", {seconds}"
+            time = f", {seconds}" if seconds and (card or each in hours) else ""
             mark = "✗" if each not in fitting else "…" if each in hours else "✓"
             labels[each] = f"{mark} {each.label}: {e.needed_bytes / 2**30:.1f} GiB{time}"
         with self._lock:
@@ -102,7 +101,7 @@ class SetupMarks(w.HTML):
         if now in hours:
             fit = "which are enough" if now in fitting else "which are too little"
             return self._tell(f"No card here: {hours[now]:,.0f} hours or more a clip, in {size}, {fit}")
-        return self._tell(f"✓ fits the {size}")
+        return self._tell(f"✓ fits the {size}" if now in fitting else f"✗ does not fit the {size}")
 
     def _tell(self, text: str) -> None:
         self.value = f"<small>{escape(text)}</small>"
