@@ -42,6 +42,23 @@ class Progress(tqdm):
 
 
 @contextmanager
+def closing_bars() -> Iterator[type[Progress]]:
+    """The class of bars for another library to draw; those that it leaves open are closed at the end."""
+    bars: list[Progress] = []
+
+    class ClosedBar(Progress):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            bars.append(self)
+
+    try:
+        yield ClosedBar
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+@contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence diffusers and transformers while models are built; their bars and verbosity are put back afterwards.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from svdlab.messages import first_line, shorten
-from svdlab.progress_bar import Progress
+from svdlab.progress_bar import closing_bars
 from svdlab.variants import Variant
 
 COMPONENTS = {  # those with weights, and the library and class that a model_index.json must name
@@ -70,9 +70,10 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
         missing_bytes = sum(file.file_size or 0 for file in plan if file.will_download)
         _check_disk(missing_bytes, Path(constants.HF_HUB_CACHE), repository)
         downloading = missing_bytes > 0
-        if downloading:  # huggingface_hub's own bars hide where there is no terminal, as in a notebook
-            files["tqdm_class"] = Progress
-        return Path(snapshot_download(**files))
+        with closing_bars() as bar:
+            if downloading:  # huggingface_hub's own bars hide where there is no terminal, as in a notebook
+                files["tqdm_class"] = bar
+            return Path(snapshot_download(**files))
     except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
         raise WeightsError(_sentence(error, repository, revision, downloading)) from error
 
