@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import gc
 import json
 import shutil
 import socket
@@ -22,6 +21,7 @@ import torch
 from hub_server import HubServer
 from published_layout import write_repository
 
+from svdlab import progress_bar
 from svdlab.pipelines import hub as hub_module
 from svdlab.pipelines.load import load, setup_of
 from svdlab.setup import Setup
@@ -375,9 +375,30 @@ def test_a_download_shows_its_progress_without_a_terminal(serve, published, capf
     serve(published)
     load(setup())
     assert "100%" in capfd.readouterr().err
-    gc.collect()  # a bar left open would print its last line now
     load(setup())
     assert capfd.readouterr().err == ""
+
+
+def test_bars_that_a_download_leaves_open_print_nothing_later(serve, published, capfd, monkeypatch):
+    bars = []
+    monkeypatch.setattr(progress_bar.Progress, "__init__", remember(bars, progress_bar.Progress.__init__))
+    serve(published)
+    load(setup())
+    capfd.readouterr()
+    assert bars
+    for bar in bars:
+        bar.close()
+    assert capfd.readouterr().err == ""
+
+
+def remember(instances, method):
+    """The method, which also notes whose it is."""
+
+    def noting(self, *args, **options):
+        instances.append(self)
+        method(self, *args, **options)
+
+    return noting
 
 
 def test_a_download_cut_in_the_middle_leaves_nothing_torn_and_goes_on(serve, published, micro):
