@@ -4,8 +4,8 @@ motion sweep, and what is predicted for SVD-XT, by stage and by card.
     python benchmarks/reference.py             # all of it
     python benchmarks/reference.py --readme    # the table of optimisations alone
 
-Writes `buckets.webp`, `motion_curves.png` and `stages.png` into `results/reference`, and the table of cards into the
-page that has its markers. The clips behind them stay in `results/motion`.
+Writes `buckets.webp` into `results/reference`, `motion_curves.png` and `stages.png` into `docs/assets`, and the table of
+cards into the page that has its markers. The clips behind them stay in `results/motion`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from svdlab.prediction.fitting import fitting_table
 from svdlab.sweeps import study
 
 ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "assets"
 CARDS = ("RTX 2060", "RTX 4060", "RTX 3060", "T4", "RTX 4080", "RTX 3090", "RTX 4090", "RTX 5090", "A100 80GB", "H200")
 LADDER = ("model-offload", "split-guidance", "single-token", "forward-chunking", "lean-decode")
 
 
-def predicted(out: Path) -> None:
+def predicted() -> None:
     """Nothing here is measured: it is the same on every machine."""
     rungs = [estimate(Setup("svd-xt", dtype="fp16", optimizations=LADDER[:n])) for n in range(len(LADDER) + 1)]
-    plots.stages(rungs).savefig(out / "stages.png", dpi=90)
+    plots.stages(rungs).savefig(FIGURES / "stages.png", dpi=90)
     lines = [
         "| card | GiB | the best exact setup | needed, GiB | fits | a clip | published |",
         "|---|---|---|---|---|---|---|",
@@ -65,13 +66,13 @@ def main() -> None:
         return
     out = ROOT / "results" / "reference"
     out.mkdir(parents=True, exist_ok=True)
-    predicted(out)
+    predicted()
     folder, axes = ROOT / "results" / "motion", read_parameters(ROOT / "params" / "motion.yaml")["axes"]
     rows = run(grid(Setup("tiny"), Request(image="rocket"), **axes), folder)
     shown = [row for row in rows if row.request.seed == 1 and row.request.motion_bucket_id in (20, 100, 220)]
     save_wall(shown, out / "buckets.webp", "motion_bucket_id")
     figure = plots.curves(rows_table(rows), "motion_bucket_id")
-    figure.savefig(out / "motion_curves.png", dpi=90)
+    figure.savefig(FIGURES / "motion_curves.png", dpi=90)
     print(study.findings(rows_table(rows), "motion_bucket_id"))
 
 
