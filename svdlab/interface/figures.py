@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from svdlab.media.images import data_url
 
 WIDTH = 10.0  # inches, of a notebook's page
+PHONE = "(max-width: 600px)"  # in CSS
 # Okabe and Ito's colours, which survive colour blindness (https://jfly.uni-koeln.de/color/), then for a dark page.
 _LIGHT = {"blue": "#0072B2", "orange": "#D55E00", "green": "#009E73", "pink": "#CC79A7", "yellow": "#E69F00"}
 _LIGHT |= {"sky": "#56B4E9", "pale": "0.82", "grey": "0.5"}
@@ -44,11 +45,36 @@ class DescribedFigure(Figure):
         """Show the picture as HTML: of a plain PNG neither JupyterLab nor an export keeps the words."""
         from IPython.display import display
 
-        file = io.BytesIO()
-        self.savefig(file, format="png")
-        url = data_url("image/png", file.getvalue())
-        page = f'<img alt="{escape(self.alt)}" src="{url}" style="max-width: 100%">'
+        wide, narrow = self.urls()
+        page = f'<img alt="{escape(self.alt)}" src="{wide}" style="max-width: 100%">'
+        page = f'<picture><source media="{PHONE}" srcset="{narrow}">{page}</picture>'
         display({"text/html": page, "text/plain": self.alt}, raw=True)
+
+    def urls(self, **options: Any) -> tuple[str, str]:
+        """PNGs as URLs that hold them: for a page, and for a phone, where plots that share no axis stand in one column.
+
+        Args:
+            **options: of matplotlib's `savefig`.
+        """
+        wide, axes = self._png(**options), self.axes
+        places, size = [axis.get_subplotspec() for axis in axes], self.get_size_inches()
+        if len(axes) < 2 or axes[0].get_shared_y_axes().joined(*axes[:2]):
+            return wide, wide
+        column = self.add_gridspec(len(axes), 1)
+        try:
+            self.set_size_inches(3.6, 0.8 + 2 * len(axes))
+            for axis, place in zip(axes, column, strict=True):
+                axis.set_subplotspec(place)
+            return wide, self._png(**options)
+        finally:
+            self.set_size_inches(size)
+            for axis, place in zip(axes, places, strict=True):
+                axis.set_subplotspec(place)
+
+    def _png(self, **options: Any) -> str:
+        file = io.BytesIO()
+        self.savefig(file, format="png", **options)
+        return data_url("image/png", file.getvalue())
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def curves(
         numbers = ", ".join(f"{number:.3g} at {place}" for place, number in medians.items())
         words.append(f"{measure or name}: {verdict}, {numbers}.")
     for axis in axes[len(names) :]:
-        axis.set_visible(False)
+        axis.remove()
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, frameon=False, loc="outside lower center", ncols=min(len(labels), 4))
     figure.describe(title, " ".join(words))

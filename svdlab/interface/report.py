@@ -6,7 +6,6 @@ the folder of videos beside it. `templates/report.html` lays out what this file 
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -21,10 +20,10 @@ from markupsafe import Markup, escape
 
 from svdlab.atomic_files import atomic_write
 from svdlab.interface import plots
+from svdlab.interface.figures import PHONE
 from svdlab.interface.row_labels import knobs, settings, setup_labels, text_of
 from svdlab.interface.row_page import TEMPLATES, embedded, rows_page
 from svdlab.interface.study_folder import Entry, file_names, is_replaceable, read_entries
-from svdlab.media.images import data_url
 from svdlab.rows.row import Row
 from svdlab.rows.row_preview import make_previews
 from svdlab.rows.rows_table import rows_table
@@ -33,7 +32,10 @@ from svdlab.sweeps import study
 if TYPE_CHECKING:
     import pandas as pd
 
-_STYLES = {"light": ("default", "#ffffff"), "dark": ("dark_background", "#161616")}  # matplotlib's, the page's paper
+_STYLES = {  # matplotlib's, with the page's paper: the pages, in CSS
+    ("dark_background", "#161616"): "(prefers-color-scheme: dark)",
+    ("default", "#ffffff"): "(prefers-color-scheme: light)",
+}
 _INSIDE_BYTES = 50_000_000  # of clips in one page, which some mail and every browser take
 _UNITS = {"_bytes": " (GiB)", "_seconds": " (s)", "_db": " (dB)", "_": " "}  # endings of the names of figures
 
@@ -138,18 +140,19 @@ def _markdown(text: str) -> Markup:
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", marked))
 
 
-def _curves(done: pd.DataFrame, knob: str) -> dict[str, str]:
-    """The curves for a light page and for a dark one, and their words; nothing where no measure is complete."""
+def _curves(done: pd.DataFrame, knob: str) -> dict[str, Any]:
+    """The curves by the media query of their page, the last for any, and their words; {} where no measure is complete."""
     import matplotlib.pyplot as plt
 
     urls: dict[str, str] = {}
-    for name, (style, paper) in _STYLES.items() if study.complete_measures(done, knob) else ():
-        file = io.BytesIO()
+    alt = ""
+    for (style, paper), scheme in _STYLES.items() if study.complete_measures(done, knob) else ():
         with plt.style.context([style, {"axes.facecolor": paper}]):
             figure = plots.curves(done, knob)
-            figure.savefig(file, format="png", dpi=110, facecolor=paper)
-        urls |= {name: data_url("image/png", file.getvalue()), "alt": figure.alt}
-    return urls
+            wide, narrow = figure.urls(dpi=110, facecolor=paper)
+        urls |= {f"{PHONE} and {scheme}": narrow, scheme: wide}
+        alt = figure.alt
+    return {"urls": urls, "alt": alt} if urls else {}
 
 
 def _measured(rows: Sequence[Row]) -> dict[str, Any] | None:

@@ -265,6 +265,12 @@ def test_six_clips_fit_and_a_phone_shows_all(reported, screenshot):
         assert min(cells) >= 120
         assert page.evaluate("document.documentElement.scrollWidth") <= width  # the page itself scrolls down alone
         screenshot(page, f"report-wall-{width}")
+        curves = page.locator(".curves").first
+        shape = curves.evaluate("image => [image.offsetWidth, image.naturalWidth, image.offsetHeight]")
+        assert shape[0] >= 0.9 * min(shape[1], width)  # not so small that its words cannot be read
+        assert (shape[2] > shape[0]) == (width == 390)  # one plot below another
+        curves.scroll_into_view_if_needed()
+        screenshot(page, f"report-curves-{width}")
         tick(page, *(f"000{place}0000" for place in range(6)))
         page.get_by_role("button", name="Compare 6 clips").click()
         page.wait_for_function("() => document.querySelectorAll('.svdlab-stage figure video').length === 6")
