@@ -4,8 +4,8 @@ motion sweep, and what is predicted for SVD-XT, by stage and by card.
     python benchmarks/reference.py             # all of it
     python benchmarks/reference.py --readme    # the table of optimisations alone
 
-Writes `buckets.webp` into `results/reference`, `motion_curves.png` and `stages.png` into `docs/assets`, and the table of
-cards into the page that has its markers. The clips behind them stay in `results/motion`.
+Writes `buckets.webp` into `results/reference`, `motion_curves.png` and `stages.png` into `docs/assets`, and the table
+of cards into the page that has its markers. The clips behind them stay in `results/motion`.
 """
 
 from __future__ import annotations

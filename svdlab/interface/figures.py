@@ -47,7 +47,8 @@ class DescribedFigure(Figure):
 
         wide, narrow = self.urls()
         page = f'<img alt="{escape(self.alt)}" src="{wide}" style="max-width: 100%">'
-        page = f'<picture><source media="{PHONE}" srcset="{narrow}">{page}</picture>'
+        if narrow != wide:
+            page = f'<picture><source media="{PHONE}" srcset="{narrow}">{page}</picture>'
         display({"text/html": page, "text/plain": self.alt}, raw=True)
 
     def urls(self, **options: Any) -> tuple[str, str]:
@@ -56,20 +57,19 @@ class DescribedFigure(Figure):
         Args:
             **options: of matplotlib's `savefig`.
         """
-        wide, axes = self._png(**options), self.axes
-        places, size = [axis.get_subplotspec() for axis in axes], self.get_size_inches()
+        wide, axes, size = self._png(**options), self.axes, self.get_size_inches()
         if len(axes) < 2 or axes[0].get_shared_y_axes().joined(*axes[:2]):
             return wide, wide
+        places: list[Any] = [axis.get_subplotspec() for axis in axes]
         column = self.add_gridspec(len(axes), 1)
-        try:
-            self.set_size_inches(3.6, 0.8 + 2 * len(axes))
-            for axis, place in zip(axes, column, strict=True):
-                axis.set_subplotspec(place)
-            return wide, self._png(**options)
-        finally:
-            self.set_size_inches(size)
-            for axis, place in zip(axes, places, strict=True):
-                axis.set_subplotspec(place)
+        self.set_size_inches(3.6, 0.8 + 2 * len(axes))
+        for i, axis in enumerate(axes):
+            axis.set_subplotspec(column[i])
+        narrow = self._png(**options)
+        self.set_size_inches(*size)
+        for axis, place in zip(axes, places, strict=True):
+            axis.set_subplotspec(place)
+        return wide, narrow
 
     def _png(self, **options: Any) -> str:
         file = io.BytesIO()

@@ -141,7 +141,7 @@ def _markdown(text: str) -> Markup:
 
 
 def _curves(done: pd.DataFrame, knob: str) -> dict[str, Any]:
-    """The curves by the media query of their page, the last for any, and their words; {} where no measure is complete."""
+    """The curves by their page's media query, the last for any, and their words; {} where no measure is complete."""
     import matplotlib.pyplot as plt
 
     urls: dict[str, str] = {}
