@@ -52,9 +52,14 @@ install-cell: $(INSTALLED)  ## the line that installs svdlab, from pyproject.tom
 release: $(INSTALLED)  ## wheel and sdist, checked; a clip from the wheel in a fresh environment; dist/PUBLISH.md says the rest
 	$(BIN)/python -m release.release
 
-test-colab: $(INSTALLED)  ## an environment like Colab's, and in it the notebooks, the hub, and the panel in a classic notebook
+build/colab/made: constraints-colab.txt pyproject.toml release/colab_environment.py | $(INSTALLED)
 	$(BIN)/python -m release.colab_environment
-	PYTHONPATH=. build/colab/bin/python -m pytest -m "not gpu" tests/test_notebooks.py tests/test_hub.py
+	@touch $@
+
+COLAB := quickstart[14] micro_conditioning memory_and_speed review troubleshooting[4-14]  # each notebook once
+test-colab: build/colab/made  ## an environment like Colab's, and in it the notebooks, the hub, and the panel in a classic notebook
+	PYTHONPATH=. build/colab/bin/python -m pytest -m "not gpu" $(COLAB:%=tests/test_notebooks.py::test_%)
+	PYTHONPATH=. build/colab/bin/python -m pytest tests/test_hub.py
 	$(BIN)/python -m pytest -m "browser and slow" tests/browser/test_colab_in_browser.py
 
 resolve-colab: $(INSTALLED)  ## whether svdlab goes together with Colab's versions, by pip's own resolution
@@ -64,6 +69,7 @@ resolve-colab: $(INSTALLED)  ## whether svdlab goes together with Colab's versio
 RUN := build/notebooks_run
 $(RUN)/01_quickstart.ipynb: ARGS = -p variant tiny
 $(RUN)/02_micro_conditioning.ipynb: ARGS = -y "{axes: {motion_bucket_id: [20, 127, 220], seed: [1, 2]}}"
+$(RUN)/03_memory_and_speed.ipynb: ARGS = -p repeats 3
 $(RUN)/%.ipynb: notebooks/%.ipynb
 	@mkdir -p $(RUN)
 	$(BIN)/papermill --engine svdlab --log-level WARNING --no-progress-bar --cwd $(RUN) $(ARGS) $< $@

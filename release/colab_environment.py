@@ -33,8 +33,7 @@ _CUDA = re.compile(r"(lib)?(cu|nccl|nv)")  # how its libraries and its functions
 
 def make() -> None:
     """The environment, made anew."""
-    python = next(filter(None, (os.environ.get("COLAB_PYTHON"), shutil.which("python3.13"), sys.executable)))
-    subprocess.run([python, "-m", "venv", "--clear", str(HOME)], check=True)
+    subprocess.run([_python(), "-m", "venv", "--clear", str(HOME)], check=True)
     _pip("--upgrade", "pip")
     pins = _pins()
     torch = next(line for line in pins if line.startswith("torch=="))
@@ -64,6 +63,16 @@ def resolve() -> None:
     flags = ["--dry-run", "--no-build-isolation", "--quiet", "--disable-pip-version-check", "--constraint", str(others)]
     subprocess.run([sys.executable, "-m", "pip", "install", *flags, f"{ROOT}[notebooks]"], check=True)
     print("svdlab goes together with Colab's versions.")
+
+
+def _python() -> str:
+    """Colab's Python where this machine has it: a name alone may be a shim of pyenv that runs nothing."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [os.environ.get("COLAB_PYTHON"), shutil.which("python3.13"), *pyenv.glob("3.13.*/bin/python")]
+    for candidate in filter(None, candidates):
+        if not subprocess.run([candidate, "-c", ""], check=False, capture_output=True).returncode:
+            return str(candidate)
+    return sys.executable
 
 
 def _pins() -> list[str]:

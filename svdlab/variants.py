@@ -7,6 +7,7 @@ package, so that everything can be tried on any machine.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from svdlab.messages import did_you_mean, shorten
@@ -128,10 +129,27 @@ VARIANTS: dict[str, Variant] = {
     )
 }
 
+_NO_PIPELINE = {  # names of what people have beside these repositories -> what it is
+    r"animatelcm": "a UNet alone, made for 2 to 8 steps of a scheduler that diffusers lacks; use svd-xt",
+    r"svd.*\.safetensors$": "all of a model in one file, for other programs; use weights='hub'",
+}
+
 
 def variant(name: str) -> Variant:
     """The variant of a name, or a `ValueError` with the nearest one."""
     if not isinstance(name, str) or name not in VARIANTS:
-        hint = did_you_mean(name, VARIANTS) or "."
+        reason = what_it_is(str(name))
+        hint = f"; {reason}." if reason else did_you_mean(name, VARIANTS) or "."
         raise ValueError(f"Unknown variant {shorten(name)}: expected one of {', '.join(VARIANTS)}{hint}")
     return VARIANTS[name]
+
+
+def what_it_is(name: str) -> str:
+    """What a model or file is that is known and makes no pipeline; empty where the name says nothing.
+
+    Args:
+        name: of a variant, a repository or a file.
+    """
+    last = name.rstrip("/").rsplit("/")[-1]
+    known = (what for pattern, what in _NO_PIPELINE.items() if re.match(pattern, last, re.IGNORECASE))
+    return next((f"{last} is {what}" for what in known), "")

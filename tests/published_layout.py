@@ -2,6 +2,7 @@
 
 >>> write_repository(VARIANTS["svd-xt"], folder)                  # 33 GB by its list, some kilobytes on disk
 >>> write_weights(VARIANTS["svd-xt"], folder, shard_bytes=10**9, random=True)   # 4.5 GB on disk, fp16, in shards
+>>> write_animatelcm(folder)                                      # two UNets of SVD-XT, and no pipeline
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ BESIDE = {  # what lies beside the pipeline's own files: the same weights for ot
     "svd-xt": {"svd_xt.safetensors": 9_559_625_564, "svd_xt_image_decoder.safetensors": 9_503_255_044},
     "svd-xt-1.1": {"svd_xt_1_1.safetensors": 4_779_984_940},
 }
+ANIMATELCM = "wangfuyun/AnimateLCM-SVD-xt"
+ANIMATELCM_BYTES = 6_098_682_464  # of its first file
 TEXTS = (".gitattributes", "LICENSE.md", "README.md", "output_tile.gif", "comparison.png")
 _STEM = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 
@@ -48,6 +51,15 @@ def write_weights(
         module.config.save_pretrained(home) if component == "image_encoder" else module.save_config(home)
         tensors = {name: list(tensor.shape) for name, tensor in module.named_parameters()}
         _write_component(home, _STEM[component] + (".fp16" if half else ""), tensors, half, shard_bytes, random)
+    return folder
+
+
+def write_animatelcm(folder: Path) -> Path:
+    """AnimateLCM's repository: a UNet in fp32 for SVD-XT and one for XT-1.1, side by side."""
+    tensors = {name: list(tensor.shape) for name, tensor in _blank("svd-xt").unet.named_parameters()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("AnimateLCM-SVD-xt", "AnimateLCM-SVD-xt-1.1"):
+        _write_safetensors(folder / f"{name}.safetensors", tensors, half=False, random=False)
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -58,6 +59,18 @@ def test_a_video_plays_without_any_script(tmp_path):
     assert (tag["data-fps"], tag["data-frames"]) == ("7", "4")
 
 
+def test_a_page_that_keeps_neither_scripts_nor_videos_says_so():
+    """GitHub's, and JupyterLab's of a notebook from elsewhere; a script takes the line away where scripts run."""
+    shown = show({"calm": clip(), "still": Image.new("RGB", (8, 8))})
+    text = Page(re.sub(r"</?video[^>]*>", "", shown.html)).text
+    assert "GitHub" in text
+    assert "Trust Notebook" in text
+    assert "4 frames" in text
+    assert "function" not in text
+    assert "data-untrusted" in shown.html.partition("<script>")[2]
+    assert "GitHub" not in Page(show(Image.new("RGB", (8, 8))).html).text
+
+
 def test_small_clips_are_enlarged_and_large_ones_are_not_sent_whole(tmp_path):
     def sent(size: tuple[int, int], **options) -> tuple[int, int]:
         (tmp_path / "x.mp4").write_bytes(embedded(Page(show(clip(2, size), **options).html).all("video")[0]))
@@ -86,11 +99,13 @@ def test_everything_that_can_be_shown(tmp_path):
     frames[0].save(tmp_path / "still.jpg")
     things = [clip(), mp4, str(mp4), frames[0], tmp_path / "still.jpg"]
     things += [write_video(tmp_path / name, frames, 5) for name in ("b.gif", "c.webp", "d")]
-    page = Page(show(things).html)
+    text = show(things).html
+    page = Page(text)
     assert [tag["data-fps"] for tag in page.all("video")] == ["7", "12", "12", "5", "5", "5"]
     assert len(page.all("img")) == 2
     assert embedded(page.all("video")[1]) == mp4.read_bytes()
-    assert page.text.strip().startswith("a.mp4a.mp4still.jpgb.gifc.webpd")  # the captions of what has a name
+    captions = re.findall(r"<figcaption[^>]*>(.*?)</figcaption>", text)
+    assert captions == ["", "a.mp4", "a.mp4", "", "still.jpg", "b.gif", "c.webp", "d"]  # of what has a name
 
 
 def test_fps_is_for_clips_and_columns_are_held():

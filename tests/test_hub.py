@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from hub_server import HubServer
-from published_layout import write_repository
+from published_layout import ANIMATELCM, ANIMATELCM_BYTES, write_animatelcm, write_repository
 
 from svdlab import progress_bar
 from svdlab.pipelines import hub as hub_module
@@ -470,6 +470,20 @@ def test_of_a_published_repository_the_pipelines_own_files_are_planned(published
             load(Setup(name, device="cpu", dtype=dtype))
         assert planned.pop() == pytest.approx(size, rel=1e-3)
         monkeypatch.delenv("HF_TOKEN", raising=False)
+
+
+def test_animatelcm_is_a_unet_alone_and_refused_by_saying_so(serve, tmp_path):
+    """However it is named; nothing of its 12 GB is fetched."""
+    folder = write_animatelcm(tmp_path / "repository")
+    assert (folder / "AnimateLCM-SVD-xt.safetensors").stat().st_size == pytest.approx(ANIMATELCM_BYTES, rel=1e-3)
+    for weights in (str(folder), ANIMATELCM, str(folder / "AnimateLCM-SVD-xt.safetensors")):
+        assert "a UNet alone" in refusal(Setup("svd-xt", weights=weights, device="cpu"))
+    with pytest.raises(ValueError, match="expected one of .*a UNet alone"):
+        Setup("AnimateLCM-SVD-xt")
+    server = serve(folder, ANIMATELCM)
+    with pytest.raises(hub_module.WeightsError, match="has no full-precision safetensors files for its unet"):
+        hub_module.fetch(dataclasses.replace(VARIANTS["svd-xt"], repository=ANIMATELCM), half=False)
+    assert server.fetched() == set()
 
 
 @pytest.mark.slow

@@ -91,6 +91,15 @@ def test_micro_conditioning(execute, tmp_path):
     assert len(rows_table(tmp_path / "made")) == 18
 
 
+@pytest.mark.slow
+def test_review(execute, tmp_path):
+    """Where there is no study yet, it makes one; what the page shows is in `test_review.py`."""
+    shown = execute("04_review")
+    assert "3 rows" in shown
+    assert {path.name for path in (tmp_path / "results/review").iterdir()} == {"chosen", "chosen.zip", "report.html"}
+    assert "svdlab clip --again" in shown
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # a study may leave what the model was trained for
 @pytest.mark.parametrize("file", sorted(PARAMS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_parameter_file_says_what_it_is_for_and_fits_its_notebook(file):

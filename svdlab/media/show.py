@@ -28,8 +28,10 @@ _CRF = 20  # a quarter smaller than at a saved file's 17, on smooth and on grain
 _ROW = 960  # pixels that a row of the grid takes, about what a notebook offers beside its margins
 _WIDEST, _TALLEST = 640, 480  # pixels of one cell where no width is asked for
 _GAP = 12
-# where scripts run, they take it away
-_UNTRUSTED = "<p data-untrusted><small>File, Trust Notebook brings the controls.</small></p>"
+_UNTRUSTED = (  # where scripts run, they take it away
+    "<p data-untrusted><small>File, Trust Notebook brings the controls. GitHub plays no videos: "
+    "nbviewer.org and JupyterLab do.</small></p>"
+)
 _TEMPLATE = Path(__file__).with_name("show.html")
 
 
@@ -157,7 +159,8 @@ class _Cell:
         poster = data_url("image/webp", preview_bytes(self.frames, self.fps))
         return (
             f'<video {style} src="{data_url("video/mp4", data)}" poster="{poster}" width="{cell}" autoplay loop muted '
-            f'playsinline controls aria-label="{label}" data-fps="{self.fps:g}" data-frames="{self.count}"></video>'
+            f'playsinline controls aria-label="{label}" data-fps="{self.fps:g}" data-frames="{self.count}">'
+            f"{self.count} frames, which this page does not play</video>"
         )
 
     def _resized(self, cell: int) -> list[Image.Image]:
