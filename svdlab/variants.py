@@ -138,13 +138,13 @@ _NO_PIPELINE = {  # names of what people have beside these repositories -> what 
 def variant(name: str) -> Variant:
     """The variant of a name, or a `ValueError` with the nearest one."""
     if not isinstance(name, str) or name not in VARIANTS:
-        reason = what_it_is(str(name))
+        reason = explain_unloadable(str(name))
         hint = f"; {reason}." if reason else did_you_mean(name, VARIANTS) or "."
         raise ValueError(f"Unknown variant {shorten(name)}: expected one of {', '.join(VARIANTS)}{hint}")
     return VARIANTS[name]
 
 
-def what_it_is(name: str) -> str:
+def explain_unloadable(name: str) -> str:
     """What a model or file is that is known and makes no pipeline; empty where the name says nothing.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any
 
 from svdlab.messages import first_line, shorten
 from svdlab.progress_bar import closing_bars
-from svdlab.variants import Variant, what_it_is
+from svdlab.variants import Variant, explain_unloadable
 
 COMPONENTS = {  # those with weights, and the library and class that a model_index.json must name
     "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
@@ -159,7 +159,9 @@ def check_token() -> None:
 def _check_index(file: Path) -> None:
     """It says which classes to import: only this pipeline's own, from the two libraries."""
     if not file.is_file():
-        beside = next(filter(None, (what_it_is(path.name) for path in sorted(file.parent.glob("*.safetensors")))), "")
+        beside = next(
+            filter(None, (explain_unloadable(path.name) for path in sorted(file.parent.glob("*.safetensors")))), ""
+        )
         raise WeightsError(
             f"{file.parent} holds no model_index.json{beside and f' ({beside})'}: expected a folder in the hub's layout, as written by "
             "pipeline.save_pretrained or `hf download`."

@@ -18,7 +18,7 @@ from svdlab.pipelines.random_weights import with_random_weights
 from svdlab.progress_bar import quiet_libraries
 from svdlab.setup import DTYPES, Setup
 from svdlab.tiny import WEIGHTS
-from svdlab.variants import variant, what_it_is
+from svdlab.variants import variant, explain_unloadable
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ def _folder(setup: Setup) -> tuple[Path, Setup]:
         return folder, dataclasses.replace(setup, revision=folder.name)  # the cache names a snapshot by its commit
     folder = Path(setup.weights).expanduser()
     if not folder.is_dir():
-        reason = what_it_is(setup.weights)
+        reason = explain_unloadable(setup.weights)
         kinds = f"neither 'hub', 'bundled', 'random' nor a folder that exists{reason and f': {reason}'}"
         raise WeightsError(f"weights={shorten(setup.weights)} is {kinds}.")
     return folder, setup
