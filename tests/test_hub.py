@@ -478,7 +478,7 @@ def test_animatelcm_is_a_unet_alone_and_refused_by_saying_so(serve, tmp_path):
     assert (folder / "AnimateLCM-SVD-xt.safetensors").stat().st_size == pytest.approx(ANIMATELCM_BYTES, rel=1e-3)
     for weights in (str(folder), ANIMATELCM, str(folder / "AnimateLCM-SVD-xt.safetensors")):
         assert "a UNet alone" in refusal(Setup("svd-xt", weights=weights, device="cpu"))
-    with pytest.raises(ValueError, match="expected one of .*a UNet alone"):
+    with pytest.raises(ValueError, match=r"expected one of .*a UNet alone"):
         Setup("AnimateLCM-SVD-xt")
     server = serve(folder, ANIMATELCM)
     with pytest.raises(hub_module.WeightsError, match="has no full-precision safetensors files for its unet"):

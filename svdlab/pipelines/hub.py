@@ -159,11 +159,10 @@ def check_token() -> None:
 def _check_index(file: Path) -> None:
     """It says which classes to import: only this pipeline's own, from the two libraries."""
     if not file.is_file():
-        beside = next(
-            filter(None, (explain_unloadable(path.name) for path in sorted(file.parent.glob("*.safetensors")))), ""
-        )
+        texts = (explain_unloadable(path.name) for path in sorted(file.parent.glob("*.safetensors")))
+        reason = next((f" ({text})" for text in texts if text), "")
         raise WeightsError(
-            f"{file.parent} holds no model_index.json{beside and f' ({beside})'}: expected a folder in the hub's layout, as written by "
+            f"{file.parent} holds no model_index.json{reason}: expected a folder in the hub's layout, as written by "
             "pipeline.save_pretrained or `hf download`."
         )
     try:

@@ -18,7 +18,7 @@ from svdlab.pipelines.random_weights import with_random_weights
 from svdlab.progress_bar import quiet_libraries
 from svdlab.setup import DTYPES, Setup
 from svdlab.tiny import WEIGHTS
-from svdlab.variants import variant, explain_unloadable
+from svdlab.variants import explain_unloadable, variant
 
 if TYPE_CHECKING:
     import torch
