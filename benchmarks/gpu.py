@@ -34,8 +34,8 @@ from benchmarks.gpu_table import CAPPED, ROWS, GiB, predict, table
 from svdlab import Machine, Request, Setup, generate, load
 from svdlab.machine import card_is_lost
 from svdlab.messages import describe_error
-from svdlab.optimizations import parse
-from svdlab.profiling.profile import measure
+from svdlab.optimizations.registry import parse
+from svdlab.profiling.measure import measure
 from svdlab.request import conditioning
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from pathlib import Path
 from svdlab import Request, Setup, estimate, grid, rows_table, run, save_wall
 from svdlab.headless.run_notebooks import read_parameters
 from svdlab.interface import plots
-from svdlab.optimizations import OPTIMIZATIONS
+from svdlab.optimizations.registry import optimizations
 from svdlab.prediction.fitting import fitting_table
 from svdlab.sweeps import study
 
@@ -46,7 +46,7 @@ def optimizations_table() -> list[str]:
     """The lines of the table of optimisations."""
     affects = {"latents": "latents and frames", "frames": "frames alone"}
     lines = ["| name | phase | affects | what |", "|---|---|---|---|"]
-    for o in OPTIMIZATIONS.values():
+    for o in optimizations().values():
         name = f"`{o.name}=…`" if o.values else f"`{o.name}`"
         lines.append(f"| {name} | {o.phase} | {affects.get(o.affects, o.affects)} | {o.what} |")
     return lines

@@ -33,8 +33,8 @@ from .prediction.fitting import recommended as recommended
 from .profiling.ladder import ladder as ladder
 from .profiling.ladder import ladder_advice as ladder_advice
 from .profiling.ladder import ladder_table as ladder_table
-from .profiling.profile import measure as measure
-from .profiling.profile import profile as profile
+from .profiling.measure import measure as measure
+from .profiling.measure_in_turn import profile as profile
 from .quality.assess import assess as assess
 from .quality.assess import difference as difference
 from .quality.diagnose import diagnose as diagnose

@@ -132,18 +132,6 @@ def card_is_lost() -> bool:
     return False
 
 
-def safer_dtypes() -> tuple[str, ...]:
-    """What to try here where fp16 overflows, the leanest first.
-
-    Below compute capability 8 PyTorch has but its `math` attention for bf16, which asks for 39 GiB at full size.
-    """
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 8:
-        return ("fp32",)
-    return ("bf16", "fp32")
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whatever device."""
     in_words = isinstance(error, (RuntimeError, OSError)) and _OUT_OF_MEMORY.search(str(error))

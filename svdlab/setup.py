@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from svdlab.dtypes import DTYPES, usual_dtype
 from svdlab.machine import best_device
 from svdlab.messages import shorten
-from svdlab.optimizations import OPTIMIZATIONS, check, parse
-from svdlab.optimizations.registry import PHASES, Optimization
+from svdlab.optimizations.registry import PHASES, Optimization, check, optimizations, parse
 from svdlab.request import Request, fields_of_json
 from svdlab.variants import variant
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name -> torch's
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,6 @@ class Setup:
             'fp32'
         """
         device, revision = self.device or best_device(), self.revision
-        # On Apple's GPUs fp16 gave black frames (diffusers issue 6220).
-        dtype = self.dtype or ("fp16" if device.startswith("cuda") else "fp32")
         if self.weights == "hub":
             from huggingface_hub import try_to_load_from_cache
 
@@ -109,7 +105,7 @@ class Setup:
                 str(variant(self.variant).repository), "model_index.json", revision=revision
             )
             revision = Path(cached).parent.name if isinstance(cached, str) else revision  # a snapshot's is its commit
-        return dataclasses.replace(self, device=device, dtype=dtype, revision=revision)
+        return dataclasses.replace(self, device=device, dtype=self.dtype or usual_dtype(device), revision=revision)
 
     def request(self, **fields: Any) -> Request:
         """A complete request for this setup's variant, as `Request.for_variant` makes it.
@@ -179,7 +175,7 @@ _LINES = (  # a heading for each phase, then what belongs to it
                 subsequent_indent=20 * " ",
                 break_on_hyphens=False,
             )
-            for o in OPTIMIZATIONS.values()
+            for o in optimizations().values()
             if o.phase == phase
         ),
     )

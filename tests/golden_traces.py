@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from svdlab import Request, Setup
-from svdlab.optimizations import in_order
+from svdlab.optimizations.registry import in_order
 from svdlab.prediction import fake_run
 
 

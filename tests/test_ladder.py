@@ -8,7 +8,7 @@ import pytest
 from measured_rows import GiB, ladder_rows, rung
 
 from svdlab import estimate, ladder
-from svdlab.optimizations import OPTIMIZATIONS
+from svdlab.optimizations.registry import optimizations
 from svdlab.profiling.ladder import ladder_advice, ladder_table
 from svdlab.rows.measurement import Measurement
 
@@ -33,7 +33,7 @@ def test_a_ladder_adds_one_rung_after_another_in_the_order_of_the_stages():
 
 
 def test_every_optimisation_makes_a_rung():
-    assert len(ladder("tiny", OPTIMIZATIONS, cumulative=False)) == len(OPTIMIZATIONS) + 1
+    assert len(ladder("tiny", optimizations(), cumulative=False)) == len(optimizations()) + 1
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from optimization_cases import CASES, Case, parameters
 
 from svdlab import Clip, Setup, estimate, generate, load
-from svdlab.optimizations import OPTIMIZATIONS, lean_decode, parse
-from svdlab.optimizations.registry import Optimization
+from svdlab.optimizations import lean_decode
+from svdlab.optimizations.registry import Optimization, optimizations, parse
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
 
@@ -108,11 +108,11 @@ def test_it_can_be_predicted(setup_of, ask, case: Case):
 
 
 def test_each_has_a_case_a_sentence_and_a_line_in_the_table():
-    assert {parse(case.text)[0].name for case in CASES} == set(OPTIMIZATIONS)
-    for optimization in OPTIMIZATIONS.values():
+    assert {parse(case.text)[0].name for case in CASES} == set(optimizations())
+    for optimization in optimizations().values():
         assert 20 < len(optimization.what) < 130
         assert "\n" not in optimization.what
-        assert all(name in OPTIMIZATIONS for name in optimization.conflicts)
+        assert all(name in optimizations() for name in optimization.conflicts)
     root = Path(__file__).parents[1]
     spec = importlib.util.spec_from_file_location("reference", root / "benchmarks" / "reference.py")
     assert spec is not None
@@ -141,7 +141,7 @@ def test_one_that_affects_the_frames_alone_fits_in(setup_of, plain_clips, ask, m
         apply=apply,
         holds=lambda pipeline: type(pipeline.vae.decoder).__name__ == "Float32Decoder",
     )
-    monkeypatch.setitem(OPTIMIZATIONS, precise.name, precise)
+    monkeypatch.setitem(optimizations(), precise.name, precise)
     setup = setup_of(precise.name, dtype="bf16")
     check_frames(precise, generate(load(setup), ask(), progress=False), plain_clips(ask, "bf16"))
     needed = [estimate(each, ask()).stages["decode"].activation_bytes for each in (setup, setup_of(dtype="bf16"))]
@@ -151,17 +151,17 @@ def test_one_that_affects_the_frames_alone_fits_in(setup_of, plain_clips, ask, m
 def test_all_that_agree_work_together(setup_of, plain_clips, ask):
     names = ("channels-last", "forward-chunking=2", "split-guidance", "single-token", "attention", "lean-decode")
     clip = generate(load(setup_of(*names)), ask(), progress=False)
-    check_frames(OPTIMIZATIONS["single-token"], clip, plain_clips(ask))
+    check_frames(optimizations()["single-token"], clip, plain_clips(ask))
 
 
 def test_what_was_undone_does_not_hold(setup_of):
     pipeline = load(setup_of("channels-last", "single-token", "attention=math"))
     pipeline.unet.conv_in.weight.data = pipeline.unet.conv_in.weight.data.contiguous()
-    assert not OPTIMIZATIONS["channels-last"].holds(pipeline)
-    assert OPTIMIZATIONS["attention"].holds(pipeline)
+    assert not optimizations()["channels-last"].holds(pipeline)
+    assert optimizations()["attention"].holds(pipeline)
     next(m.attn2 for m in pipeline.unet.modules() if hasattr(m, "attn2")).set_processor(AttnProcessor2_0())
-    assert not OPTIMIZATIONS["single-token"].holds(pipeline)
-    assert not OPTIMIZATIONS["attention"].holds(pipeline)
+    assert not optimizations()["single-token"].holds(pipeline)
+    assert not optimizations()["attention"].holds(pipeline)
 
 
 @pytest.mark.parametrize("name", ["fuse_qkv_projections", "set_attention_backend"])
@@ -183,7 +183,7 @@ def test_switches_of_diffusers_that_do_nothing_here_still_do_nothing(plain_pipel
 @pytest.mark.parametrize("value", ["leaf", pytest.param("block", marks=pytest.mark.slow)])
 def test_group_offload_leaves_the_frames_as_they_are(plain_pipeline, plain_clips, ask, value):
     """The hooks themselves, from the processor to the processor."""
-    group = OPTIMIZATIONS["group-offload"]
+    group = optimizations()["group-offload"]
     group.apply(plain_pipeline, value)
     assert group.holds(plain_pipeline)
     for _ in range(2):
@@ -206,8 +206,8 @@ def test_attention_takes_the_kernel_that_was_named(setup_of, plain_clips, ask, m
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
     clip = generate(pipeline, ask(), progress=False)
     assert (False, True) in allowed
-    check_frames(OPTIMIZATIONS["attention"], clip, plain_clips(ask))
-    assert OPTIMIZATIONS["single-token"].holds(pipeline)
+    check_frames(optimizations()["attention"], clip, plain_clips(ask))
+    assert optimizations()["single-token"].holds(pipeline)
 
 
 def test_attention_refuses_a_kernel_that_cannot_be_had(setup_of):
@@ -284,7 +284,7 @@ def test_split_guidance_takes_one_video_at_a_time_and_stays_when_offloading_rene
     """What `enable_model_cpu_offload` and `maybe_free_model_hooks` do to a module, without a card."""
     assert batches_of(plain_pipeline, ask) == {8}
     add_hook_to_module(plain_pipeline.unet, ModelHook())
-    split = OPTIMIZATIONS["split-guidance"]
+    split = optimizations()["split-guidance"]
     assert not split.holds(plain_pipeline)
     split.apply(plain_pipeline, None)
     for renew in (lambda: None, lambda: add_hook_to_module(plain_pipeline.unet, ModelHook())):

@@ -11,7 +11,7 @@ import torch
 from svdlab import GenerationError, Request, Setup, generate, load
 from svdlab.machine import is_out_of_memory
 from svdlab.pipelines.pipeline_lock import exclusive
-from svdlab.pipelines.vae_precision import encode_dtype, float32_decoder, keep_precision
+from svdlab.pipelines.vae_precision import decode, encode_dtype, keep_precision
 from svdlab.progress_bar import quiet_libraries
 from svdlab.request import quiet_requests
 
@@ -67,10 +67,20 @@ def test_the_type_to_encode_in(half, checkpoint):
     assert encode_dtype(half.vae) == torch.float32
     brain = load(Setup("svd", weights=str(checkpoint), dtype="bf16"))
     assert encode_dtype(brain.vae) == torch.bfloat16
-    with float32_decoder(brain) as changed:
-        assert changed
-        assert dtypes(brain) == {torch.float32}
-    assert dtypes(brain) == {torch.bfloat16}
+
+
+def test_the_type_of_a_second_decode(half, monkeypatch):
+    types: list[set[torch.dtype]] = []
+
+    def overflow_once(latents, *_):
+        types.append(dtypes(half))
+        return torch.full((1, 3, 2, 64, 64), 0.0 if latents.dtype == torch.float32 else float("inf"))
+
+    monkeypatch.setattr(half, "decode_latents", overflow_once)
+    pixels, broken = decode(half, torch.zeros(1, 2, 4, 8, 8, dtype=torch.float16), 2, 2)
+    assert types == [{torch.float16}, {torch.float32}]
+    assert dtypes(half) == {torch.float16}
+    assert (broken, float(pixels.sum())) == (2, 0)
 
 
 def test_two_threads_on_one_pipeline_wait_for_each_other(micro, ask, capfd):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from svdlab import Request, Setup, generate, load
 from svdlab.generation.generate import OutOfMemory
-from svdlab.optimizations import OPTIMIZATIONS
+from svdlab.optimizations.registry import optimizations
 from svdlab.prediction import cards, fake_run, fitting
 from svdlab.prediction.cards import CARDS, PUBLISHED, Card, find_card, match_card, parse_memory, this_card, this_device
 from svdlab.prediction.estimate import Estimate, Seconds, estimate
@@ -61,7 +61,7 @@ def test_all_traces_of_the_package_are_what_fake_runs_give():
 def test_an_optimisation_changes_no_stages_but_those_that_it_names(checkpoint, ask):
     """So a stage is traced once for all sets of optimisations that leave it alone."""
     plain = fake_run.fake_run(Setup("svd", weights=str(checkpoint), dtype="fp16"), ask())
-    for o in OPTIMIZATIONS.values():
+    for o in optimizations().values():
         if o.traced(None) and len(o.stages) < 3:
             setup = Setup("svd", str(checkpoint), "fp16", (o.name,))
             changed = fake_run.fake_run(setup, ask(), set(plain) - set(o.stages))
@@ -242,8 +242,8 @@ def test_published_times_lie_within_the_predicted_ranges():
     cases = [("A100 80GB", 39.9, (), {"decode_chunk_size": 5}), ("RTX 4080", 83, ("model-offload",), {})]
     cases += [("RTX 3090", 100.5, ("model-offload",), {"decode_chunk_size": 8, "num_inference_steps": 20})]
     cases += [("T4", 600, ("model-offload",), {"decode_chunk_size": 8})]
-    for name, published, optimizations, fields in cases:
-        low, high = full("svd-xt", *optimizations, **fields).seconds(CARDS[name])
+    for name, published, texts, fields in cases:
+        low, high = full("svd-xt", *texts, **fields).seconds(CARDS[name])
         assert low <= published <= high, name
     assert set(PUBLISHED) == {name for name, *_ in cases}
 
@@ -325,7 +325,7 @@ def test_candidates_list_approximate_ones_when_asked(without_traces):
     plain = [each.setup for each in candidates(Setup("tiny"), on_card=False)]
     every = [each.setup for each in candidates(Setup("tiny"), on_card=False, approximate=True)]
     assert set(plain) < set(every)
-    approximate = {o.name for o in OPTIMIZATIONS.values() if not o.exact}
+    approximate = {o.name for o in optimizations().values() if not o.exact}
     assert {o.name for setup in every for o, _ in setup.parsed if not o.exact} == approximate
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from svdlab import Setup, estimate, ladder, measure, profile
 from svdlab.media.images import image_sha256
-from svdlab.profiling import measured_process
-from svdlab.profiling import profile as profile_module
+from svdlab.profiling import event_log, measure_in_turn, measured_process
+from svdlab.profiling import measure as measure_module
 from svdlab.quality.assess import difference
 from svdlab.quality.likeness import PSNR_CAP_DB
 from svdlab.request import conditioning
@@ -247,14 +247,14 @@ def test_peaks_are_of_the_card_that_is_used_and_counted_anew_in_each_stage(tmp_p
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # no samples but those of the stages
-    events = measured_process._EventLog(tmp_path)
+    events = event_log.EventLog(tmp_path)
     events.watch_device("cuda:1")
     calls.clear()
     events.begin_stage("load")
     events.end_stage()
     assert {device for _, device in calls} == {"cuda:1"}
     assert calls[0][0] == "reset_peak_memory_stats"
-    measurement, _ = profile_module._read_events(tmp_path / measured_process.EVENTS_FILE)
+    measurement, _ = event_log.read_events(tmp_path / event_log.EVENTS_FILE)
     peaks = measurement.stages[-1].peaks
     assert (peaks["allocated_bytes"], peaks["reserved_bytes"], peaks["device_bytes"]) == (7, 7, 7)
 
@@ -264,8 +264,8 @@ def test_a_sample_from_before_the_card_is_watched_is_written_before(tmp_path, mo
     import torch
 
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
-    monkeypatch.setattr(measured_process._EventLog, "_sample_until_orphaned", lambda events: None)
-    events = measured_process._EventLog(tmp_path)
+    monkeypatch.setattr(event_log.EventLog, "_sample_until_orphaned", lambda events: None)
+    events = event_log.EventLog(tmp_path)
     watching = threading.Thread(target=lambda: events.watch_device("cuda"))
 
     def memory_info():  # of the process, in the middle of a sample
@@ -277,13 +277,13 @@ def test_a_sample_from_before_the_card_is_watched_is_written_before(tmp_path, mo
     monkeypatch.setattr(events, "_process", SimpleNamespace(memory_info=memory_info))
     events._write_sample()
     watching.join()
-    assert "device_bytes" not in (tmp_path / measured_process.EVENTS_FILE).read_text().splitlines()[-1]
+    assert "device_bytes" not in (tmp_path / event_log.EVENTS_FILE).read_text().splitlines()[-1]
 
 
 # --- beside other processes ------------------------------------------------------------------------------------------
 
 
-class Unmeasured(profile_module._MeasuredProcess):
+class Unmeasured(measure_module.MeasuredProcess):
     """A measured process without a process: every rung fails."""
 
     started: ClassVar[list[str]] = []
@@ -297,7 +297,7 @@ class Unmeasured(profile_module._MeasuredProcess):
         pass
 
     def finish(self, baseline=None):
-        key = profile_module._measurement_key(self.trial, conditioning(self.trial.request), None)
+        key = measure_module.measurement_key(self.trial, conditioning(self.trial.request), None)
         row = Row(key, self.trial.setup.resolved(), self.trial.request, status="failed", error="too small")
         return dataclasses.replace(row, created=str(time.time_ns()))
 
@@ -307,7 +307,7 @@ class Unmeasured(profile_module._MeasuredProcess):
 
 @pytest.fixture
 def unmeasured(monkeypatch):
-    monkeypatch.setattr(profile_module, "_MeasuredProcess", Unmeasured)
+    monkeypatch.setattr(measure_in_turn, "MeasuredProcess", Unmeasured)
     monkeypatch.setattr(Unmeasured, "started", [])
     return Unmeasured.started
 
@@ -346,7 +346,7 @@ def test_fidelity_is_what_difference_says(tmp_path):
     latents = generator.normal(size=(3, 4, 6, 8))
     for name, frames, factor in (("one", one, 1.1), ("other", other, 1.0)):
         np.savez(tmp_path / f"{name}.npz", frames=frames, latents=latents * factor)
-    likeness = profile_module._fidelity(tmp_path / "one.npz", tmp_path / "other.npz")
+    likeness = measure_module._fidelity(tmp_path / "one.npz", tmp_path / "other.npz")
     expected = difference(*([Image.fromarray(frame) for frame in frames] for frames in (one, other)))
     assert likeness.psnr_db == pytest.approx(expected.psnr_db)
     assert likeness.ssim == pytest.approx(expected.ssim)
@@ -366,7 +366,7 @@ def test_an_image_that_changes_while_it_is_measured_changes_nothing(checkpoint, 
         image.unlink(missing_ok=True)
         process._process.kill()
 
-    monkeypatch.setattr(profile_module._MeasuredProcess, "_write_and_wait", write_and_wait)
+    monkeypatch.setattr(measure_module.MeasuredProcess, "_write_and_wait", write_and_wait)
     row = measure(Setup("svd", weights=str(checkpoint), dtype="fp32"), request, repeats=0)
     assert row.status == "failed"
     assert {row.picture_sha256, *sights} == {expected}

@@ -18,9 +18,9 @@ from IPython.utils.capture import capture_output
 
 from svdlab import newest, review
 from svdlab.interface.command_line import _parser
-from svdlab.interface.study_folder import Note
 from svdlab.media.read_video import read_frames
 from svdlab.rows.row_files import read_rows
+from svdlab.rows.row_note import Note, write_note
 from svdlab.rows.rows_table import rows_table
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_review.ipynb"
@@ -149,7 +149,7 @@ def test_stars_and_notes_are_kept_beside_the_rows_and_disturb_none(motion):
 @pytest.mark.parametrize("text", ['{"star": true, "text": "\\ud800"}', '{"star": true, "text": 5}', "[" * 100_000])
 def test_a_note_that_nobody_wrote_is_an_empty_one(motion, text):
     entry = review(motion).entries[0]
-    entry.write_note(Note(True, "mine"))
+    write_note(motion, entry.row.key, Note(True, "mine"))
     [path] = motion.glob("*.note")
     path.write_text(text)
     assert entry.note == Note()
@@ -179,7 +179,8 @@ def test_an_export_replaces_no_videos_of_somebodys_own(motion, tmp_path):
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_several_writers_of_one_note_leave_a_whole_one(motion):
     entry = review(motion).entries[0]
-    writers = [threading.Thread(target=entry.write_note, args=(Note(True, "x" * size),)) for size in range(1, 40)]
+    notes = [(motion, entry.row.key, Note(True, "x" * size)) for size in range(1, 40)]
+    writers = [threading.Thread(target=write_note, args=note) for note in notes]
     for writer in writers:
         writer.start()
     for writer in writers:

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from svdlab import generate
-from svdlab.optimizations import OPTIMIZATIONS, forward_chunking, parse
+from svdlab.optimizations import forward_chunking
 from svdlab.optimizations.forward_chunking import _chunks_of
+from svdlab.optimizations.registry import optimizations, parse
 from svdlab.pipelines import random_weights as architecture
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.load import load, setup_of
@@ -88,7 +89,7 @@ def on_cpu(folder: Path, *optimizations: str, **fields) -> Setup:
         ),
         (
             {"optimizations": ("compile-unet", "model-offlaod")},
-            f"Unknown optimisation 'model-offlaod': expected one of {', '.join(OPTIMIZATIONS)}; "
+            f"Unknown optimisation 'model-offlaod': expected one of {', '.join(optimizations())}; "
             "did you mean 'model-offload'?",
         ),
         ({"optimizations": ("model-offload=3",)}, "'model-offload=3' is not understood: model-offload takes no value."),
@@ -165,7 +166,7 @@ def test_an_unknown_compile_mode():
         Setup("svd", optimizations=("compile-unet=fastest",))
 
 
-@pytest.mark.parametrize("name", [o.name for o in OPTIMIZATIONS.values() if o.accelerator])
+@pytest.mark.parametrize("name", [o.name for o in optimizations().values() if o.accelerator])
 def test_offloading_is_refused_on_a_processor_before_anything_is_read(tmp_path, name):
     with pytest.raises(RuntimeError) as caught:
         load(on_cpu(tmp_path / "nothing here", name))
@@ -248,7 +249,7 @@ def test_forward_chunking_changes_no_bit(checkpoint, plain, picture_of_session, 
 
 def test_forward_chunking_that_was_undone_does_not_hold(checkpoint):
     pipeline = load(on_cpu(checkpoint, "forward-chunking"))
-    chunking = OPTIMIZATIONS["forward-chunking"]
+    chunking = optimizations()["forward-chunking"]
     assert chunking.holds(pipeline)
     for module in pipeline.unet.modules():
         if hasattr(module, "set_chunk_feed_forward"):
@@ -259,14 +260,14 @@ def test_forward_chunking_that_was_undone_does_not_hold(checkpoint):
 @pytest.mark.parametrize(("name", "part"), [("compile-unet", "unet"), ("compile-vae", "vae.decoder")])
 def test_compiling_that_was_undone_does_not_hold(checkpoint, name, part):
     pipeline = load(on_cpu(checkpoint, name))  # nothing compiles before the first call
-    assert OPTIMIZATIONS[name].holds(pipeline)
+    assert optimizations()[name].holds(pipeline)
     operator.attrgetter(part)(pipeline)._compiled_call_impl = None
-    assert not OPTIMIZATIONS[name].holds(pipeline)
+    assert not optimizations()[name].holds(pipeline)
 
 
 def test_a_switch_that_does_nothing_is_an_error(checkpoint, monkeypatch):
-    idle = dataclasses.replace(OPTIMIZATIONS["forward-chunking"], apply=lambda pipeline, value: None)
-    monkeypatch.setitem(OPTIMIZATIONS, idle.name, idle)
+    idle = dataclasses.replace(optimizations()["forward-chunking"], apply=lambda pipeline, value: None)
+    monkeypatch.setitem(optimizations(), idle.name, idle)
     with pytest.raises(RuntimeError, match="'forward-chunking' was applied and did not take hold on this pipeline"):
         load(on_cpu(checkpoint, "forward-chunking"))
 
@@ -361,4 +362,4 @@ def test_long_values_of_a_setup_are_cut(field):
 
 
 def test_the_docstring_names_every_optimisation():
-    assert all(f"{name}: " in str(Setup.__doc__) for name in OPTIMIZATIONS)
+    assert all(f"{name}: " in str(Setup.__doc__) for name in optimizations())

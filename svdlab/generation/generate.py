@@ -16,11 +16,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast, overload
 
+from svdlab.dtypes import safer_dtypes
 from svdlab.generation.clip import BLACK, Clip
-from svdlab.machine import allowed_bytes, is_out_of_memory, peak_bytes, reset_peak, safer_dtypes, synchronize
+from svdlab.machine import allowed_bytes, is_out_of_memory, peak_bytes, reset_peak, synchronize
 from svdlab.pipelines.load import setup_of
 from svdlab.pipelines.pipeline_lock import exclusive
-from svdlab.pipelines.vae_precision import float32_decoder, keep_precision
+from svdlab.pipelines.vae_precision import decode, keep_precision
 from svdlab.prediction.fitting import lighter
 from svdlab.progress_bar import Progress
 from svdlab.request import Request, conditioning, quiet_requests
@@ -195,21 +196,16 @@ def _decode(
             f"The denoiser gave not-a-number at seed {request.seed}, {request.height}x{request.width}: nothing can be "
             f"shown; use {_safer_dtypes()}, or a size nearer to the trained one."
         )
-    pixels = pipeline.decode_latents(latents, request.num_frames, request.decode_chunk_size)
-    broken = int((~torch.isfinite(pixels)).any(dim=(0, 1, 3, 4)).sum())
-    if not broken:
-        return pixels
+    pixels, broken = decode(pipeline, latents, request.num_frames, request.decode_chunk_size)
     dtype = pipeline.vae.dtype
-    with float32_decoder(pipeline) as changed:
-        if changed:
-            pixels = pipeline.decode_latents(latents.float(), request.num_frames, request.decode_chunk_size)
-            if torch.isfinite(pixels).all():
-                notes.append(f"{broken} frames decoded to not-a-number in {dtype} and were decoded again in float32.")
-                return pixels
-    raise GenerationError(
-        f"{broken} of {request.num_frames} frames decoded to not-a-number in {dtype}, and float32 was no cure: load "
-        f"with {_safer_dtypes()}; if that is no better, the weights of the VAE are damaged: fetch them again."
-    )
+    if broken and not torch.isfinite(pixels).all():
+        raise GenerationError(
+            f"{broken} of {request.num_frames} frames decoded to not-a-number in {dtype}, and float32 was no cure: "
+            f"load with {_safer_dtypes()}; if that is no better, the weights of the VAE are damaged: fetch them again."
+        )
+    if broken:
+        notes.append(f"{broken} frames decoded to not-a-number in {dtype} and were decoded again in float32.")
+    return pixels
 
 
 def _black_frames(frames: list[Image.Image]) -> str | None:

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import svdlab
+from svdlab.dtypes import DTYPES
 from svdlab.headless.run_notebooks import unused_path
 from svdlab.media.images import open_image
 from svdlab.messages import describe_error, did_you_mean, first_line, shorten
-from svdlab.optimizations import in_order, parse
+from svdlab.optimizations.registry import in_order, parse
 from svdlab.prediction.cards import DESKTOP_BYTES, find_card, parse_memory, this_card
 from svdlab.request import Fit, conditioning
-from svdlab.setup import DTYPES, Setup
+from svdlab.setup import Setup
 from svdlab.variants import VARIANTS
 
 _TEXTS = json.loads((Path(__file__).parent / "templates" / "fields.json").read_text(encoding="utf-8"))

@@ -20,14 +20,16 @@ from markupsafe import Markup, escape
 
 from svdlab.atomic_files import atomic_write
 from svdlab.interface import plots
-from svdlab.interface.figures import PHONE
+from svdlab.interface.export import file_names, is_replaceable
+from svdlab.interface.plots.figure_style import PHONE
 from svdlab.interface.row_labels import knobs, settings, setup_labels, text_of
 from svdlab.interface.row_page import TEMPLATES, embedded, rows_page
-from svdlab.interface.study_folder import Entry, file_names, is_replaceable, read_entries
+from svdlab.interface.study_folder import Entry, read_entries
 from svdlab.rows.row import Row
 from svdlab.rows.row_preview import make_previews
 from svdlab.rows.rows_table import rows_table
-from svdlab.sweeps import study
+from svdlab.sweeps.knob_effects import complete_measures, rows_with_clips
+from svdlab.sweeps.study import findings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +129,7 @@ def _shared_settings(rows: Sequence[Row]) -> dict[str, str]:
 def _finding(frame: pd.DataFrame, knob: str) -> dict[str, Any]:
     """What a knob does, in paragraphs and lists and in curves; the reason where that cannot be told."""
     try:
-        text, done = study.findings(frame, knob), study.rows_with_clips(frame)
+        text, done = findings(frame, knob), rows_with_clips(frame)
     except ValueError as error:
         return {"knob": knob, "blocks": [str(error)], "curves": {}}
     blocks = [_markdown(block) for block in text.split("\n\n") if block]
@@ -146,7 +148,7 @@ def _curves(done: pd.DataFrame, knob: str) -> dict[str, Any]:
 
     urls: dict[str, str] = {}
     alt = ""
-    for (style, paper), scheme in _STYLES.items() if study.complete_measures(done, knob) else ():
+    for (style, paper), scheme in _STYLES.items() if complete_measures(done, knob) else ():
         with plt.style.context([style, {"axes.facecolor": paper}]):
             figure = plots.curves(done, knob)
             wide, narrow = figure.urls(dpi=110, facecolor=paper)

@@ -10,28 +10,27 @@ import dataclasses
 import os
 import secrets
 import sys
-import zipfile
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from svdlab.atomic_files import atomic_write
 from svdlab.interface.clip_wall import wall
+from svdlab.interface.export import export_clips
 from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.row_page import embedded, render, rows_page
-from svdlab.interface.study_folder import Entry, Note, file_names, is_replaceable, read_entries
+from svdlab.interface.study_folder import Entry, read_entries
 from svdlab.media.show import Shown
 from svdlab.messages import first_line
 from svdlab.quality.assess import difference
+from svdlab.rows.deleted_rows import delete_row, restore_row
 from svdlab.rows.row import Row
+from svdlab.rows.row_note import Note, write_note
 from svdlab.rows.row_preview import read_preview
-from svdlab.rows.rows_table import rows_table
 
 INSIDE_BYTES = 4 * 2**20  # of previews in one page, and of clips: notebooks stay light enough to save
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of one
 
 
 def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = None) -> Review:
@@ -117,7 +116,7 @@ class Review:
             on: False takes the stars away.
         """
         for entry in map(self._entry, keys):
-            entry.write_note(dataclasses.replace(entry.note, star=on))
+            write_note(entry.folder, entry.row.key, dataclasses.replace(entry.note, star=on))
 
     def note(self, key: str, text: str) -> None:
         """Write a note to a row, in place of the one that it had.
@@ -127,7 +126,7 @@ class Review:
             text: Any words; "" takes the note away.
         """
         entry = self._entry(key)
-        entry.write_note(dataclasses.replace(entry.note, text=text))
+        write_note(entry.folder, entry.row.key, dataclasses.replace(entry.note, text=text))
 
     def delete(self, *keys: str) -> None:
         """Move rows, with their clips and notes, out of the study. They can be brought back for a week.
@@ -191,33 +190,15 @@ class Review:
         Raises:
             ValueError: None of the rows has a clip, or something else is at the path.
         """
-        path, starred = Path(path), [entry for entry in self.entries if entry.note.star]
-        chosen = [entry for entry in (starred if keys is None else map(self._entry, keys)) if entry.clip]
-        if not chosen:
-            raise ValueError("There is no clip to export: star a row first, looked.star(key), or name keys.")
-        if path.suffix not in (".zip", "") or not (path.suffix or is_replaceable(path)):
-            raise ValueError(f"Cannot export to {path}: give a new folder, or a name that ends in .zip.")
-        all_names = file_names(self.entries)
-        names = [all_names[self.entries.index(entry)] for entry in chosen]
-        files = {name: entry.clip.read_bytes() for name, entry in zip(names, chosen, strict=True) if entry.clip}
-        files["rows.csv"] = _csv(chosen, names)
-        with atomic_write(path) as scratch:
-            if path.suffix:
-                with zipfile.ZipFile(scratch, "w") as archive:
-                    for name, data in files.items():
-                        archive.writestr(name, data)
-            else:
-                scratch.mkdir()
-                for name, data in files.items():
-                    (scratch / name).write_bytes(data)
-        return path
+        chosen = [entry for entry in self.entries if entry.note.star] if keys is None else map(self._entry, keys)
+        return export_clips(self.entries, chosen, path)
 
     def _delete(self, entry: Entry) -> None:
-        entry.delete()
+        delete_row(entry.folder, entry.row.key)
         self._deleted.append(entry)
 
     def _restore(self, entry: Entry) -> None:
-        entry.restore()
+        restore_row(entry.folder, entry.row.key)
         self._deleted.remove(entry)
 
     def _entry(self, key: str) -> Entry:
@@ -263,7 +244,8 @@ class Review:
         if what == "notes":
             courier.send({"notes": [dataclasses.asdict(entry.note) for entry in self._places]})
         elif what == "keep":
-            entries[0].write_note(Note(bool(message["star"]), str(message["text"])))
+            note = Note(bool(message["star"]), str(message["text"]))
+            write_note(entries[0].folder, entries[0].row.key, note)
         elif what in ("clip", "preview"):
             clip = entries[0].clip
             data = read_preview(entries[0].row) if what == "preview" else clip.read_bytes() if clip else None
@@ -293,16 +275,3 @@ def _likeness_to_first(entries: Sequence[Entry]) -> dict[str, list[float | None]
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
     return columns
-
-
-def _csv(entries: Sequence[Entry], names: Sequence[str]) -> bytes:
-    """The rows as a table that a spreadsheet may open: no text in it is a formula."""
-    table = rows_table(entry.row for entry in entries)
-    table.insert(0, "file", list(names))
-    table.insert(1, "note", [entry.note.text for entry in entries])
-    harmless: Any = table.rename(columns=_without_formula).map(_without_formula)
-    return harmless.to_csv(index=False).encode()
-
-
-def _without_formula(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

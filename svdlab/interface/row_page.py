@@ -17,10 +17,11 @@ from markupsafe import Markup
 
 from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
-from svdlab.interface.study_folder import Entry, Note, why_no_clip
+from svdlab.interface.study_folder import Entry, why_no_clip
 from svdlab.media.images import data_url
+from svdlab.rows.row_note import Note
 from svdlab.rows.row_preview import read_preview
-from svdlab.sweeps.study import MEASURES
+from svdlab.sweeps.knob_effects import MEASURES
 
 _THUMBNAIL = 144  # pixels wide
 _CONTROLS = Path(__file__).parents[1] / "media" / "show.html"

@@ -1,7 +1,9 @@
-"""What an optimisation is: one way to run the same model in less memory or time.
+"""What an optimisation is, which ones there are, and which cannot be had together.
 
-To add one, write a file beside this one with an `Optimization` in it, and a line in `tests/optimization_cases.py`.
-`Setup`, `load`, predictions, ladders, the command line and the tests find it; `make readme` writes it into docs/.
+An optimisation is one way to run the same model in less memory or time. A setup names it, `"forward-chunking"` or with
+a value `"forward-chunking=5"`. To add one, write a file beside this one with an `Optimization` in it, and a line in
+`tests/optimization_cases.py`. `Setup`, `load`, predictions, ladders, the command line and the tests find it; `make
+readme` writes it into docs/.
 
 It has to prove that it holds, since diffusers has switches that silently do nothing on this UNet. At load `holds` looks
 at all that it was applied to (classes, processors, dtypes, hooks, layouts), never at a note that `apply` left. Its line
@@ -13,12 +15,21 @@ another type casts what goes in: `decoder.to(dtype).register_forward_pre_hook(ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from svdlab.messages import did_you_mean, shorten
 
 if TYPE_CHECKING:
     from svdlab.request import Request
+
+    Parsed = tuple[tuple["Optimization", str | None], ...]
 
 Phase = Literal["weights", "placement", "graph"]
 PHASES: tuple[Phase, ...] = ("weights", "placement", "graph")  # the only order in which they can be applied
@@ -74,3 +85,79 @@ class Optimization:
     def exact(self) -> bool:
         """Whether the frames are those of the plain pipeline, rounding aside."""
         return self.affects in ("nothing", "rounding")
+
+
+@cache
+def optimizations() -> dict[str, Optimization]:
+    """All optimisations by name, in the order of their phases: those in the files of this folder."""
+    files = pkgutil.iter_modules([str(Path(__file__).parent)])
+    modules = [import_module(f"{__package__}.{file.name}") for file in files]
+    every = [value for module in modules for value in vars(module).values() if isinstance(value, Optimization)]
+    return {o.name: o for o in sorted(every, key=lambda o: (PHASES.index(o.phase), o.name))}
+
+
+def parse(text: str) -> tuple[Optimization, str | None]:
+    """The optimisation that a text names, and the value after "=": None where there is none.
+
+    Args:
+        text: such as `"model-offload"` or `"forward-chunking=5"`.
+
+    Raises:
+        ValueError: the name or the value is unknown.
+    """
+    (name, equals, value), known = text.partition("="), optimizations()
+    if name not in known:
+        hint = did_you_mean(name, known) or "."
+        raise ValueError(f"Unknown optimisation {shorten(name)}: expected one of {', '.join(known)}{hint}")
+    optimization = known[name]
+    if equals and not optimization.accepts(value):
+        raise ValueError(f"{shorten(text)} is not understood: {name} takes {optimization.values or 'no value'}.")
+    return optimization, value or None
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of optimisations in the order of their phases, in which they can be applied; otherwise as given.
+
+    Args:
+        names: each with or without a value.
+
+    Example:
+        >>> in_order(["single-token", "model-offload"])
+        ('model-offload', 'single-token')
+    """
+    return tuple(sorted(names, key=lambda text: PHASES.index(parse(text)[0].phase)))
+
+
+def check(parsed: Parsed) -> None:
+    """Check that optimisations can be had together, in this order.
+
+    Args:
+        parsed: each optimisation with its value.
+
+    Raises:
+        ValueError: two of them cannot, with the reason.
+    """
+    for (earlier, _), (later, _) in combinations(parsed, 2):
+        if earlier is later:
+            raise ValueError(f"{later.name!r} is named twice: name it once.")
+        if reason := later.conflicts.get(earlier.name) or earlier.conflicts.get(later.name):
+            raise ValueError(f"{earlier.name!r} and {later.name!r} cannot be had together: {reason}.")
+        if PHASES.index(earlier.phase) > PHASES.index(later.phase):
+            raise ValueError(
+                f"{later.name!r} ({later.phase}) must come before {earlier.name!r} ({earlier.phase}): "
+                f"the order is {', then '.join(PHASES)}."
+            )
+
+
+def check_request(parsed: Parsed, request: Request) -> None:
+    """Check that optimisations can serve a request.
+
+    Args:
+        parsed: each optimisation with its value.
+        request: what is asked, complete.
+
+    Raises:
+        ValueError: one of them cannot, with the reason.
+    """
+    for optimization, value in parsed:
+        optimization.check_request(value, request)

@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from svdlab.dtypes import torch_dtype
 from svdlab.machine import free_bytes, is_out_of_memory
 from svdlab.messages import first_line, shorten
 from svdlab.optimizations.registry import Optimization
@@ -16,7 +17,7 @@ from svdlab.pipelines import hub
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.random_weights import with_random_weights
 from svdlab.progress_bar import quiet_libraries
-from svdlab.setup import DTYPES, Setup
+from svdlab.setup import Setup
 from svdlab.tiny import WEIGHTS
 from svdlab.variants import explain_unloadable, variant
 
@@ -43,12 +44,10 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
         >>> load(Setup("tiny")).unet.config["num_frames"]
         14
     """
-    import torch
-
     setup = setup.resolved()
     device, parsed = str(setup.device), dict(zip(setup.optimizations, setup.parsed, strict=True))
     _check_device(device, parsed)
-    dtype: torch.dtype = getattr(torch, DTYPES[str(setup.dtype)])
+    dtype = torch_dtype(setup.dtype)
     placed = any(optimization.phase == "placement" for optimization, _ in parsed.values())
     first_device = "cpu" if placed else device  # an offload brings the weights to the device itself
     if setup.weights == "random":

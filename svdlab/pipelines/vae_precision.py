@@ -1,4 +1,4 @@
-"""The VAE's precision: what it encodes in, what it decodes in, and the way back.
+"""The VAE's precision: what it encodes in, what it decodes in, a second decode after not-a-number, and the way back.
 
 SVD's VAE overflows in fp16 while it encodes. diffusers therefore takes it to fp32 for the encoding and back to fp16
 afterwards, unless the clip ends in between: after Ctrl-C or an error it would stay in fp32, and every later clip would
@@ -41,20 +41,33 @@ def keep_precision(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
                 tensor.data = tensor.data.to(before[name])
 
 
-@contextmanager
-def float32_decoder(pipeline: StableVideoDiffusionPipeline) -> Iterator[bool]:
-    """Take the VAE to fp32 for a second decode, and back afterwards; yield whether that changed it.
+def decode(
+    pipeline: StableVideoDiffusionPipeline, latents: torch.Tensor, num_frames: int, chunk: int
+) -> tuple[torch.Tensor, int]:
+    """Latents to pixels; where frames come out as not-a-number, all are decoded a second time, in fp32.
 
-    It does not where the VAE was in fp32 before, nor under sequential offload, whose weights are elsewhere.
+    There is no second time under sequential offload, whose weights are elsewhere.
+
+    Args:
+        pipeline: one that is held (`exclusive`).
+        latents: (1, frames, channels, height, width), finite.
+        num_frames: how many frames they hold.
+        chunk: how many are decoded together.
+
+    Returns:
+        Pixels (1, channels, frames, height, width) in -1..1, not-a-number where fp32 was no cure either; and how many
+        frames were not-a-number the first time.
     """
     import torch
 
     vae: Any = pipeline.vae
-    changed = vae.dtype != torch.float32 and not any(tensor.is_meta for _, tensor in _floating(vae))
-    with keep_precision(pipeline):
-        if changed:
+    pixels = pipeline.decode_latents(latents, num_frames, chunk)
+    broken = int((~torch.isfinite(pixels)).any(dim=(0, 1, 3, 4)).sum())
+    if broken and vae.dtype != torch.float32 and not any(tensor.is_meta for _, tensor in _floating(vae)):
+        with keep_precision(pipeline):
             vae.to(torch.float32)
-        yield changed
+            pixels = pipeline.decode_latents(latents.float(), num_frames, chunk)
+    return pixels, broken
 
 
 def _names_modules(record: logging.LogRecord) -> bool:

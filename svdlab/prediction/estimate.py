@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from svdlab.optimizations import check_request
-from svdlab.optimizations.registry import Residence
+from svdlab.optimizations.registry import Residence, check_request
 from svdlab.prediction.cards import Card
 from svdlab.prediction.fake_run import trace
 from svdlab.request import Request

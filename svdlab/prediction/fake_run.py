@@ -19,12 +19,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from svdlab.dtypes import torch_dtype
 from svdlab.optimizations.registry import WeightBytes
 from svdlab.pipelines import random_weights
 from svdlab.pipelines.vae_precision import encode_dtype
 from svdlab.progress_bar import quiet_libraries
 from svdlab.request import Request
-from svdlab.setup import DTYPES, Setup
+from svdlab.setup import Setup
 from svdlab.variants import variant
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def fake_run(setup: Setup, request: Request, stages: Iterable[str] = tuple(_CALL
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    dtype: Any = getattr(torch, DTYPES[str(setup.resolved().dtype)])
+    dtype = torch_dtype(setup.resolved().dtype)
     pipeline: Any = random_weights.blank(variant(setup.variant), _folder(setup), dtype)
     unet, vae, image_encoder = modules = pipeline.unet, pipeline.vae, pipeline.image_encoder
     frames, batch = request.num_frames, _batch(request)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from svdlab.machine import best_device
-from svdlab.optimizations import OPTIMIZATIONS, in_order, parse
+from svdlab.optimizations.registry import in_order, optimizations, parse
 from svdlab.prediction.cards import CARDS, PUBLISHED, Card, find_card, parse_memory, this_card, this_device
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.request import Request
@@ -109,7 +109,7 @@ def candidates(
     placements = [(), ("model-offload",), ("group-offload",)] if on_card else [()]
     changes: list[tuple[str, ...]] = [()]
     if approximate:
-        changes += [(name,) for name, o in OPTIMIZATIONS.items() if not o.exact and (on_card or not o.accelerator)]
+        changes += [(name,) for name, o in optimizations().items() if not o.exact and (on_card or not o.accelerator)]
     own = {optimization.name for optimization, _ in setup.parsed}
     setups = [setup] if setup.optimizations else []
     for graph, change, placement in itertools.product(graphs, changes, placements):

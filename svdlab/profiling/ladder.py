@@ -12,13 +12,14 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from svdlab.optimizations import in_order
+from svdlab.dtypes import DTYPES
+from svdlab.optimizations.registry import in_order
 from svdlab.prediction.cards import match_card
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.request import Request
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
-from svdlab.setup import DTYPES, Setup
+from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from svdlab.dtypes import safer_dtypes
 from svdlab.generation.clip import BLACK, Clip
-from svdlab.machine import safer_dtypes
 from svdlab.media.images import MAX_ENLARGEMENT
 from svdlab.quality.assess import assess
 from svdlab.quality.faces import faces

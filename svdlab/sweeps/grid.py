@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from svdlab.messages import did_you_mean, shorten
-from svdlab.optimizations import check_request
+from svdlab.optimizations.registry import check_request
 from svdlab.request import Request, quiet_requests
 from svdlab.setup import Setup
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from svdlab.atomic_files import clear_leftovers
+from svdlab.dtypes import usual_dtype
 from svdlab.messages import first_line
 from svdlab.prediction.estimate import estimate
 from svdlab.rows.row import Row
@@ -68,9 +69,8 @@ def cluster_setup(setup: Setup, has_cards: bool) -> Setup:
     """
     if setup.device and ":" in setup.device:
         raise ValueError(f"device={setup.device!r} is one card, and on a cluster Ray gives them out: leave it out.")
-    if has_cards:
-        return replace(setup, dtype=setup.dtype or ("fp32" if setup.device == "cpu" else "fp16"))
-    return replace(setup, dtype=setup.dtype or "fp32", device=setup.device or "cpu")
+    device = setup.device or ("cuda" if has_cards else "cpu")
+    return replace(setup, dtype=setup.dtype or usual_dtype(device), device=setup.device if has_cards else device)
 
 
 @dataclass(eq=False)

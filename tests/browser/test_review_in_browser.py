@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import studies
 
 from svdlab import report, review
-from svdlab.interface.study_folder import Note
+from svdlab.rows.row_note import Note
 
 pytestmark = pytest.mark.browser
 

@@ -13,14 +13,14 @@ import torch
 from small_clips import allocated_bytes, small_request, small_setup
 
 from svdlab import Clip, estimate, generate, load
-from svdlab.optimizations import OPTIMIZATIONS, in_order, parse
+from svdlab.optimizations.registry import in_order, optimizations, parse
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 ROUNDING = 1e-3  # of latents that begin at 700
 NEAR = 0.3  # of an approximate one's latents, relative
 VALUES = ("group-offload=block", "group-offload=stream", "attention=math")
-NAMES = (*(name for name in OPTIMIZATIONS if not name.startswith("compile-")), *VALUES)  # compiling has its own tests
+NAMES = (*(name for name in optimizations() if not name.startswith("compile-")), *VALUES)  # compiling has its own tests
 
 
 def is_allowed(names: tuple[str, ...]) -> bool:

@@ -17,13 +17,14 @@ from typing import Any, get_args
 
 from PIL import Image
 
+from svdlab.dtypes import DTYPES
 from svdlab.generation.clip import read
 from svdlab.interface.panel.picture import Picture
 from svdlab.interface.panel.setup_marks import SetupMarks
 from svdlab.interface.panel.widgets import Alert, Button, SeedField, assign, w, when_changed
 from svdlab.media.images import EXAMPLES
 from svdlab.request import Fit, Request, quiet_requests
-from svdlab.setup import DTYPES, Setup
+from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial, with_image
 from svdlab.variants import VARIANTS, variant
 

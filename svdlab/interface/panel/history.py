@@ -15,11 +15,11 @@ from svdlab.generation.clip import Clip
 from svdlab.interface.make_again import python_lines
 from svdlab.interface.panel.widgets import Alert, Button, by_program, figure, page, w, when_changed
 from svdlab.interface.row_labels import row_labels
-from svdlab.interface.study_folder import Entry, Note
 from svdlab.media.images import data_url
 from svdlab.media.show import show
 from svdlab.request import Request
 from svdlab.rows.row import Row
+from svdlab.rows.row_note import Note, read_note, write_note
 from svdlab.setup import Setup
 
 _GIF_BYTES = 8_000_000  # what a page carries with ease, and most messengers take
@@ -87,15 +87,16 @@ class History:
 
     def _remarks(self, row: Row, number: int) -> list[w.Widget]:
         """A star and a note, which `review` reads from beside the row."""
-        entry = Entry(row, Path(row.clip or "").parent)
-        star = w.ToggleButton(value=entry.note.star, icon="star", layout=w.Layout(width="36px"))
+        folder = Path(row.clip or "").parent
+        note = read_note(folder, row.key)
+        star = w.ToggleButton(value=note.star, icon="star", layout=w.Layout(width="36px"))
         star.tooltip = f"A star for clip {number}"
-        text = w.Text(entry.note.text, placeholder="note", continuous_update=False, layout=w.Layout(width="120px"))
+        text = w.Text(note.text, placeholder="note", continuous_update=False, layout=w.Layout(width="120px"))
         text.tooltip = f"A note on clip {number}, kept beside it"
 
         def keep(_: Any) -> None:
             with self._alert.catch():
-                entry.write_note(Note(star.value, text.value))
+                write_note(folder, row.key, Note(star.value, text.value))
 
         for control in (star, text):
             when_changed(control, keep)

@@ -1,8 +1,6 @@
-"""Figures of a sweep and of a measured ladder, with matplotlib. Memory is in GiB (2**30 bytes), time in seconds.
+"""Figures of a measured ladder. Memory is in GiB (2**30 bytes), time in seconds.
 
-A notebook shows the figure that a cell ends with; `figure.savefig("name.png", dpi=300)` writes it, `figure.alt` says in
-words what it shows, and `style` draws for a dark page or at another width. `curves` draws what one knob does to a clip.
-`waterfall`, `pareto` and `predicted` compare the rungs of a ladder. `stages` shows where memory and time go, and
+`waterfall`, `pareto` and `predicted` compare its rungs. `stages` shows where memory and time go, also of estimates, and
 `timeline` what one measured setup held from moment to moment.
 """
 
@@ -10,116 +8,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from svdlab.interface.figures import DescribedFigure, colours, is_wide, new_figure
-from svdlab.interface.figures import style as style
+from svdlab.interface.plots.figure_style import DescribedFigure, colours, is_wide, new_figure
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.profiling.ladder import is_exact, measured_rungs, rung_labels
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
-from svdlab.sweeps.study import MEASURES, complete_measures, effect, is_numeric, rows_with_clips
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GiB = 2**30
 _STAGES = {"load": "grey", "encode": "yellow", "denoise": "sky", "decode": "green"}  # and their colours
-
-
-def curves(
-    frame: pd.DataFrame, knob: str, measures: Sequence[str] | None = None, by: str | None = None
-) -> DescribedFigure:
-    """What one knob does to a clip: a small plot for each measure, with the knob across.
-
-    A dot is a clip, the line joins the medians, and the band reaches from the lowest to the highest clip. Above each
-    plot stands what `study.findings` says. Likeness has one scale in all plots, and all else begins at zero.
-    A measure is not plotted if it has no number at some value of the knob, or is no column of the table.
-
-    Args:
-        frame: A table of rows, as `rows_table` returns it, at least one of them with a clip.
-        knob: The column that goes across: of the request, as "motion_bucket_id", or of the setup, as "dtype".
-        measures: Columns of the table, a plot each. Default: all of `study.MEASURES`.
-        by: A second such column, which gets a line for each of its values. Default: one line over all clips.
-
-    Returns:
-        The figure. If no measure is left, it holds a sentence that says so.
-
-    Raises:
-        ValueError: No row has a clip.
-        KeyError: `knob` or `by` is no column of the table.
-
-    Example:
-        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
-        >>> from svdlab import rows_table
-        >>> curves(rows_table(rows), "motion_bucket_id").axes[0].get_xlabel()
-        'motion_bucket_id'
-    """
-    clips: Any = rows_with_clips(frame)
-    names = complete_measures(clips, knob, measures or tuple(MEASURES))
-    title = f"What {knob} does to a clip{_setting(clips, knob)}"
-    if not names:
-        figure, [axis] = new_figure(1, 1, 1.2, 7)
-        axis.set_axis_off()
-        reason = f"No measure has a number at every value of {knob}.\nrun(…, quality=True) measures clips."
-        axis.text(0.5, 0.5, reason, ha="center", va="center", fontsize=9)
-        figure.describe(title, reason)
-        return figure
-    columns = min(len(names), 2 if not is_wide() else 3 if len(names) in (3, 5, 6) else 4)
-    lines = -(-len(names) // columns)
-    figure, axes = new_figure(lines, columns, 0.6 + (2.2 if is_wide() else 1.6) * lines)
-    groups = [(None, clips)] if by is None else list(clips.groupby(by))
-    palette, numeric = list(colours().values())[:6], is_numeric(clips, knob)
-    likeness = [name for name in names if "ssim" in name]
-    words = []
-    for axis, name in zip(axes, names, strict=False):
-        for colour, (value, group) in zip(palette * len(groups), groups, strict=False):
-            spread = group.groupby(knob)[name].agg(["min", "median", "max"])
-            across = spread.index if numeric else spread.index.astype(str)
-            label = "median" if by is None else f"{by} {value:g}" if isinstance(value, float) else f"{by} {value}"
-            band = "lowest to highest clip" if by is None else None
-            axis.fill_between(across, spread["min"], spread["max"], color=colour, alpha=0.3, linewidth=0, label=band)
-            axis.plot(
-                across, spread["median"], color=colour, marker="o", markersize=4 if is_wide() else 2.5, label=label
-            )
-            dots = group[knob] if numeric else group[knob].astype(str)
-            dot = "one clip" if by is None else None
-            axis.plot(dots, group[name], ".", color=colour, alpha=0.5, markersize=3, label=dot)
-            for place in (0, -1) if by is None else ():
-                text, end = f"{spread['median'].iloc[place]:.3g}", (across[place], spread["max"].iloc[place])
-                axis.annotate(
-                    text, end, (0, 4), textcoords="offset points", ha="center", fontsize=7 if is_wide() else 5.5
-                )
-        measure, verdict = MEASURES.get(name), effect(clips, knob, name).verdict
-        axis.set_title(f"{measure or name}\n{verdict}", fontsize=9.5 if is_wide() else 7)
-        axis.set_xlabel(knob)
-        together = clips[likeness] if name in likeness else clips[[name]]
-        low, high = float(together.min().min()), float(together.max().max())
-        least = measure.span if measure else 0.0
-        low = min(low, high - least) if name in likeness else min(low, 0)
-        top = max(high, low + least)
-        axis.set_ylim(low - 0.06 * (top - low) * bool(low), top + 0.16 * (top - low) or None)
-        axis.margins(x=0.1)
-        medians = clips.groupby(knob)[name].median().iloc[[0, -1]]
-        numbers = ", ".join(f"{number:.3g} at {place}" for place, number in medians.items())
-        words.append(f"{measure or name}: {verdict}, {numbers}.")
-    for axis in axes[len(names) :]:
-        axis.remove()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=7, frameon=False, loc="outside lower center", ncols=min(len(labels), 4))
-    figure.describe(title, " ".join(words))
-    return figure
-
-
-def _setting(clips: Any, knob: str) -> str:
-    """What the clips share, and how many they are: the end of a title."""
-    shared = [
-        str(clips[name].iloc[0])
-        for name in ("image", "variant")
-        if name in clips and name != knob and clips[name].nunique() == 1
-    ]
-    seeds = f", {clips['seed'].nunique()} seeds" if "seed" in clips and clips["seed"].nunique() > 1 else ""
-    return f" ({', '.join([*shared, f'{len(clips)} clips'])}{seeds})"
 
 
 def waterfall(rows: Sequence[Row]) -> DescribedFigure:

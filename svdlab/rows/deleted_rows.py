@@ -1,0 +1,60 @@
+"""Deleted rows: they wait for a week in their study's own `.deleted`, a folder for each day, and can come back.
+
+The files of a row move together: its JSON, its clip, the preview and the note.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import date, timedelta
+from pathlib import Path
+
+_KEPT_DAYS = 7
+
+
+def delete_row(folder: Path, key: str) -> None:
+    """Move a row's files out of its study; `restore_row` brings them back for a week.
+
+    Args:
+        folder: of the study.
+        key: of the row.
+
+    Raises:
+        ValueError: the study's `.deleted` is a link.
+    """
+    _move_files(folder, _deleted(folder) / date.today().isoformat(), key)
+
+
+def restore_row(folder: Path, key: str) -> None:
+    """Bring back what `delete_row` moved. What has come into its place meanwhile is replaced.
+
+    Args:
+        folder: of the study.
+        key: of the row.
+
+    Raises:
+        ValueError: the study's `.deleted` is a link.
+    """
+    for day in sorted(_deleted(folder).glob("*")):
+        _move_files(day, folder, key)
+
+
+def _deleted(folder: Path) -> Path:
+    """The folder of what was deleted, without the days that are over a week ago."""
+    deleted = folder / ".deleted"
+    if deleted.is_symlink():
+        raise ValueError(f"{deleted} is a link, which may lead anywhere: remove it, then delete rows.")
+    for day in deleted.glob("????-??-??"):
+        if day.name < (date.today() - timedelta(days=_KEPT_DAYS)).isoformat():
+            shutil.rmtree(day, ignore_errors=True)
+    return deleted
+
+
+def _move_files(source: Path, target: Path, key: str) -> None:
+    if source.is_symlink() or target.is_symlink():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    files = sorted(source.glob(f"{key}.*"), key=lambda file: file.suffix == ".json")
+    # a row never names a clip that is not there: it leaves first, and comes back last
+    for file in files if source.parent.name == ".deleted" else reversed(files):
+        file.replace(target / file.name)

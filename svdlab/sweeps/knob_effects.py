@@ -1,0 +1,142 @@
+"""What a knob does to a measure of the clips, judged against the scatter over seeds.
+
+Everything starts from a table of rows (`rows_table`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A field of `Quality` as a reader meets it: `str` gives name and unit."""
+
+    name: str
+    unit: str
+    span: float  # the least that an axis shows of it: a tenth of that can hardly be seen in a clip
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.unit})"
+
+
+MEASURES = {
+    "motion_mean_px": Measure("motion", "px a frame", 0.5),
+    "motion_fast_px": Measure("fastest 5 %", "px a frame", 0.5),
+    "camera_motion_px": Measure("camera motion", "px a frame", 0.5),
+    "likeness_first_ssim": Measure("likeness, first frame", "SSIM", 0.1),
+    "likeness_mean_ssim": Measure("likeness", "SSIM", 0.1),
+    "flicker_percent": Measure("flicker", "% of full scale", 0.5),
+    "sharpness_relative": Measure("sharpness", "picture = 1", 0.5),
+}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a knob does to one measure."""
+
+    verdict: str  # "rises", "falls", "differs" (in no one direction), "no clear effect" or "one seed"
+    change: float | None  # from the knob's first value to its last, by a line through all of them; None for words
+    margin: float | None  # that the change may be off, either way, with 95 % confidence; None for one seed
+    seeds: int  # that have a clip at every value; other knobs of the sweep count as seeds do
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the change stands out from the spread over seeds."""
+        return self.verdict in ("rises", "falls", "differs")
+
+
+def rows_with_clips(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines of a table that have a clip.
+
+    Args:
+        frame: from `rows_table`.
+
+    Raises:
+        ValueError: there is none; the sentence quotes the first failure.
+    """
+    done: Any = frame[frame["status"] == "done"] if len(frame) else frame
+    if not len(done):
+        reason = frame["error"].tolist()[0] if len(frame) else "the folder holds no rows; run a sweep into it"
+        raise ValueError(f"There is no clip to study: {reason}")
+    return done
+
+
+def complete_measures(frame: pd.DataFrame, knob: str, measures: Iterable[str] = MEASURES) -> list[str]:
+    """Those measures that have a number at every value of a knob.
+
+    Camera motion, for one, is unknown where most of a picture moves by itself. None of them has a number where a sweep
+    ran with `quality=False`.
+
+    Args:
+        frame: lines that have a clip.
+        knob: a field that varies.
+        measures: columns to choose from.
+    """
+    groups: Any = frame.groupby(knob)
+    return [name for name in measures if name in frame and bool((groups[name].count() > 0).all())]
+
+
+def effect(frame: Any, knob: str, measure: str) -> Effect:
+    """What a knob does to a measure, judged against the spread over seeds.
+
+    Args:
+        frame: lines that have a clip.
+        knob: a field that varies.
+        measure: a column that has a number at every value of the knob.
+
+    Example:
+        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
+        >>> from svdlab import rows_table
+        >>> effect(rows_table(rows), "motion_bucket_id", "motion_mean_px").verdict
+        'one seed'
+    """
+    import numpy as np
+    from scipy.stats import t as student
+
+    # Each seed gives one number, its own trend over the knob, and the question is whether those numbers agree:
+    # Student's interval about their mean ("summary measures", Matthews et al., BMJ 1990). A rank test over all clips
+    # would take the clips of a seed, which are alike, for independent ones; over three seeds it is never sure.
+    others = [name for name in _axes(frame) if name != knob and int(frame.groupby(knob)[name].nunique().max()) > 1]
+    table: Any = frame.assign(_all=0).pivot_table(measure, index=others or "_all", columns=knob, aggfunc="mean")
+    by_seed = table.dropna().to_numpy(dtype=float)
+    seeds, values = by_seed.shape
+    places = np.arange(values) - (values - 1) / 2
+    trends = by_seed @ places / (places @ places) * (values - 1)
+    change = float(trends.mean()) if seeds and is_numeric(frame, knob) else None
+    if seeds < 2:
+        return Effect("one seed", change, None, seeds)
+    limit = float(student.ppf(0.975, seeds - 1))
+    margin = limit * float(trends.std(ddof=1)) / seeds**0.5
+    means = by_seed.mean(axis=0)
+    between = seeds * float(((means - means.mean()) ** 2).sum())
+    tiny = 1e-9 * float(np.abs(by_seed).max())  # sums of equal numbers differ by so little
+    straight = change is not None and seeds * (means @ places) ** 2 / (places @ places) > between / 2
+    if change is not None and straight and abs(change) > max(margin, tiny):
+        return Effect("rises" if change > 0 else "falls", change, margin, seeds)
+    # A difference in no one direction: the variance between values over that of what seed and value leave, against the
+    # limit for the worst case of unequal spreads (Greenhouse and Geisser 1959), which is that of the interval above.
+    rest = by_seed - means - by_seed.mean(axis=1, keepdims=True) + by_seed.mean()
+    differs = between * (seeds - 1) > limit**2 * float((rest**2).sum()) + tiny**2
+    return Effect("differs" if differs else "no clear effect", change, None if change is None else margin, seeds)
+
+
+def is_numeric(frame: pd.DataFrame, knob: str) -> bool:
+    """Whether all values of a knob are numbers, which have an order and distances.
+
+    Args:
+        frame: lines that have a clip.
+        knob: a field that varies.
+    """
+    return bool(frame[knob].map(lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)).all())
+
+
+def _axes(frame: Any) -> list[str]:
+    """What varied in the sweeps that the lines come from, as far as the table has it; at least the seed."""
+    listed = [name for text in dict.fromkeys(frame.get("axes", ())) if text for name in text.split(", ")]
+    return [name for name in dict.fromkeys([*listed, "seed"]) if name in frame]
