@@ -86,10 +86,12 @@ class Request:
         min_guidance_scale: guidance of the first frame, 0 to 100, not over that of the last.
         max_guidance_scale: guidance of the last frame, 0 to 100; frames between are interpolated linearly. At 1 or less
             guidance is off and a step costs half.
-        fps: 1 to 1000, a condition of the model; playback's speed is the export's: `clip.save("x.mp4", fps=12)`.
+        fps: frames a second, 1 to 1000, as the model is told; playback's speed is the export's:
+            `clip.save("x.mp4", fps=12)`.
         motion_bucket_id: 0 to 255, how much moves; 127 is usual.
         noise_aug_strength: 0 to 10, noise on the picture before it is encoded; more is freer and less alike.
-        decode_chunk_size: 1 to `num_frames`, frames decoded together; fewer take less memory, and change a little.
+        decode_chunk_size: frames decoded together, 1 to `num_frames`; fewer take less memory, and change a little.
+            Left out, it is the variant's own, or `num_frames` if that is less.
         fit: to the clip's aspect ratio: "crop" (default), "pad" with a blurred border, or "stretch".
         focus: (x, y), each 0 to 1 from the left and the top: the middle of a crop; default (0.5, 0.5).
         variant: what open fields were filled from. It is set by svdlab; do not pass it.
@@ -297,10 +299,15 @@ def conditioning(request: Request) -> Image.Image:
     """The picture as the model sees it: read, fitted to the request's width and height, RGB.
 
     Args:
-        request: a complete one.
+        request: one whose height and width are not open.
+
+    Raises:
+        ValueError: they are, or the image cannot be read.
 
     Example:
         >>> conditioning(Request.for_variant("tiny", image="rocket")).size
         (128, 72)
     """
+    if request.height is None or request.width is None:
+        raise ValueError("The request's height or width is open: fill it in, as with request.filled('svd-xt').")
     return fit_image(open_image(request.image), request.height, request.width, request.fit, request.focus)

@@ -37,9 +37,9 @@ class Setup:
         weights: "hub" (published, downloaded once), "bundled" (tiny's), "random" (full size, for memory and speed
             alone) or a folder in the hub's layout; default: "bundled" for tiny, else "hub".
         dtype: "fp32", "fp16" or "bf16"; default: fp16 on a CUDA card, else fp32 (fp16 gave black frames on Apple's).
-        optimizations: names, those of the weights first, then placement, then graph; another order is refused. Some
-            take a value, as in "forward-chunking=5"; without one, group-offload takes leaf, attention flash, the
-            compile modes default, and forward-chunking a chunk that suits the clip. Default: no optimisation.
+        optimizations: names in the order of the three groups below, in any order inside a group; another order is
+            refused. Some take a value, as in "forward-chunking=5"; without one, group-offload takes leaf, attention
+            flash, the compile modes default, and forward-chunking a chunk that suits the clip. Default: none.
             {optimizations}
         revision: a branch, tag or commit of the hub's repository; default: its main branch.
         device: "cuda", "cuda:1", "mps" or "cpu"; default: the best one here.
@@ -140,16 +140,17 @@ class Setup:
         request: Request | None = None,
         say: Callable[[str], object] = print,
     ) -> Setup:
-        """The fastest setup that is predicted to fit and leaves the frames as they are.
+        """The fastest setup that is predicted to fit and leaves the frames as they are, rounding aside.
 
         Args:
-            variant: default None: "svd-xt" where there is a card, else "tiny".
-            memory: of a card, such as "8GB", or bytes; default None: this machine's.
-            request: what clips will ask for; default None: the variant's own size and frames.
+            variant: default: "svd-xt" where there is a card or `memory` is given, else "tiny".
+            memory: of a card: its name, a size such as "8GB", or bytes; default: this machine's.
+            request: what clips will ask for; default: the variant's own size and frames.
             say: called with a sentence that gives the reason.
 
         Raises:
             MemoryError: nothing fits.
+            ValueError: no such variant, or no such card.
 
         Example:
             >>> Setup.fitting("tiny", say=lambda sentence: None).variant

@@ -57,7 +57,7 @@ class Clip:
         setup: How the model ran; None for a pipeline that svdlab did not load.
         timings: Seconds by name: `sample_seconds` (encoding and denoising) and `decode_seconds`.
         notes: What was noticed or mended on the way, a sentence each.
-        seams: The joints of a chained clip.
+        seams: Where the segments of a chained clip join, each with `frame` and `jump`.
         latents: What was decoded, (frames, channels, height, width), on the processor, scaled as the UNet has them: the
             VAE takes them divided by `pipeline.vae.config.scaling_factor`. None for a clip from a file.
         picture: What the model saw: RGB, of the request's size. Left out, it is fitted from the request's image.
@@ -102,7 +102,11 @@ class Clip:
                 an MP4: 0 (lossless) to 51 (worst), default 17.
 
         Returns:
-            The path.
+            The path. An older file there is replaced.
+
+        Raises:
+            ValueError: Another suffix, a folder that holds more than PNG frames, an option that the format has not, or
+                a GIF that cannot be so small.
 
         Example:
             With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
@@ -135,7 +139,7 @@ class Clip:
 def read(path: str | Path) -> Clip:
     """A saved clip, with the request, the setup and the picture that made it; nothing is fetched from the web.
 
-    The settings are exact; the frames are as the file holds them (MP4 and GIF lose a little).
+    Request, setup, timings and notes are exact; the frames are as the file holds them (MP4 and GIF lose a little).
 
     Args:
         path: What `Clip.save` wrote.
@@ -145,7 +149,7 @@ def read(path: str | Path) -> Clip:
         it was a URL, the request holds the picture itself. Either way it makes the same clip again.
 
     Raises:
-        ValueError: The file holds no settings of svdlab's, or not the picture, or is no complete video.
+        ValueError: There is no file, it holds no settings of svdlab's or not the picture, or is no complete video.
 
     Example:
         With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:

@@ -64,7 +64,7 @@ def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands 
     progress: bool = True,
     picture: Image.Image | None = None,
 ) -> Clip | list[Clip]:
-    """The clip that a request asks for; its frames are those of plain diffusers on the same weights, bit for bit.
+    """The clip that a request asks for; without optimisations its frames are those of plain diffusers, bit for bit.
 
     Args:
         pipeline: From `load`, or any `StableVideoDiffusionPipeline`. Another thread that uses it is waited for.
@@ -81,7 +81,8 @@ def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands 
         A clip; with `seeds` a list of clips in their order.
 
     Raises:
-        GenerationError: The frames came out as not-a-number; its kind `OutOfMemory`: they did not fit the device.
+        GenerationError: The frames came out as not-a-number.
+        OutOfMemory: The clip did not fit the device; a `GenerationError` too.
         ValueError: The image cannot be read, the picture has another size, or the setup cannot make this request.
 
     Example:

@@ -45,10 +45,12 @@ class _Wall:
 def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int | None = None) -> Shown:
     """The clips of rows in small, in a grid that plays in step, under one bar of controls.
 
-    Of several rows for one place the first with a clip is shown; `show(row.open())` plays one at its full size.
+    Columns and lines stand in the order of numbers, words in that of the rows. Where several rows have the same two
+    values, the first with a clip is shown. A cell without a clip is grey and says why. `show(row.open())` plays one
+    clip at its full size.
 
     Args:
-        rows: What to hang, as `run` or `read_rows` returned them.
+        rows: As `run` or `read_rows` returned them.
         across: The knob that grows to the right: a field of `Request` or `Setup`, or "setup" for whole setups. "" is
             for a single column.
         down: The knob that grows downwards. Left out, there is a single line.

@@ -47,9 +47,15 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
 
     Args:
         folders: A study, which is the folder that `run` wrote; a folder of studies; or several of these.
-        inside: What the page itself holds. True: all clips and their previews (small and moving); an exported page
-            plays them. False: neither; the running kernel sends each when it is looked at, by a widget of the `lab`
-            extra. Left out: previews up to 4 MiB, and the clips as well if all of them together take 4 MiB at most.
+        inside: What the page itself holds. True: all clips and their previews (small and moving), so that the notebook
+            exported as HTML plays them. False: neither; the running kernel sends each when it is looked at, by a widget
+            that `pip install "svdlab[lab]"` brings. Left out: previews up to 4 MiB, and the clips as well if all of
+            them together take 4 MiB at most.
+
+    Returns:
+        A `Review`, which shows itself as the last line of a cell. From Python, with keys of rows: `star(key)`,
+        `note(key, text)`, `compare(key, key)`, `again(key)`, `delete(key)`, `restore()`, and `export(path)`, which
+        copies the starred clips. `rows` and `starred` are lists of rows.
 
     Raises:
         FileNotFoundError: There is no such folder.

@@ -74,11 +74,16 @@ def show(
             small, as an animated WebP: `wall` makes them of rows, and you need none of your own.
         columns: Cells in a row; up to 4 where it is left out.
         width: Of a cell in pixels; left out, what fits the page.
-        fps: Playback speed of clips; that of the first clip's request where it is left out. Files keep their own.
+        fps: Playback speed of clips; that of the first clip's request where it is left out. Files always keep the speed
+            that they were saved with.
         title: A line above the grid.
 
     Returns:
-        A `Shown`, which displays itself as the last line of a cell. `html` is its page, `labels` are its captions.
+        A `Shown`, which displays itself as the last line of a cell. `html` is its page, to be written to a file;
+        `labels` are its captions.
+
+    Raises:
+        ValueError: There is nothing to show, or a thing is none of these, or a path leads to no picture or video.
 
     Example:
         With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:

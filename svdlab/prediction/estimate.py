@@ -159,8 +159,9 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
         request: what is asked; left out, the variant's own size, frames and steps.
 
     Returns:
-        An `Estimate`. Its `needed_bytes` is the memory that the device must have, `fits_on(card)` says whether a card
-        has it, and `seconds(card)` how long the clip takes there.
+        An `Estimate`. Its `needed_bytes` is the memory that the device must have, `fits_on(card)` is "yes", "tight" or
+        "no", and `seconds(card)` has the fields `low` and `high`. Each of its `stages` has `weight_bytes`,
+        `activation_bytes`, `peak_bytes`, `needed_bytes` and `flops`.
 
     Raises:
         ValueError: the setup cannot serve the request.

@@ -85,13 +85,13 @@ def candidates(
 ) -> list[Estimate]:
     """Predictions for a setup with each set of optimisations worth comparing, the best first.
 
-    The best is the fastest, but one optimisation more has to win 5 % in time: none is for nothing.
+    The best is the fastest, but each further optimisation has to save 5 % of the time.
 
     Args:
         setup: what it asks for stays in every candidate, and alone is one of them.
         request: what is asked; left out, the variant's own size and frames.
         card: whose times count; left out, or where it has no rates, this machine's, or an RTX 3060.
-        on_card: whether there is a card to offload from; left out, the setup's device or this machine's decides.
+        on_card: whether the clip is made on a card, so that offloading helps; left out, the setup's device decides.
         approximate: list those too that change the frames.
 
     Example:

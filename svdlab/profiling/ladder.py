@@ -57,8 +57,8 @@ def ladder(
 
     Args:
         setup: The baseline, or the name of a variant, which is then the baseline as it is.
-        names: Optimisations in the order of the rungs, `"forward-chunking=2"` with a value, or a dtype ("bf16"), which
-            replaces the one below. A setup puts them into the order in which they are applied.
+        names: Optimisations in the order of the rungs, as `help(Setup)` lists them, or a dtype ("bf16"), which replaces
+            the one below. Each rung's setup has them in the order in which they are applied.
         request: The clip that every rung makes. Default: the variant's own, of the image "rocket".
         cumulative: Whether a rung keeps what the rungs below it have: "a", then "a, b", then "a, b, c". If False, each
             rung is the baseline and its own name alone: "a", then "b", then "c".

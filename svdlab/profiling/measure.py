@@ -55,8 +55,9 @@ def measure(
         setup: How the model runs.
         request: The clip to make.
         repeats: Calls after the first one, whose medians the measurement gives.
-        memory_limit_bytes: Of torch on a card, of all the process's data elsewhere (Linux). Default: all there is.
-        timeout_seconds: After so much work the process is stopped. Default: never.
+        memory_limit_bytes: Of torch on a card; on a processor of all the process's data, which only Linux enforces.
+            Default: all there is.
+        timeout_seconds: The process is stopped after so many seconds of loading and making clips. Default: never.
 
     Returns:
         A row whose `measurement` holds stages, peaks, medians and memory over time. If the process ran out of memory,

@@ -40,17 +40,17 @@ def profile(
     """Measure a ladder, each rung in a process of its own; its frames are compared with the first rung's.
 
     On a CPU with enough memory, all rungs are loaded together and take turns, one clip each per round. On a GPU, and
-    with less memory, they run one after another. The first rung's `fidelity` compares two clips of its own. Rows that
-    the folder has already are not measured again, whatever their `repeats`. Stopped at any moment, even by `kill -9`,
-    the next call measures what is missing, and waits for what other processes are measuring.
+    with less memory, they run one after another. For the first rung, `fidelity` compares two of its own clips. Rows
+    that the folder has already are not measured again, whatever their `repeats`. Stopped at any moment, even by
+    `kill -9`, the next call measures what is missing, and waits for what other processes are measuring.
 
     Args:
         trials: The rungs, as `ladder` returns them.
         folder: Where the rows are, and the first rung's frames; it is made if it is missing.
         repeats: Calls after the first one, in each process.
         retry_failed: Whether rungs that failed in an earlier call are measured again.
-        memory_limit_bytes: The most for each process: torch's on a card, all its data elsewhere (Linux). Default: none.
-        timeout_seconds: After so much work a process is stopped. Default: never.
+        memory_limit_bytes: As for `measure`, of each process.
+        timeout_seconds: As for `measure`, of each process; waiting for a turn does not count.
         progress: Whether a bar shows how many rungs are measured.
 
     Returns:

@@ -93,7 +93,9 @@ class Findings(list[Finding]):
 def diagnose(clip: Clip) -> Findings:
     """What is wrong with a clip, the gravest first: about a second, without the model.
 
-    Text in the picture is not looked for, since no detector comes with the libraries.
+    It looks for black frames, half precision that failed, an unusual size or shape, a picture that was enlarged, a
+    photograph on the bundled model, a clip that stands still, seams between decoded chunks, colours that drift, and
+    small faces. It does not look for text, since no detector comes with the libraries.
 
     Args:
         clip: as `generate` or `read` gave it.

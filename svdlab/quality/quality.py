@@ -15,12 +15,13 @@ class Quality:
     """One clip, measured by `assess`.
 
     Motion is between neighbouring frames, by optical flow, averaged over them. More is not better: it is what was
-    asked for, or not. Noise reads as motion of objects where it is louder than 3 levels.
+    asked for, or not. Noise reads as motion of objects where it is louder than 3 of 255 levels.
 
     Attributes:
         motion_mean_px: how far the picture moves in a frame: the mean of its pixels.
         motion_fast_px: the median of the fastest twentieth: the speed of an object that covers about that much.
-        camera_motion_px: mean length of the shift, turn and zoom that half of the picture follows. None: there is none.
+        camera_motion_px: mean length of the shift, turn and zoom that half of the picture follows; 0 for a camera that
+            stands still. None: less than half of the picture moves alike.
         object_motion_px: the fastest pixels again, the camera taken out (97.5th percentile). None as for the camera.
         flicker_percent: of full scale, lower is better: the change left when the motion is taken out (warp error).
         likeness_first_psnr_db: of the first frame to the conditioning picture, at most 100. None without a picture.

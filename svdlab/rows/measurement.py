@@ -140,7 +140,7 @@ class Measurement:
 
     @property
     def peak_bytes(self) -> int | None:
-        """The most that a clip took: what torch allocated, or where nobody counted that what the process grew by."""
+        """The most that a clip took: as torch allocated it, or else by how much the process grew."""
         if self.peak_allocated_bytes is not None:
             return self.peak_allocated_bytes
         return None if self.peak_process_bytes is None else self.peak_process_bytes - self.bytes_before_loading

@@ -38,7 +38,7 @@ class Row:
     `run` and `profile` return rows, `read_rows` reads those of a folder; `open` gives the clip with its frames.
 
     Attributes:
-        key: 16 hex digits, `row_key` of the question: the name of its files.
+        key: 16 hex digits, a hash of setup, request and picture: the name of its files.
         setup: how the model ran, with dtype and commit filled in.
         request: what was asked, complete. An image without a name lies beside the rows as a PNG.
         status: "done" or "failed".
@@ -137,8 +137,8 @@ class Row:
     def from_json(cls, text: str | bytes, folder: Path) -> Row:
         """The row that `to_json` wrote, in this version or another one.
 
-        What it lacks keeps today's defaults. Fields that are unknown here are left out, but not those of the setup and
-        the request, since without one it would be another question.
+        What it lacks keeps today's defaults, and unknown fields are left out. An unknown field of the setup or the
+        request is an error, since without it the row would answer another question.
 
         Args:
             text: of a row's file.

@@ -74,7 +74,8 @@ def grid(
         max_trials: The most trials that are built.
         **axes: Fields of `Request`. Each has a list of values, a single value, or a range with both its ends:
             `{"start": 0, "stop": 240, "step": 60}` or `{"start": 0.02, "stop": 0.32, "num": 5, "log": True}`.
-            A value that comes twice counts once.
+            A range of a whole-number field is rounded. A value that comes twice counts once. `focus=(0.2, 0.5)` is one
+            point and `sigmas=(…)` one schedule; several stand in a list.
 
     Raises:
         ValueError: If an axis is no field of a request, or a trial cannot be, or there are more than `max_trials`.

@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measure:
-    """A field of `Quality` as a reader meets it: `str` gives name and unit."""
+    """A field of `Quality` as a reader meets it: `str` gives name and unit.
+
+    Attributes:
+        name: in words.
+        unit: of its values.
+        span: the least that an axis shows of it, in its unit: a tenth of that can hardly be seen in a clip.
+    """
 
     name: str
     unit: str
-    span: float  # the least that an axis shows of it: a tenth of that can hardly be seen in a clip
+    span: float
 
     def __str__(self) -> str:
         return f"{self.name} ({self.unit})"
@@ -38,12 +44,20 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Effect:
-    """What a knob does to one measure."""
+    """What a knob does to one measure.
 
-    verdict: str  # "rises", "falls", "differs" (in no one direction), "no clear effect" or "one seed"
-    change: float | None  # from the knob's first value to its last, by a line through all of them; None for words
-    margin: float | None  # that the change may be off, either way, with 95 % confidence; None for one seed
-    seeds: int  # that have a clip at every value; other knobs of the sweep count as seeds do
+    Attributes:
+        verdict: "rises", "falls", "differs" (in no one direction), "no clear effect" or "one seed".
+        change: From the knob's first value to its last, in the measure's unit, by a line through all of them. None for
+            a knob of words.
+        margin: How far off the change may be, either way, with 95 % confidence. None for one seed.
+        seeds: How many have a clip at every value; other knobs of the sweep count as seeds do.
+    """
+
+    verdict: str
+    change: float | None
+    margin: float | None
+    seeds: int
 
     @property
     def is_clear(self) -> bool:
@@ -82,7 +96,7 @@ def complete_measures(frame: pd.DataFrame, knob: str, measures: Iterable[str] = 
     return [name for name in measures if name in frame and bool((groups[name].count() > 0).all())]
 
 
-def effect(frame: Any, knob: str, measure: str) -> Effect:
+def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
     """What a knob does to a measure, judged against the spread over seeds.
 
     Args:

@@ -50,13 +50,15 @@ def run(
     Args:
         trials: What to make, as `grid` gives it.
         folder: The results folder. It is made where it is missing.
-        on: Where: "" is this process, "ray" the Ray cluster of this machine, or else its own cards; an address such as
-            "ray://head:10001" is a cluster elsewhere. A trial that kills three workers becomes a failed row.
+        on: Where: "" is this process. "ray" is the Ray cluster that runs on this machine, or, if none does, one that is
+            started for this call; every card gets a worker. An address such as "ray://head:10001" is a cluster
+            elsewhere. It needs `pip install "svdlab[ray]"`. A trial that kills three workers becomes a failed row.
         store: An address that fsspec knows, such as "s3://bucket/motion", for a cluster only. Workers put a copy of
             what they make there, and what is there already is brought into the folder first.
         retry_failed: Whether trials that failed in an earlier run are made again.
         progress: Whether a line shows the progress.
-        quality: Whether every new clip is measured (`Row.quality`), which takes a few seconds a clip.
+        quality: Whether every new clip is measured (`Row.quality`), which takes a few seconds a clip. Rows that are
+            there already stay as they are.
 
     Returns:
         One row for each trial, in their order.

@@ -29,7 +29,8 @@ _TEMPLATE = Path(__file__).parents[1] / "templates" / "panel.html"
 def panel(setup: Setup | None = None, request: Request | None = None, *, results: str | Path | None = None) -> Panel:
     """Controls for one clip after another, shown as the last expression of a cell.
 
-    Needs ipywidgets, and a page in JupyterLab, VS Code or Colab. No weights are loaded before Generate is pressed.
+    Needs ipywidgets (`pip install "svdlab[notebooks]"`), and a page in JupyterLab, VS Code or Colab. No weights are
+    loaded before Generate is pressed.
 
     Args:
         setup: to begin with; None takes the bundled model, with nothing to download.
@@ -37,7 +38,11 @@ def panel(setup: Setup | None = None, request: Request | None = None, *, results
         results: the folder for rows and clips, which `read_rows` reads; None takes "results/panel".
 
     Returns:
-        The panel. Keep it, and go on in Python with `clips`, `rows` and `request`.
+        A `Panel`. Keep it, and go on in Python with its `clips`, `rows`, `request` and `setup`, with `generate()` and
+        `cancel()`, and with `restore(path)` of a saved clip.
+
+    Raises:
+        ImportError: ipywidgets is missing.
 
     Example:
         >>> from svdlab import panel

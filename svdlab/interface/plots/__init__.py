@@ -1,7 +1,7 @@
 """Figures of a sweep and of a measured ladder, with matplotlib.
 
 A notebook shows the figure that a cell ends with; `figure.savefig("name.png", dpi=300)` writes it, `figure.alt` says in
-words what it shows, and `style` draws for a dark page or at another width.
+words what it shows. Within `with plots.style(width=3.4, dark=True):` figures are narrow, or for a dark page.
 """
 
 from svdlab.interface.plots.figure_style import style as style
