@@ -3,14 +3,12 @@
     python benchmarks/sweep_overhead.py [--setup tiny] [--clips 8] [--rounds 3]
 
 The two take turns in one process on one loaded pipeline, each clip with another seed. Time is that of the processor:
-on a shared machine the clock on the wall measures the neighbours. `without sharing` is the sweep's own work alone,
-since a sweep that shares the encoded picture can be faster than the loop.
+on a shared machine the clock on the wall measures the neighbours.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import tempfile
@@ -25,8 +23,6 @@ from svdlab.pipelines.cached import load_cached
 from svdlab.quality.quality import Quality
 from svdlab.rows.row import Row
 from svdlab.rows.rows_table import rows_table
-from svdlab.sweeps import make_row
-from svdlab.sweeps.shared_pictures import shared
 
 
 def bare(pipeline, trials, folder: Path) -> None:
@@ -42,7 +38,7 @@ def timed(work, *arguments) -> tuple[float, float]:
 
 def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
     pipeline = load_cached(setup)
-    kept, taken = shared, {"bare loop": [], "sweep": [], "sweep without sharing": []}
+    taken: dict[str, list[list[float]]] = {"bare loop": [], "sweep": []}
     for number in range(rounds + 1):
         trials = grid(setup, request, motion_bucket_id=[10 * i for i in range(clips)], seed=[number])
         for name, times in taken.items():
@@ -50,11 +46,9 @@ def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
                 if name == "bare loop":
                     spent = timed(bare, pipeline, trials, Path(folder))
                 else:
-                    make_row.shared = kept if name == "sweep" else lambda *_: contextlib.nullcontext()
                     spent = timed(lambda folder=folder, trials=trials: run(trials, folder, quality=False))
             if number:  # the first round warms up
                 times.append([seconds / clips for seconds in spent])
-    make_row.shared = kept
     loop = median(cpu for cpu, _ in taken["bare loop"])
     for name, times in taken.items():
         cpu, wall = (median(each) for each in zip(*times, strict=True))

@@ -50,21 +50,8 @@ def test_a_range_by_steps_has_both_its_ends(start, stop, step):
             buckets()
 
 
-@settings(max_examples=60, deadline=None)
-@given(start=st.floats(0.01, 5), stop=st.floats(0.01, 5), num=st.integers(2, 20), log=st.booleans())
-def test_a_range_by_number_is_even(start, stop, num, log):
-    given = {"start": start, "stop": stop, "num": num, "log": log}
-    values = _values("noise_aug_strength", given, MANY)
-    assert len(values) == num
-    even = np.geomspace(start, stop, num) if log else np.linspace(start, stop, num)
-    assert np.allclose(values, even, rtol=1e-11)
-
-
 def test_ranges_give_the_numbers_that_one_would_write():
     assert _values("noise_aug_strength", {"start": 0, "stop": 0.4, "step": 0.1}, MANY) == [0, 0.1, 0.2, 0.3, 0.4]
-    assert _values("motion_bucket_id", {"start": 0, "stop": 255, "num": 4}, MANY) == [0, 85, 170, 255]
-    assert _values("motion_bucket_id", {"start": 1, "stop": 255, "num": 3, "log": True}, MANY) == [1, 16, 255]
-    assert _values("seed", {"start": 7, "stop": 99, "num": 1}, MANY) == [7]
     assert _values("sigmas", [9.0, 3.0, 1.0], MANY) == [(9.0, 3.0, 1.0)]
     assert _values("focus", [(0, 0), (1, 1)], MANY) == [(0, 0), (1, 1)]
     assert _values("image", np.zeros((8, 8), np.uint8), MANY)[0].size == (8, 8)
@@ -102,8 +89,8 @@ def test_setups_are_the_slowest_axis():
         ({"seed": []}, "seed has no values"),
         ({"seed": {"start": 1, "step": 2}}, "seed=.* is no range"),
         ({"seed": {"start": 1, "stop": 5, "step": 0}}, "seed=.* holds no number"),
-        ({"fps": {"start": 0, "stop": 5, "num": 3, "log": True}}, "fps=.* holds no number"),
-        ({"fit": {"start": 1, "stop": 5, "num": 3}}, "fit=.* is no range: a field that is a number"),
+        ({"seed": {"start": 1, "stop": 5, "num": 2}}, "seed=.* is no range"),
+        ({"fit": {"start": 1, "stop": 5, "step": 3}}, "fit=.* is no range: a field that is a number"),
         ({"paired": {"fps": [6], "seed": [1, 2]}}, "equally many values, and fps has 1, seed has 2"),
         ({"paired": {"fps": [6]}, "fps": [7]}, "fps is both paired and"),
         ({"image": [""]}, "image is empty"),
@@ -132,7 +119,7 @@ def test_trials_share_the_picture(picture):
         ({"seed": range(10**12)}, "1,000,000,000,000"),
         ({"seed": itertools.count()}, "100,001"),
         ({"seed": {"start": 0, "stop": 10**9, "step": 1}}, "1,000,000,001"),
-        ({"noise_aug_strength": {"start": 0, "stop": 1, "num": 10**10}}, "10,000,000,000"),
+        ({"noise_aug_strength": {"start": 0, "stop": 1, "step": 1e-10}}, "10,000,000,001"),
         ({"paired": {"seed": range(10**9), "fps": range(10**9)}}, "1,000,000,000"),
     ],
 )

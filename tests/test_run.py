@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-import threading
 import types
 
 import pytest
@@ -21,7 +20,6 @@ from svdlab.request import conditioning
 from svdlab.sweeps import make_row as make_row_module
 from svdlab.sweeps import shared_pictures as pictures_module
 from svdlab.sweeps.plan import plan
-from svdlab.sweeps.shared_pictures import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -55,35 +53,6 @@ def test_a_sweep_makes_plain_clips_and_makes_them_once(setup, ask, tmp_path, mon
     monkeypatch.setattr(make_row_module, "generate", None)
     assert quick(trials, folder) == rows
     assert quick(trials[::-1], folder) == rows[::-1]
-
-
-def test_sharing_leaves_the_frames_as_they_are_and_the_pipeline_too(setup, ask, monkeypatch):
-    pipeline = load(setup)
-    calls = {"image": 0, "vae": 0}
-
-    def count(name, encode):
-        def counted(*args, **named):
-            calls[name] += 1
-            return encode(*args, **named)
-
-        return counted
-
-    monkeypatch.setattr(pipeline.image_encoder, "forward", count("image", pipeline.image_encoder.forward))
-    monkeypatch.setattr(pipeline.vae, "encode", count("vae", pipeline.vae.encode))
-    small = {"num_frames": 2, "decode_chunk_size": 2, "num_inference_steps": 1}
-    fields = ({"seed": 1}, {"seed": 2}, {"seed": 1, "fps": 9}, {"seed": 1, "noise_aug_strength": 1.0})
-    asked = [ask(**small, **each) for each in (*fields, {"image": "rocket"})]
-    plain = [generate(pipeline, one, progress=False) for one in asked]
-    assert calls == {"image": 5, "vae": 5}
-    before = dict(vars(pipeline))
-    with shared(pipeline, {}):
-        with_sharing = [generate(pipeline, one, progress=False) for one in asked]
-    assert calls == {"image": 5 + 2, "vae": 5 + 4}
-    assert all(a.frames == b.frames for a, b in zip(plain, with_sharing, strict=True))
-    latents = [(a.latents, b.latents) for a, b in zip(plain, with_sharing, strict=True)]
-    assert all(a is not None and b is not None and a.equal(b) for a, b in latents)
-    assert vars(pipeline).keys() == before.keys()
-    assert "_encode_image" not in vars(pipeline)
 
 
 def test_a_picture_is_read_once(setup, tmp_path, picture, ask, monkeypatch):
@@ -220,7 +189,6 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(setup, ask, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt, match=r"Stopped: 2 of 4 rows are in .*next run makes the others"):
         quick(trials, tmp_path)
     check_whole(tmp_path, trials[:2])
-    assert "_encode_image" not in vars(load_cached(setup))
     monkeypatch.setattr(make_row_module, "generate", generate)
     quick(trials, tmp_path)
     check_whole(tmp_path, trials)
@@ -265,17 +233,3 @@ def test_a_clip_that_is_not_its_rows_own_is_made_again(setup, ask, tmp_path):
     assert len([each for each in warned if "counts as not made" in str(each.message)]) == 3  # each once
     assert [new.created == old.created for new, old in zip(again, rows, strict=True)] == [False, False, False, True]
     check_whole(tmp_path, trials)
-
-
-def test_two_threads_on_one_pipeline_wait_for_each_other(setup, ask, tmp_path):
-    """A sweep patches what encodes the picture: a clip of another thread must not see that."""
-    trials = trials_of(setup, ask, steps=2, seed=range(4))
-    pipeline = load_cached(setup)
-    plain = generate(pipeline, trials[0].request, progress=False)
-    sweep = threading.Thread(target=quick, args=(trials, tmp_path))
-    sweep.start()
-    clips = [generate(pipeline, trials[0].request, progress=False) for _ in range(4)]
-    sweep.join()
-    assert all(clip.frames == plain.frames for clip in clips)
-    check_whole(tmp_path, trials)
-    assert "_encode_image" not in vars(pipeline)

@@ -11,7 +11,6 @@ import binascii
 import io
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +23,11 @@ from av.stream import Disposition
 from PIL import Image
 
 from svdlab.atomic_files import restore_replaced
+from svdlab.media.video_kinds import BEGINNING_BYTES, video_kind
 from svdlab.media.write_video import EXIF_DESCRIPTION, METADATA_KEY
 from svdlab.messages import first_line
 
 MAX_PIXELS = 2**30  # over all frames of a file: 3 GiB of RGB, seven times 256 frames at 576x1024
-# What files begin with. FFmpeg's own guess would take playlists too, which make it open other files.
-_SIGNS = {"gif": rb"GIF8", "webp": rb"RIFF....WEBP", "png": rb"\x89PNG\r\n\x1a\n", "mp4": rb"....ftyp"}
 
 
 class VideoInfo(NamedTuple):
@@ -192,9 +190,7 @@ def _kind(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     with path.open("rb") as file:
-        head = file.read(12)
-    for kind, sign in _SIGNS.items():
-        if re.match(sign, head, re.DOTALL):
+        if kind := video_kind(file.read(BEGINNING_BYTES)):
             return kind
     raise ValueError(f"{path} is not a video: MP4, MOV, GIF, WebP or a folder of PNG frames can be read.")
 

@@ -17,13 +17,13 @@ from typing import Literal
 
 from svdlab.generation.clip import Clip, read
 from svdlab.machine import Machine
+from svdlab.media.video_kinds import BEGINNING_BYTES, video_kind
 from svdlab.quality.quality import Quality
 from svdlab.request import Request, quiet_requests
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.typed_json import fields_of, from_plain, to_plain
 from svdlab.setup import Setup
 
-_VIDEO_BEGINNINGS = {".mp4": rb"....ftyp", ".gif": rb"GIF8[79]a", ".webp": rb"RIFF....WEBP"}
 _PATTERNS = {  # of what becomes part of a path
     "key": "[0-9a-f]{16}",
     "picture_sha256": "([0-9a-f]{16,64})?",
@@ -112,7 +112,7 @@ class Row:
             if self.clip_bytes not in (None, status.st_size):
                 return f"has {status.st_size} bytes and not the {self.clip_bytes} of the clip that was written"
             with self.clip.open("rb") as file:
-                if not re.match(_VIDEO_BEGINNINGS.get(self.clip.suffix, rb"(?!)"), file.read(16), re.DOTALL):
+                if f".{video_kind(file.read(BEGINNING_BYTES))}" != self.clip.suffix:
                     return f"is no {self.clip.suffix.lstrip('.').upper()} video"
             if verify and self.clip_sha256 not in (None, hashlib.sha256(self.clip.read_bytes()).hexdigest()):
                 return "is another clip than the row was written with"

@@ -72,10 +72,9 @@ def grid(
         paired: Axes that move together, `{"fps": [6, 12], "motion_bucket_id": [60, 180]}`, slower than the others. Each
             has values as `axes` do, a range too; all need equally many.
         max_trials: The most trials that are built.
-        **axes: Fields of `Request`. Each has a list of values, a single value, or a range with both its ends:
-            `{"start": 0, "stop": 240, "step": 60}` or `{"start": 0.02, "stop": 0.32, "num": 5, "log": True}`.
-            A range of a whole-number field is rounded. A value that comes twice counts once. `focus=(0.2, 0.5)` is one
-            point and `sigmas=(…)` one schedule; several stand in a list.
+        **axes: Fields of `Request`. Each has a list of values, a single value, or a range with both its ends,
+            `{"start": 0, "stop": 240, "step": 60}`. A range of a whole-number field is rounded. A value that comes
+            twice counts once. `focus=(0.2, 0.5)` is one point and `sigmas=(…)` one schedule; several stand in a list.
 
     Raises:
         ValueError: If an axis is no field of a request, or a trial cannot be, or there are more than `max_trials`.
@@ -149,28 +148,21 @@ def _values(name: str, value: Any, most: int) -> list[Any]:
 
 
 def _range(name: str, given: dict[str, Any], most: int) -> list[float]:
-    import numpy as np
-
-    ways = ({"start", "stop", "step"}, {"start", "stop", "num"}, {"start", "stop", "num", "log"})
-    if set(given) not in ways or _FIELD_TYPES[name] not in ("int", "float"):
+    if set(given) != {"start", "stop", "step"} or _FIELD_TYPES[name] not in ("int", "float"):
         raise ValueError(
             f"{name}={shorten(given)} is no range: a field that is a number takes one, written as "
-            '{"start": 0, "stop": 240, "step": 60} or {"start": 0.02, "stop": 0.32, "num": 5, "log": true}.'
+            '{"start": 0, "stop": 240, "step": 60}.'
         )
-    start, stop, step = given["start"], given["stop"], given.get("step")
-    values: list[Any] = []
+    start, stop, step = given["start"], given["stop"], given["step"]
     try:
-        count = given["num"] if step is None else math.floor((stop - start) / step + 1e-9) + 1
-        if count <= most and step is not None:
-            values = [start + i * step for i in range(count)]
-        elif count <= most:
-            values = (np.geomspace if given.get("log") else np.linspace)(start, stop, count).tolist()
+        count = math.floor((stop - start) / step + 1e-9) + 1
+        values = [start + i * step for i in range(count if count <= most else 0)]
         values = [round(v) if _FIELD_TYPES[name] == "int" else float(f"{v:.12g}") for v in values]  # 0.3, not 0.300…04
     except (TypeError, ValueError, ArithmeticError):
         count, values = 0, []
     _check_count(name, count, most)
     if not values:
-        raise ValueError(f"{name}={shorten(given)} holds no number: a step leads to stop, log needs ends over 0.")
+        raise ValueError(f"{name}={shorten(given)} holds no number: a step leads from start to stop.")
     return values
 
 

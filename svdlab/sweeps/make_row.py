@@ -20,14 +20,13 @@ from svdlab.media.preview import preview_bytes
 from svdlab.messages import describe_error
 from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.load import setup_of
-from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, write_row
 from svdlab.rows.row_key import row_key
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, is_contested
-from svdlab.sweeps.shared_pictures import FittedPicture, PictureCache, shared
+from svdlab.sweeps.shared_pictures import FittedPicture, PictureCache
 
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
@@ -46,7 +45,7 @@ class Task:
 
 
 class RowMaker:
-    """Makes rows one after another. It keeps the pipeline of the last setup, and what its trials share."""
+    """Makes rows one after another. It keeps the pipeline of the last setup."""
 
     def __init__(
         self,
@@ -58,13 +57,12 @@ class RowMaker:
         self._setup: Setup | None = None
         self._pipeline = pipeline
         self._load_error = ""
-        self._encodings: dict[str, Any] = {}
 
     def warm(self, setup: Setup) -> bool:
         """Load the pipeline of a setup; False where it was loaded. If it fails, `make` gives failed rows."""
         if setup == self._setup:
             return False
-        self._setup, self._pipeline, self._load_error, self._encodings = setup, None, "", {}
+        self._setup, self._pipeline, self._load_error = setup, None, ""
         try:
             self._pipeline = load_cached(setup)
         except Exception as error:  # of any library below: the other setups go on
@@ -90,9 +88,8 @@ class RowMaker:
         if self._pipeline is None:
             return write_row(replace(row, status="failed", error=self._load_error), folder, scratch)
         try:
-            with exclusive(self._pipeline), shared(self._pipeline, self._encodings):
-                options: Any = {"on_step": self._on_step, "progress": False, "picture": picture.image}
-                clip = generate(self._pipeline, row.request, **options)
+            options: Any = {"on_step": self._on_step, "progress": False, "picture": picture.image}
+            clip = generate(self._pipeline, row.request, **options)
         except Exception as error:  # of any library below: it becomes the row
             return write_row(replace(row, status="failed", error=describe_error(error)), folder, scratch)
         timings, notes, measured = dict(clip.timings), list(clip.notes), None

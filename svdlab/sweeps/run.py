@@ -44,8 +44,7 @@ def run(
     """Make the rows of a sweep that a folder does not have yet, and return all of them.
 
     A trial that fails becomes a row that says why, and the rest go on. Stopped at any moment, even by `kill -9`, the
-    next call makes what is missing. Weights are loaded once for each setup and kept for the next run. What trials share
-    is computed once, which leaves the frames as they are, bit for bit.
+    next call makes what is missing. Weights are loaded once for each setup and kept for the next run.
 
     Args:
         trials: What to make, as `grid` gives it.
