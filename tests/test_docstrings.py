@@ -7,6 +7,7 @@ import doctest
 import importlib
 import inspect
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -18,17 +19,22 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for path in (ROOT / "svdlab").rglob("*.py") if path.name != "__main__.py")
 WITH_EXAMPLES = [path for path in MODULES if ">>>" in path.read_text()]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.REPORT_ONLY_FIRST_FAILURE
-TAKES_NOTHING = ("self", "cls")
 
 
-def names_of_notebooks():
-    """The file and the name of each class and function that `svdlab` offers, those of its submodules too."""
-    for each in (getattr(svdlab, name) for name in svdlab.__all__):
-        inner = vars(each).values() if inspect.ismodule(each) else [each]
-        yield from ((inspect.getsourcefile(one), one.__name__) for one in inner if hasattr(one, "__qualname__"))
+def names_of_notebooks() -> set[tuple[str, str]]:
+    """The file and the name of what `svdlab` and its submodules offer, and of the classes that its functions return."""
+    offered = [getattr(svdlab, name) for name in svdlab.__all__]
+    offered += [inner for each in offered if inspect.ismodule(each) for inner in vars(each).values()]
+    offered = [each for each in offered if str(getattr(each, "__module__", "")).startswith("svdlab")]
+    returned = " ".join(str(inspect.signature(each).return_annotation) for each in offered if inspect.isfunction(each))
+    names = {(str(inspect.getsourcefile(each)), each.__name__) for each in offered if hasattr(each, "__qualname__")}
+    classes = {
+        (str(path), name) for path in MODULES for name, node in definitions(path) if isinstance(node, ast.ClassDef)
+    }
+    return names | {(path, name) for path, name in classes if name in re.findall(r"\w+", returned)}
 
 
-def functions(path: Path):
+def definitions(path: Path):
     """The functions, classes and methods without an underscore of a file, each with its name for a reader."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
@@ -38,24 +44,30 @@ def functions(path: Path):
                     yield f"{node.name}.{inner.name}", inner
 
 
+def owes(node: ast.FunctionDef | ast.ClassDef, name: str, in_notebooks: bool) -> str:
+    """What the docstring of a definition has to have beside its sentence."""
+    decorators = " ".join(map(ast.unparse, node.decorator_list))
+    if isinstance(node, ast.ClassDef):
+        return "Args: or Attributes:" if in_notebooks and "dataclass" in decorators else ""
+    given = node.args
+    arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+    count = sum(argument.arg not in ("self", "cls") for argument in arguments)
+    # Of what no notebook uses, each function of a file that takes two things or more.
+    owed = count > 0 if in_notebooks else count > 1 and "." not in name
+    return "Args:" if owed and "overload" not in decorators else ""
+
+
 def test_names_say_what_they_are_and_those_of_notebooks_what_they_take():
-    lacking, offered = [], set(names_of_notebooks())
-    assert len(offered) > 40
+    lacking, offered = [], names_of_notebooks()
+    assert len(offered) > 60
     for path in MODULES:
-        for name, node in functions(path):
-            text = ast.get_docstring(node) or ""
-            if any("overload" in ast.unparse(each) for each in node.decorator_list):
-                continue
+        for name, node in definitions(path):
+            text, owed = ast.get_docstring(node) or "", owes(node, name, (str(path), name.split(".")[0]) in offered)
             if not text:
                 lacking.append(f"{path.name}: {name} has no docstring")
-            elif isinstance(node, ast.FunctionDef):
-                arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-                taken = sum(a not in TAKES_NOTHING for a in arguments)
-                # Everything that a notebook offers; of the rest each function of a file that takes two things or more.
-                owed = taken > 0 if (str(path), name.split(".")[0]) in offered else taken > 1 and "." not in name
-                if owed and "Args:" not in text:
-                    lacking.append(f"{path.name}: {name} takes arguments and has no Args:")
-    assert not lacking
+            elif owed and not any(f"\n{section}" in text for section in owed.split(" or ")):
+                lacking.append(f"{path.name}: {name} has no {owed}")
+    assert not lacking, "\n".join(lacking)
 
 
 @pytest.fixture(scope="module")

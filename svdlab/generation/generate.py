@@ -48,13 +48,17 @@ class OutOfMemory(GenerationError, MemoryError):
 
 
 @overload
-def generate(
-    pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: None = None, **options: Any
-) -> Clip: ...
+def generate(pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: None = None, **options: Any) -> Clip:
+    """One clip, of the request's own seed."""
+
+
 @overload
 def generate(
     pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: Iterable[int], **options: Any
-) -> list[Clip]: ...
+) -> list[Clip]:
+    """A clip of each seed."""
+
+
 def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands for the three below)
     pipeline: StableVideoDiffusionPipeline,
     request: Request,

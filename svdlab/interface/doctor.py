@@ -53,7 +53,11 @@ class Check:
 
 @dataclass(frozen=True, repr=False)
 class Readiness:
-    """The answer of `doctor`: a line for each check."""
+    """The answer of `doctor`: a line for each check, and whether this machine is `ready`.
+
+    Attributes:
+        checks: each with the part of the machine (`name`), its `state`, a `fact`, and what `todo`.
+    """
 
     checks: tuple[Check, ...]
 

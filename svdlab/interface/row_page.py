@@ -36,7 +36,12 @@ TEMPLATES.filters |= {"text": text_of, "next": next}
 
 
 def render(template: str, **values: Any) -> Markup:
-    """A template of this package, filled in, every text escaped."""
+    """A template filled in, every text escaped.
+
+    Args:
+        template: A name in `templates/`.
+        **values: What the template names.
+    """
     return Markup(TEMPLATES.get_template(template).render(values))
 
 

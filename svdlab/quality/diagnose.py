@@ -70,7 +70,11 @@ class Findings(list[Finding]):
     """
 
     def apply(self, before: Changed) -> Changed:
-        """The request, or the setup, with the changes of all findings; of two for one field the graver one's."""
+        """The request, or the setup, with the changes of all findings; of two for one field the graver one's.
+
+        Args:
+            before: the request or the setup that the clip was made with.
+        """
         for finding in reversed(self):
             before = finding.apply(before)
         return before

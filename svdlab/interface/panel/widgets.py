@@ -37,7 +37,12 @@ def by_program() -> Iterator[None]:
 
 
 def assign(control: w.Widget, **traits: Any) -> None:
-    """Change a control by the program, in one message: a page that got a value before its limits would cut it off."""
+    """Change a control by the program, in one message: a page that got a value before its limits would cut it off.
+
+    Args:
+        control: the control.
+        **traits: the new values, by trait.
+    """
     with by_program(), control.hold_sync():
         if "options" in traits:  # without which a value is refused
             control.set_trait("options", traits.pop("options"))
