@@ -15,10 +15,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
-import tomllib
 from packaging.requirements import Requirement
 
 from release.install_cell import ROOT
@@ -28,6 +28,7 @@ PINS = ROOT / "constraints-colab.txt"
 BESIDE_TORCH = ("filelock", "fsspec", "networkx", "setuptools<82", "sympy")  # what its wheel asks for, CUDA apart
 FIRST = ("diffusers==0.39.0", "huggingface_hub==1.27.0", "transformers==5.15.0")  # Colab's; svdlab may replace these
 TESTS = ("hypothesis", "pytest", "pytest-timeout", "widgetsnbextension==3.6.1")  # 3.6.10 shows no widget of 7.7.1
+_ANSWERS = {"cudnnGetVersion": 99999}  # newer than any that torch was compiled against; to all else "there is no card"
 _CUDA = re.compile(r"(lib)?(cu|nccl|nv)")  # how its libraries and its functions begin
 
 
@@ -119,9 +120,8 @@ def _stem(name: str) -> str:
 
 def _stub(library: Path, functions: dict[str, set[str]]) -> None:
     source, versions = library.with_suffix(".c"), library.with_suffix(".map")
-    source.write_text(
-        "".join(f"int {name}(void) {{ return 100; }}\n" for names in functions.values() for name in names)
-    )
+    answers = {name: _ANSWERS.get(name, 100) for names in functions.values() for name in names}
+    source.write_text("".join(f"int {name}(void) {{ return {answer}; }}\n" for name, answer in answers.items()))
     tagged = {tag: names for tag, names in functions.items() if tag}
     versions.write_text("".join(f"{tag} {{ global: {'; '.join(names)}; }};\n" for tag, names in tagged.items()))
     flags = ["-shared", "-fPIC", "-w", "-fno-builtin", f"-Wl,-soname,{library.name}"]

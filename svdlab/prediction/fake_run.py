@@ -10,6 +10,7 @@ neither on where weights wait nor on the number of steps. Those of the published
 from __future__ import annotations
 
 import json
+import logging
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -219,6 +220,7 @@ def _meter(run: Callable[[], Any], modules: Iterable[nn.Module], called: dict[st
 @lru_cache(maxsize=1)
 def meter_class() -> Any:
     """`Meter`, which follows torch's tensors; defined at its first use, since its base class loads torch."""
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it warns of a missing triton: on Windows
     from torch import Tensor
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +156,6 @@ def _new_row(trial: Trial, setup: Setup, picture: FittedPicture, key: str = "") 
         axes=trial.axes,
         picture_sha256=picture.sha256,
         machine=Machine.here(),
-        created=datetime.now(timezone.utc).isoformat(),
+        created=datetime.now(UTC).isoformat(),
         version=svdlab.__version__,
     )
