@@ -28,7 +28,8 @@ PINS = ROOT / "constraints-colab.txt"
 BESIDE_TORCH = ("filelock", "fsspec", "networkx", "setuptools<82", "sympy")  # what its wheel asks for, CUDA apart
 FIRST = ("diffusers==0.39.0", "huggingface_hub==1.27.0", "transformers==5.15.0")  # Colab's; svdlab may replace these
 TESTS = ("hypothesis", "pytest", "pytest-timeout", "widgetsnbextension==3.6.1")  # 3.6.10 shows no widget of 7.7.1
-_ANSWERS = {"cudnnGetVersion": 99999}  # newer than any that torch was compiled against; to all else "there is no card"
+_NO_CARD = "(void) { return 100; }"
+_ANSWERS = {"cudnnGetProperty": "(int part, int *version) { *version = part ? 99 : 9; return 0; }"}  # 9.99: new enough
 _CUDA = re.compile(r"(lib)?(cu|nccl|nv)")  # how its libraries and its functions begin
 
 
@@ -120,8 +121,8 @@ def _stem(name: str) -> str:
 
 def _stub(library: Path, functions: dict[str, set[str]]) -> None:
     source, versions = library.with_suffix(".c"), library.with_suffix(".map")
-    answers = {name: _ANSWERS.get(name, 100) for names in functions.values() for name in names}
-    source.write_text("".join(f"int {name}(void) {{ return {answer}; }}\n" for name, answer in answers.items()))
+    bodies = {name: _ANSWERS.get(name, _NO_CARD) for names in functions.values() for name in names}
+    source.write_text("".join(f"int {name}{body}\n" for name, body in bodies.items()))
     tagged = {tag: names for tag, names in functions.items() if tag}
     versions.write_text("".join(f"{tag} {{ global: {'; '.join(names)}; }};\n" for tag, names in tagged.items()))
     flags = ["-shared", "-fPIC", "-w", "-fno-builtin", f"-Wl,-soname,{library.name}"]

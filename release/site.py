@@ -14,6 +14,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+_RUN = ROOT / "build" / "notebooks_run"  # whose own place is nobody's business
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _NO_KERNEL = (
     '<p><em>Here is a panel of controls, which needs a running notebook: <a href="../where.html">what works where</a>.'
@@ -61,8 +62,9 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
 
 @cache
 def _notebooks() -> dict[str, Any]:
-    paths = {path.stem: path for folder in ("notebooks", "build/notebooks_run") for path in _sorted(ROOT / folder)}
-    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+    paths = {path.stem: path for folder in (ROOT / "notebooks", _RUN) for path in _sorted(folder)}
+    texts = {name: path.read_text(encoding="utf-8").replace(f"{_RUN}/", "") for name, path in paths.items()}
+    return {name: json.loads(text) for name, text in texts.items()}
 
 
 def _sorted(folder: Path) -> list[Path]:
