@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -88,7 +88,7 @@ class MeasuredProcess:
         timeout_seconds: float | None,
     ) -> None:
         self.trial, self.picture, self.scratch, self.memory_limit_bytes = trial, picture, scratch, memory_limit_bytes
-        self.created = datetime.now(timezone.utc).isoformat()
+        self.created = datetime.now(UTC).isoformat()
         self._seconds_left, self._was_stopped = timeout_seconds or threading.TIMEOUT_MAX, False
         picture.save(scratch / PICTURE_FILE)
         root = str(Path(svdlab.__file__).parents[1])  # so that it imports this svdlab, wherever it is started
