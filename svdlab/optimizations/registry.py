@@ -64,7 +64,7 @@ class Optimization:
     """One way to run the same model in less memory or time; `apply` gets the pipeline and the value after "="."""
 
     name: str  # as a setup names it
-    phase: Phase  # when it is applied
+    phase: Phase  # when it is applied; a placement gets the pipeline on the processor, and brings it to the device
     affects: Affects  # "nothing": every bit stays; "rounding"; "latents": those and so the frames; "frames" alone
     what: str  # one sentence: what it does and what it costs
     apply: Callable[[Any, str | None], None]  # changes a loaded pipeline
@@ -79,7 +79,7 @@ class Optimization:
     before_clip: Callable[[Any, str | None, Request], None] = lambda pipeline, value, request: None
     traced: Callable[[str | None], bool] = lambda value: True  # whether a prediction applies it to what it runs
     stages: tuple[str, ...] = ("encode", "denoise", "decode")  # of a clip, which it changes where it is traced
-    residence: FindResidence | None = None  # where the weights are, for a prediction; None leaves that to others
+    residence: FindResidence | None = None  # of a placement: where the weights are in each stage, for a prediction
 
     @property
     def exact(self) -> bool:
