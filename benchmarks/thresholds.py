@@ -20,8 +20,8 @@ from skimage import data
 
 from svdlab import Clip, Request, Setup, assess, generate, load
 from svdlab.media.images import fit_image
-from svdlab.quality.diagnose import seam_ratio, travel_percent
 from svdlab.quality.faces import faces
+from svdlab.quality.symptoms import seam_ratio, travel_percent
 from svdlab.tiny import pixels_per_frame
 from training.scenes import draw, layers
 

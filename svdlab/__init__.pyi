@@ -38,9 +38,9 @@ from .profiling.measure_in_turn import profile as profile
 from .quality.assess import assess as assess
 from .quality.assess import difference as difference
 from .quality.diagnose import diagnose as diagnose
-from .quality.diagnose import measures as measures
 from .quality.quality import Difference as Difference
 from .quality.quality import Quality as Quality
+from .quality.symptoms import measures as measures
 from .request import Request as Request
 from .request import conditioning as conditioning
 from .rows.measurement import Measurement as Measurement

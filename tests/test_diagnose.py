@@ -13,8 +13,9 @@ from PIL import Image
 from svdlab import Request, Setup, diagnose, generate
 from svdlab.generation.clip import Clip, Seam
 from svdlab.media.images import EXAMPLES, fit_image, open_image
-from svdlab.quality.diagnose import Finding, measures, seam_ratio, travel_percent
+from svdlab.quality.diagnose import Finding
 from svdlab.quality.faces import faces
+from svdlab.quality.symptoms import measures, seam_ratio, travel_percent
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

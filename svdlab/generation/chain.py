@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from svdlab.generation.clip import Clip, Seam
+from svdlab.generation.clip import Clip, Seam, frame_changes
 from svdlab.generation.generate import generate
 from svdlab.request import Request, quiet_requests
 
@@ -65,7 +65,6 @@ def chain(
 
 def _jump(frames: list[Image.Image], frame: int) -> float | None:
     """`Seam.jump` of a frame: the mean absolute change of the pixels into it, over the median of the other changes."""
-    pixels = np.stack([np.asarray(each, dtype=np.float32) for each in frames])
-    change = np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3))
-    usual = float(np.median(np.delete(change, frame - 1)))
-    return float(change[frame - 1]) / usual if usual > 0 else None
+    changes = frame_changes(frames)
+    usual = float(np.median(np.delete(changes, frame - 1)))
+    return float(changes[frame - 1]) / usual if usual > 0 else None

@@ -25,6 +25,7 @@ from svdlab.request import Request, conditioning, quiet_requests
 from svdlab.setup import Setup
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     OnStep = Callable[[int, int, torch.Tensor], None]
@@ -134,6 +135,14 @@ class Clip:
         from svdlab.media.show import show
 
         return show(self)._repr_html_()
+
+
+def frame_changes(frames: list[Image.Image]) -> np.ndarray:
+    """The mean absolute change of the pixels into each frame but the first, in levels."""
+    import numpy as np
+
+    pixels = np.stack([np.asarray(frame, dtype=np.float32) for frame in frames])
+    return np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3))
 
 
 def read(path: str | Path) -> Clip:

@@ -1,6 +1,6 @@
 """From symptom to cure: what is wrong with a clip, why, and what to ask for next.
 
-`diagnose` runs ten checks over a clip, without the model. They rest on a few numbers, which `measures` shows.
+`diagnose` runs nine checks over a clip, without the model. They rest on a few numbers (`symptoms`).
 Thresholds were measured on the bundled model and on drawn clips: `benchmarks/thresholds.py` prints the distributions.
 """
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from svdlab.dtypes import safer_dtypes
 from svdlab.generation.clip import BLACK, Clip
@@ -23,6 +22,7 @@ from svdlab.media.images import MAX_ENLARGEMENT
 from svdlab.quality.assess import assess
 from svdlab.quality.faces import faces
 from svdlab.quality.quality import Quality
+from svdlab.quality.symptoms import flat_share, frames_at_an_end, seam_ratio, travel_percent
 from svdlab.request import Request
 from svdlab.setup import Setup
 from svdlab.tiny import pixels_per_frame
@@ -31,13 +31,11 @@ from svdlab.variants import Variant, variant
 Changed = TypeVar("Changed", Request, Setup)
 
 _TABLE = Path(__file__).parent / "findings.html"
-_ENDS = 3  # frames averaged at either end of a clip: shimmer fades, what moves is still in one place
 _STILL_PERCENT = 2.0  # of the width over all frames: buckets 0 and 5 gave at most 1.7, bucket 30 at least 2.5
 _SLOW_SHARE = 0.3  # of what the bundled model's rule promises: 0.44 and more for rockets, 0.24 at 144x256
 _SEAM_RATIO = 1.25  # healthy clips at most 1.14; a VAE that leans by 10 % on neighbours 1.7 and more at chunks 4 and 7
 _SATURATION_LEVELS = 20  # of 255, first to last: healthy within 13, guidance of 2 on the bundled model at least 26
 _BRIGHTNESS_LEVELS = 12  # healthy clips within 6, guidance of 3 up to 21
-_FLAT_LEVELS = 3  # of 255: what a pixel is off its neighbours' mean, times four, where a picture is even
 _FLAT_SHARE = 0.58  # of 160 drawn rockets and the examples at least 0.64 is even; of 15 of 16 photographs at most 0.52
 _KEPT_SHARE = 0.6  # of the picture by a crop, where 4 % of drawn rockets lose over a tenth of themselves; at 0.45 18 %
 
@@ -121,64 +119,6 @@ def diagnose(clip: Clip) -> Findings:
     return Findings(finding for check in checks for finding in check(clip, quality))
 
 
-def measures(clip: Clip) -> dict[str, float | None]:
-    """The numbers that the findings rest on, by name and unit, to put two clips side by side.
-
-    Args:
-        clip: as `generate` or `read` gave it.
-
-    Example:
-        With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
-        >>> measures(clip)["black frames"]
-        0
-    """
-    quality = assess(clip)
-    return {
-        "travel, % of the width": travel_percent(clip),
-        "seam ratio": seam_ratio(clip),
-        "saturation drift, levels": quality.saturation_drift_levels,
-        "light drift, levels": quality.brightness_drift_levels,
-        "black frames": quality.black_frames,
-        "likeness of the first frame, dB": quality.likeness_first_psnr_db,
-    }
-
-
-def travel_percent(clip: Clip) -> float:
-    """How far the fastest part of the picture goes from the beginning to the end, in percent of the width.
-
-    The ends are averages of a few frames, so that noise, which comes and goes, is no motion.
-    """
-    n = _frames_at_an_end(clip)
-    ends = [np.mean([np.asarray(f) for f in part], axis=0) for part in (clip.frames[:n], clip.frames[-n:])]
-    motion = assess([Image.fromarray(end.round().astype(np.uint8)) for end in ends]).motion_fast_px
-    return 100 * motion / clip.frames[0].width
-
-
-def _frames_at_an_end(clip: Clip) -> int:
-    return max(1, min(_ENDS, len(clip.frames) // 3))
-
-
-def seam_ratio(clip: Clip) -> float | None:
-    """How unevenly a clip changes in time with its decode chunks: 1 is even; None where no chunks can be told apart.
-
-    A VAE mixes neighbouring frames, and those at a chunk's edge lack one. So the median change is taken across the
-    seams, beside them, and inside chunks; the ratio is that of the largest to the smallest.
-    """
-    count, chunk = len(clip.frames), clip.request.decode_chunk_size
-    if clip.segments > 1 or not 1 < chunk < count:
-        return None
-    pixels = np.stack([np.asarray(f, dtype=np.float32) for f in clip.frames])
-    changes: dict[str, list[float]] = {}
-    for i, change in enumerate(np.abs(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3)), start=1):  # into frame i
-        last = i % chunk == chunk - 1 or i == count - 1
-        place = "across" if i % chunk == 0 else "after" if i % chunk == 1 else "before" if last else "inside"
-        if count < 3 * chunk and place in ("after", "before"):
-            place = "beside"  # too few of either to tell a rhythm from chance
-        changes.setdefault(place, []).append(float(change))
-    medians = [float(np.median(each)) for each in changes.values() if len(each) > 1]  # one event proves no pattern
-    return max(medians) / min(medians) if len(medians) > 1 and min(medians) > 0 else None
-
-
 # --- the checks, gravest first -----------------------------------------------------------------------------------
 
 
@@ -232,28 +172,19 @@ def _picture(clip: Clip, quality: Quality) -> Iterator[Finding]:
 
 
 def _photograph(clip: Clip, quality: Quality) -> Iterator[Finding]:
-    if (share := _flat_share(clip)) < _FLAT_SHARE:
+    if (share := flat_share(clip)) < _FLAT_SHARE:
         evidence = f"{share:.0%} of the picture is even, of drawn ones two thirds and more"
         cause = "tiny, the bundled model, has learnt drawn rockets alone: of a photograph it can make nothing"
         yield Finding("photograph", evidence, cause, "animate it with svd or svd-xt; give tiny a bundled example")
 
 
-def _flat_share(clip: Clip) -> float:
-    """The share of a picture that is as even as a drawing; 1 where the model was not trained on drawings."""
-    if clip.request.variant != "tiny":
-        return 1.0
-    grey = np.asarray(clip.picture.convert("L"), dtype=np.float32)
-    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    return float(np.mean(np.abs(4 * grey[1:-1, 1:-1] - around) < _FLAT_LEVELS))
-
-
 def _static(clip: Clip, quality: Quality) -> Iterator[Finding]:
     r, travel, promised = clip.request, travel_percent(clip), 0.0
     if r.variant == "tiny" and clip.segments == 1:  # by its rule; for published models nobody has published one
-        frames = len(clip.frames) - _frames_at_an_end(clip)
+        frames = len(clip.frames) - frames_at_an_end(clip)
         promised = pixels_per_frame(r.motion_bucket_id, r.fps, width=100) * frames
     slow = travel < _SLOW_SHARE * promised
-    if quality.black_frames or (travel >= _STILL_PERCENT and not slow) or _flat_share(clip) < _FLAT_SHARE:
+    if quality.black_frames or (travel >= _STILL_PERCENT and not slow) or flat_share(clip) < _FLAT_SHARE:
         return
     evidence = f"the fastest part of the picture goes {travel:.1f} % of the width from beginning to end"
     if slow:
