@@ -15,11 +15,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 _RUN = ROOT / "build" / "notebooks_run"  # whose own place is nobody's business
-_WIDGET = "application/vnd.jupyter.widget-view+json"
-_NO_KERNEL = (
-    '<p><em>Here is a panel of controls, which needs a running notebook: <a href="../where.html">what works where</a>.'
-    "</em></p>"
-)
+_WIDGET = "application/vnd.jupyter.widget-view+json"  # beside each stands a picture of it, or a page that needs none
 _GROUPS = {  # sub-package -> heading of its part of the reference
     "": "What is asked, how it runs",
     "generation": "Making clips",
@@ -79,9 +75,8 @@ def _render(notebook: dict[str, Any]) -> str:
     for cell in notebook["cells"]:
         if {"install", "injected-parameters"} & set(cell["metadata"].get("tags", [])):
             continue
-        for output in cell.get("outputs", []):
-            if _WIDGET in output.get("data", {}):
-                output["data"] = {"text/html": _NO_KERNEL}
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if _WIDGET not in output.get("data", {})]
         cells.append(cell)
     shown = nbformat.reads(json.dumps({**notebook, "cells": cells}), as_version=4)
     html, _ = HTMLExporter(template_name="basic", exclude_input_prompt=True).from_notebook_node(shown)

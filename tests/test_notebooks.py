@@ -70,7 +70,7 @@ def test_quickstart(execute, tmp_path, frames):
 def test_memory_and_speed(execute, tmp_path):
     """Predicted and measured: the rungs are rows beside any others, and their frames were compared."""
     asked = {"predict": "tiny", "memory": "8GB", "names": ["single-token"], "steps": 2, "repeats": 1}
-    asked |= {"fixed": {"num_frames": 4}}
+    asked |= {"fixed": {"num_frames": 4, "max_guidance_scale": 2.0}}
     shown = execute("03_memory_and_speed", results=str(tmp_path / "made"), **asked)
     assert "tiny on a card of 8GB (7.8 GiB, 7.1 of them free)" in shown
     assert "RTX 3060" in shown

@@ -236,7 +236,9 @@ class Review:
 
         if "google.colab" in sys.modules:  # otherwise its pages know the widgets of ipywidgets alone
             import_module("google.colab.output").enable_custom_widget_manager()
-        courier = type("Courier", (AnyWidget,), {"_esm": render("courier.js", name=name)})()
+        text = "Stars and notes are kept where a kernel runs."  # in place of the widget, on a page that has none
+        fields = {"_esm": render("courier.js", name=name), "__repr__": lambda _: text}
+        courier = type("Courier", (AnyWidget,), fields)()
         courier.on_msg(self._answer)
         self._couriers.append(courier)
         # A Jupyter server's own pages bring widgets to life at once; others when they are shown: so it is, as nothing.
