@@ -62,59 +62,94 @@ def profile(
         >>> [(row.setup.optimizations, row.status) for row in rows]
         [((), 'done'), (('single-token',), 'done')]
     """
-    trials, folder = list(trials), Path(folder)
-    if not trials:
+    if not (trials := list(trials)):
         return []
-    folder.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(folder)
-    pictures = {request: conditioning(request) for request in {trial.request for trial in trials}}
-    keys = [measurement_key(trial, pictures[trial.request], memory_limit_bytes) for trial in trials]
-    every, frames = dict(zip(keys, trials, strict=True)), folder / f"{keys[0]}.npz"
-    rows = {key: row for key in every if (row := find_row(folder, key))}
-    failed = {key: rows.pop(key).created for key in [*rows] if retry_failed and rows[key].status == "failed"}
-
-    def start(key: str, scratch: Path) -> MeasuredProcess:
-        trial = every[key]
-        return MeasuredProcess(trial, pictures[trial.request], scratch, memory_limit_bytes, timeout_seconds)
-
-    def measure_together(scratches: dict[str, Path], stack: ExitStack) -> None:
-        processes = {key: stack.enter_context(start(key, scratch)) for key, scratch in scratches.items()}
-        for _ in range(repeats):
-            for process in processes.values():
-                process.make_clip()
-        for key, process in processes.items():
-            if key == keys[0]:  # beside its own first clip
-                row = process.finish(scratches[key] / FIRST_FRAMES_FILE)
-                if row.status == "done":
-                    (scratches[key] / FRAMES_FILE).replace(frames)
-            else:
-                comparable = every[key].request == trials[0].request and frames.exists()
-                row = process.finish(frames if comparable else None)
-            rows[key] = write_row(row, folder, scratches[key])
-            bar.update()
-
-    with Progress(total=len(every) - len(rows), unit="setup", disable=not (progress and len(rows) < len(every))) as bar:
-        if len(rows) < len(every) and keys[0] in rows and rows[keys[0]].status == "done" and not frames.exists():
-            with claim(folder, f"{keys[0]}-frames") as scratch, start(keys[0], scratch) as process:
-                if process.finish().status == "done":
-                    (scratch / FRAMES_FILE).replace(frames)
-        together = _fit_side_by_side([every[key] for key in every if key not in rows])
-        while missing := [key for key in every if key not in rows]:
+    rungs = _Rungs(trials, Path(folder), memory_limit_bytes, timeout_seconds)
+    rungs.find_rows(retry_failed)
+    with Progress(total=len(rungs.missing), unit="setup", disable=not (progress and rungs.missing)) as bar:
+        rungs.restore_first_frames()
+        together = _fit_side_by_side([rungs.trials[key] for key in rungs.missing])
+        while rungs.missing:
             with ExitStack() as stack:
-                scratches: dict[str, Path] = {}
-                for key in missing if together else missing[:1]:
-                    scratch = stack.enter_context(claim(folder, key))
-                    if is_contested(scratch):
-                        break  # the rungs after it wait too, since they may be compared with its frames
-                    row = find_row(folder, key, warn=False)  # another process may have written it meanwhile
-                    if row and row.created != failed.get(key):
-                        rows[key] = row
-                    else:
-                        scratches[key] = scratch
-                measure_together(scratches, stack)
-            if not scratches:
+                claims = rungs.claim_missing(stack, len(rungs.missing) if together else 1)
+                rungs.measure(claims, repeats, bar)
+            if not claims:
                 time.sleep(random.uniform(0.5, 1))  # by chance, so that two who give way to each other do not go on so
-    return [dataclasses.replace(rows[key], request=t.request, axes=t.axes) for key, t in zip(keys, trials, strict=True)]
+    rows = zip((rungs.rows[key] for key in rungs.keys), trials, strict=True)
+    return [dataclasses.replace(row, request=trial.request, axes=trial.axes) for row, trial in rows]
+
+
+class _Rungs:
+    """The trials of a ladder by their rows' keys, and the rows that the folder has by now."""
+
+    def __init__(
+        self, trials: Sequence[Trial], folder: Path, memory_limit_bytes: int | None, timeout_seconds: float | None
+    ) -> None:
+        self.folder, self.limits = folder, (memory_limit_bytes, timeout_seconds)
+        self.pictures = {request: conditioning(request) for request in {trial.request for trial in trials}}
+        self.keys = [measurement_key(trial, self.pictures[trial.request], memory_limit_bytes) for trial in trials]
+        self.trials = dict(zip(self.keys, trials, strict=True))
+        self.first_frames = folder / f"{self.keys[0]}.npz"  # of the baseline's last clip
+        self.rows: dict[str, Row] = {}
+        self.failed: dict[str, str] = {}  # when the failed rows were created that are measured again
+
+    @property
+    def missing(self) -> list[str]:
+        return [key for key in self.trials if key not in self.rows]
+
+    def find_rows(self, retry_failed: bool) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(self.folder)
+        rows = {key: row for key in self.trials if (row := find_row(self.folder, key))}
+        self.failed = {key: row.created for key, row in rows.items() if retry_failed and row.status == "failed"}
+        self.rows = {key: row for key, row in rows.items() if key not in self.failed}
+
+    def restore_first_frames(self) -> None:
+        """Make the baseline's frames again, where rungs that are missing would be compared with none."""
+        first = self.keys[0]
+        if self.missing and first in self.rows and self.rows[first].status == "done" and not self.first_frames.exists():
+            with claim(self.folder, f"{first}-frames") as scratch, self._start(first, scratch) as process:
+                if process.finish().status == "done":
+                    (scratch / FRAMES_FILE).replace(self.first_frames)
+
+    def claim_missing(self, stack: ExitStack, most: int) -> dict[str, Path]:
+        """The claims of rungs that nobody else is measuring; those that another process has finished become rows."""
+        claims: dict[str, Path] = {}
+        for key in self.missing[:most]:
+            scratch = stack.enter_context(claim(self.folder, key))
+            if is_contested(scratch):
+                break  # the rungs after it wait too, since they may be compared with its frames
+            row = find_row(self.folder, key, warn=False)
+            if row and row.created != self.failed.get(key):
+                self.rows[key] = row
+            else:
+                claims[key] = scratch
+        return claims
+
+    def measure(self, claims: dict[str, Path], repeats: int, bar: Progress) -> None:
+        """Start the processes of all claims, have each make a clip in turn, and write their rows."""
+        with ExitStack() as stack:
+            processes = {key: stack.enter_context(self._start(key, scratch)) for key, scratch in claims.items()}
+            for _ in range(repeats):
+                for process in processes.values():
+                    process.make_clip()
+            for key, process in processes.items():
+                self.rows[key] = write_row(self._finish(key, process, claims[key]), self.folder, claims[key])
+                bar.update()
+
+    def _start(self, key: str, scratch: Path) -> MeasuredProcess:
+        trial = self.trials[key]
+        return MeasuredProcess(trial, self.pictures[trial.request], scratch, *self.limits)
+
+    def _finish(self, key: str, process: MeasuredProcess, scratch: Path) -> Row:
+        first = self.keys[0]
+        if key != first:
+            comparable = self.trials[key].request == self.trials[first].request and self.first_frames.exists()
+            return process.finish(self.first_frames if comparable else None)
+        row = process.finish(scratch / FIRST_FRAMES_FILE)  # beside its own first clip
+        if row.status == "done":
+            (scratch / FRAMES_FILE).replace(self.first_frames)
+        return row
 
 
 def _fit_side_by_side(trials: Sequence[Trial]) -> bool:

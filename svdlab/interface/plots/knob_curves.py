@@ -53,38 +53,14 @@ def curves(
     columns = min(len(names), 2 if not is_wide() else 3 if len(names) in (3, 5, 6) else 4)
     lines = -(-len(names) // columns)
     figure, axes = new_figure(lines, columns, 0.6 + (2.2 if is_wide() else 1.6) * lines)
-    groups = [(None, clips)] if by is None else list(clips.groupby(by))
-    palette, numeric = list(colours().values())[:6], is_numeric(clips, knob)
-    likeness = [name for name in names if "ssim" in name]
     words = []
     for axis, name in zip(axes, names, strict=False):
-        for colour, (value, group) in zip(palette * len(groups), groups, strict=False):
-            spread = group.groupby(knob)[name].agg(["min", "median", "max"])
-            across = spread.index if numeric else spread.index.astype(str)
-            label = "median" if by is None else f"{by} {value:g}" if isinstance(value, float) else f"{by} {value}"
-            band = "lowest to highest clip" if by is None else None
-            axis.fill_between(across, spread["min"], spread["max"], color=colour, alpha=0.3, linewidth=0, label=band)
-            axis.plot(
-                across, spread["median"], color=colour, marker="o", markersize=4 if is_wide() else 2.5, label=label
-            )
-            dots = group[knob] if numeric else group[knob].astype(str)
-            dot = "one clip" if by is None else None
-            axis.plot(dots, group[name], ".", color=colour, alpha=0.5, markersize=3, label=dot)
-            for place in (0, -1) if by is None else ():
-                text, end = f"{spread['median'].iloc[place]:.3g}", (across[place], spread["max"].iloc[place])
-                axis.annotate(
-                    text, end, (0, 4), textcoords="offset points", ha="center", fontsize=7 if is_wide() else 5.5
-                )
         measure, verdict = MEASURES.get(name), effect(clips, knob, name).verdict
+        _draw_measure(axis, clips, knob, name, by)
         axis.set_title(f"{measure or name}\n{verdict}", fontsize=9.5 if is_wide() else 7)
         axis.set_xlabel(knob)
-        together = clips[likeness] if name in likeness else clips[[name]]
-        low, high = float(together.min().min()), float(together.max().max())
-        least = measure.span if measure else 0.0
-        low = min(low, high - least) if name in likeness else min(low, 0)
-        top = max(high, low + least)
-        axis.set_ylim(low - 0.06 * (top - low) * bool(low), top + 0.16 * (top - low) or None)
-        axis.margins(x=0.1)
+        on_one_scale = [each for each in names if "ssim" in each] if "ssim" in name else [name]
+        _set_scale(axis, clips[on_one_scale], measure.span if measure else 0.0, from_zero="ssim" not in name)
         medians = clips.groupby(knob)[name].median().iloc[[0, -1]]
         numbers = ", ".join(f"{number:.3g} at {place}" for place, number in medians.items())
         words.append(f"{measure or name}: {verdict}, {numbers}.")
@@ -94,6 +70,33 @@ def curves(
     figure.legend(handles, labels, fontsize=7, frameon=False, loc="outside lower center", ncols=min(len(labels), 4))
     figure.describe(title, " ".join(words))
     return figure
+
+
+def _draw_measure(axis: Any, clips: Any, knob: str, name: str, by: str | None) -> None:
+    """A dot for each clip, a line of medians, and the band from the lowest to the highest; for each value of `by`."""
+    groups = [("", clips)] if by is None else list(clips.groupby(by))
+    palette, numeric, small = list(colours().values())[:6], is_numeric(clips, knob), 7 if is_wide() else 5.5
+    for colour, (value, group) in zip(palette * len(groups), groups, strict=False):
+        spread = group.groupby(knob)[name].agg(["min", "median", "max"])
+        across, dots = (places if numeric else places.astype(str) for places in (spread.index, group[knob]))
+        label, band, dot = "median", "lowest to highest clip", "one clip"
+        if by is not None:
+            label, band, dot = f"{by} {value:g}" if isinstance(value, float) else f"{by} {value}", None, None
+        axis.fill_between(across, spread["min"], spread["max"], color=colour, alpha=0.3, linewidth=0, label=band)
+        axis.plot(across, spread["median"], color=colour, marker="o", markersize=4 if is_wide() else 2.5, label=label)
+        axis.plot(dots, group[name], ".", color=colour, alpha=0.5, markersize=3, label=dot)
+        for place in (0, -1) if by is None else ():
+            text, end = f"{spread['median'].iloc[place]:.3g}", (across[place], spread["max"].iloc[place])
+            axis.annotate(text, end, (0, 4), textcoords="offset points", ha="center", fontsize=small)
+
+
+def _set_scale(axis: Any, values: Any, span: float, from_zero: bool) -> None:
+    """Limits that hold all values and reach over `span` at least, with room for the numbers."""
+    low, high = float(values.min().min()), float(values.max().max())
+    low = min(low, 0) if from_zero else min(low, high - span)
+    top = max(high, low + span)
+    axis.set_ylim(low - 0.06 * (top - low) * bool(low), top + 0.16 * (top - low) or None)
+    axis.margins(x=0.1)
 
 
 def _setting(clips: Any, knob: str) -> str:
