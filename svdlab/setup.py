@@ -161,24 +161,16 @@ class Setup:
         return svdlab.fitting_setup(variant, memory, request, say)
 
 
-_LINES = (  # a heading for each phase, then what belongs to it
-    line
-    for phase in PHASES
-    for line in (
-        f"{phase.capitalize()}{', one at most' * (phase == 'placement')}:",
-        *(
-            textwrap.fill(
-                f"{o.name}: {o.what}."
-                + f" Value: {o.values}." * bool(o.values)
-                + f" Not with {', '.join(o.conflicts)}." * bool(o.conflicts),
-                width=108,
-                initial_indent=4 * " ",
-                subsequent_indent=20 * " ",
-                break_on_hyphens=False,
-            )
-            for o in optimizations().values()
-            if o.phase == phase
-        ),
-    )
-)
+def _described(o: Optimization) -> str:
+    """An optimisation as `help(Setup)` lists it."""
+    words = f"{o.name}: {o.what}."
+    words += f" Value: {o.values}." if o.values else ""
+    words += f" Not with {', '.join(o.conflicts)}." if o.conflicts else ""
+    return textwrap.fill(words, 108, initial_indent=" " * 4, subsequent_indent=" " * 20, break_on_hyphens=False)
+
+
+_LINES: list[str] = []
+for _phase in PHASES:
+    _LINES.append(f"{_phase.capitalize()}{', one at most' if _phase == 'placement' else ''}:")
+    _LINES += [_described(o) for o in optimizations().values() if o.phase == _phase]
 Setup.__doc__ = (Setup.__doc__ or "").replace("{optimizations}", "\n            ".join(_LINES))

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from svdlab import Request, Setup, generate, panel, review
-from svdlab.generation.preview import preview_frames
+from svdlab.generation.latent_preview import preview_frames
 from svdlab.interface.panel import setup_marks, worker
 from svdlab.media import write_video
 from svdlab.pipelines.cached import load_cached

@@ -18,8 +18,8 @@ from PIL import Image
 
 from svdlab import Setup, estimate, ladder, measure, profile
 from svdlab.media.images import image_sha256
-from svdlab.profiling import event_log, measure_in_turn, measured_process
 from svdlab.profiling import measure as measure_module
+from svdlab.profiling import measure_in_turn, measured_process, memory_time_log
 from svdlab.quality.assess import difference
 from svdlab.quality.likeness import PSNR_CAP_DB
 from svdlab.request import conditioning
@@ -247,14 +247,14 @@ def test_peaks_are_of_the_card_that_is_used_and_counted_anew_in_each_stage(tmp_p
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # no samples but those of the stages
-    events = event_log.EventLog(tmp_path)
+    events = memory_time_log.EventLog(tmp_path)
     events.watch_device("cuda:1")
     calls.clear()
     events.begin_stage("load")
     events.end_stage()
     assert {device for _, device in calls} == {"cuda:1"}
     assert calls[0][0] == "reset_peak_memory_stats"
-    measurement, _ = event_log.read_events(tmp_path / event_log.EVENTS_FILE)
+    measurement, _ = memory_time_log.read_events(tmp_path / memory_time_log.EVENTS_FILE)
     peaks = measurement.stages[-1].peaks
     assert (peaks["allocated_bytes"], peaks["reserved_bytes"], peaks["device_bytes"]) == (7, 7, 7)
 
@@ -264,8 +264,8 @@ def test_a_sample_from_before_the_card_is_watched_is_written_before(tmp_path, mo
     import torch
 
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
-    monkeypatch.setattr(event_log.EventLog, "_sample_until_orphaned", lambda events: None)
-    events = event_log.EventLog(tmp_path)
+    monkeypatch.setattr(memory_time_log.EventLog, "_sample_until_orphaned", lambda events: None)
+    events = memory_time_log.EventLog(tmp_path)
     watching = threading.Thread(target=lambda: events.watch_device("cuda"))
 
     def memory_info():  # of the process, in the middle of a sample
@@ -277,7 +277,7 @@ def test_a_sample_from_before_the_card_is_watched_is_written_before(tmp_path, mo
     monkeypatch.setattr(events, "_process", SimpleNamespace(memory_info=memory_info))
     events._write_sample()
     watching.join()
-    assert "device_bytes" not in (tmp_path / event_log.EVENTS_FILE).read_text().splitlines()[-1]
+    assert "device_bytes" not in (tmp_path / memory_time_log.EVENTS_FILE).read_text().splitlines()[-1]
 
 
 # --- beside other processes ------------------------------------------------------------------------------------------

@@ -126,10 +126,11 @@ def _generate_one(
 ) -> Clip:
     import torch
 
-    notes, device, stage = list(request.concerns()), str(pipeline._execution_device), "encoding or in the first step"
+    notes, device = list(request.concerns()), str(pipeline._execution_device)
+    stage, exhausted = "encoding or in the first step", False
     latents: Any = None
     frames: Any = None
-    started, sampled, exhausted = 0.0, 0.0, False
+    started = sampled = 0.0
     steps = {"total": request.num_inference_steps, "desc": f"seed {request.seed}", "unit": "step"}
     with exclusive(pipeline), keep_precision(pipeline), torch.no_grad(), Progress(**steps, disable=not progress) as bar:
 

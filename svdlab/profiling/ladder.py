@@ -113,10 +113,9 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
     lines, rungs = [], {id(rung.row): rung for rung in _completed(rows)}
     first = next(iter(rungs.values()), None)
     for row in rows:
-        measurement, prediction, rung = row.measurement or Measurement(), estimate(row.setup, row.request), None
-        rung = rungs.get(id(row))
-        machine = row.machine
-        card = match_card(machine.name, machine.memory_bytes) if machine else None
+        measurement, rung = row.measurement or Measurement(), rungs.get(id(row))
+        prediction = estimate(row.setup, row.request)
+        card = match_card(row.machine.name, row.machine.memory_bytes) if row.machine else None
         clip, reserved, figures = measurement.clip_seconds, measurement.peak_reserved_bytes, measurement.figures
         rate = card.flops.get(str(row.setup.resolved().dtype)) if card else None
         line = {

@@ -28,8 +28,8 @@ import svdlab
 from svdlab.machine import Machine
 from svdlab.media.images import image_sha256
 from svdlab.messages import first_line
-from svdlab.profiling.event_log import EVENTS_FILE, read_events
 from svdlab.profiling.measured_process import CLIP_DONE, FRAMES_FILE, PICTURE_FILE
+from svdlab.profiling.memory_time_log import EVENTS_FILE, read_events
 from svdlab.quality.assess import difference
 from svdlab.request import Request, conditioning
 from svdlab.rows.measurement import Fidelity, Measurement

@@ -3,7 +3,7 @@
 The question is the first line of its input. Each line after that asks for one more clip, and each clip is answered by a
 line on its output. When the input ends, one clip more is made without a clock where the device does not count its own
 memory: every tensor that PyTorch hands out is followed, which takes time.
-What happens goes into an `event_log`. `measure` starts the process, and reads what it leaves:
+What happens goes into a `memory_time_log`. `measure` starts the process, and reads what it leaves:
 
     python -m svdlab.profiling.measured_process FOLDER
 """
@@ -24,7 +24,7 @@ from svdlab.machine import best_device, is_out_of_memory
 from svdlab.messages import describe_error
 from svdlab.pipelines import hub
 from svdlab.pipelines.load import load
-from svdlab.profiling.event_log import EventLog
+from svdlab.profiling.memory_time_log import EventLog
 from svdlab.progress_bar import quiet_libraries
 from svdlab.request import Request
 from svdlab.rows.measurement import COUNTED_CALL

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from svdlab.generation.preview import preview_frames
+from svdlab.generation.latent_preview import preview_frames
 from svdlab.headless.run_notebooks import results_home
 from svdlab.interface.panel.widgets import Alert, Button, figure, w
 from svdlab.media.show import strip
