@@ -46,7 +46,8 @@ def only(clip: Clip, symptom: str) -> Finding:
     assert "\n  -> " in str(finding)
     table = diagnose(clip)._repr_html_() or ""
     assert all(f"{name}=" in table for name in finding.changes | finding.setup_changes)
-    assert ("findings.apply(clip.request)" in table) >= bool(finding.changes)
+    assert ("replace(clip.request, " in table) >= bool(finding.changes)
+    assert ("load(replace(clip.setup, " in table) >= bool(finding.setup_changes)
     return finding
 
 

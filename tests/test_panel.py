@@ -155,8 +155,12 @@ def test_several_clips_have_seeds_one_after_another_or_drawn(bundled):
     first, second = ([trial.request.seed for trial in bundled.form.trials()] for _ in range(2))
     assert len({*first, *second}) == 6
     assert bundled.request.seed == second[-1]
+    assert ", ".join(map(str, second)) in bundled.form._drawn.value
     set_to(bundled, variant="svd")
     assert bundled.controls["seed"].value == "-1"
+    assert str(second[-1]) in bundled.form._drawn.value
+    set_to(bundled, seed=3)
+    assert bundled.form._drawn.value == ""
 
 
 def test_a_picture_that_the_bundled_model_cannot_animate_is_told_of(bundled):
@@ -460,6 +464,17 @@ def test_history_compares_and_restores(tried):
     second.children[1].value = False
     assert tried.history.player.outputs[0]["data"]["text/html"].count('data-fps="') == 1
     assert "motion_bucket_id=200" not in tried.history.code.value
+
+
+def test_a_finding_goes_into_the_controls(once):
+    size = (once.controls["height"].value, once.controls["width"].value)
+    once.history.diagnose.click()
+    [line] = [line for line in once.history.findings.children if "<strong>size</strong>" in line.children[0].value]
+    assert "learnt; " in line.children[0].value
+    line.children[1].click()
+    assert (once.alert.value, size, once.request.height, once.request.width) == ("", (64, 64), 576, 1024)
+    once.history.cards.children[0].children[3].click()
+    assert once.request == once.rows[0].request
 
 
 def test_a_star_and_a_note_lie_beside_the_row(tried):

@@ -81,14 +81,12 @@ class Findings(list[Finding]):
         return "\n".join(map(str, self)) or "Nothing was found that needs a cure."
 
     def _repr_html_(self) -> str | None:
-        """A small table for a notebook, and the line of code that applies it; None leaves it to the plain words."""
+        """A small table for a notebook, with the lines that apply each finding; None leaves it to the plain words."""
         with suppress(ImportError):
             from jinja2 import Environment
 
             page = Environment(autoescape=True).from_string(_TABLE.read_text(encoding="utf-8"))
-            new_setup = any(finding.setup_changes for finding in self)
-            applicable = new_setup or any(finding.changes for finding in self)
-            return page.render(findings=self, applicable=applicable, new_setup=new_setup) if self else None
+            return page.render(findings=self) if self else None
         return None
 
 

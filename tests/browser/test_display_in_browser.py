@@ -29,6 +29,13 @@ HOSTILE = """\
 labels = "<img src=x onerror=alert(1)>", "</figcaption><script>alert(2)</script>"
 show({labels[0]: ball(0), labels[1]: ball(9)}, title='"><script>alert(3)</script>')
 """
+DIAGNOSE = """\
+from svdlab import Request, diagnose
+from svdlab.generation.clip import Clip
+
+still = [Image.new("RGB", (64, 64), "teal")] * 14
+diagnose(Clip(still, Request(image=still[0], height=64, width=64).filled("tiny"), None))
+"""
 FPS, LAST = 7, 13
 STATE = "() => [...document.querySelectorAll('.svdlab-show video')].map(v => ({at: v.currentTime, paused: v.paused}))"
 PLAYS = """() => { const all = [...document.querySelectorAll('.svdlab-show video')]
@@ -234,3 +241,17 @@ def test_hostile_labels_are_only_text(lab, page):
     assert page.get_by_text("<img src=x onerror=alert(1)>").last.is_visible()
     assert page.locator(".svdlab-show img, .svdlab-show figure script").count() == 0
     playing_for_a_while(page, 2)  # `page` fails the test if a dialog opened
+
+
+def test_the_lines_that_apply_a_finding_are_copied(lab, page, screenshot):
+    lab.put("diagnosis.ipynb", [CELL, DIAGNOSE])
+    lab.open(page, "diagnosis.ipynb")
+    lab.run_all(page)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    size = page.locator(".svdlab-findings tr").filter(has_text="is not the 72x128")
+    size.get_by_role("button", name="Copy").click()
+    size.get_by_role("button", name="Copied").wait_for()
+    copied = page.evaluate("() => navigator.clipboard.readText()").strip()
+    assert copied == size.locator("code").inner_text()
+    assert "clip = generate(pipeline, replace(clip.request, height=72, width=128))" in copied.splitlines()
+    screenshot(page, "diagnosis")

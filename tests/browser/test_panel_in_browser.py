@@ -204,6 +204,28 @@ def test_a_dropped_clip_brings_its_settings_back(live, lab, screenshot):
     live.wait_for_function("() => document.querySelector('.svdlab-picture input[type=text]').value === ''")
 
 
+def test_a_finding_is_applied_by_its_button(live, screenshot):
+    live.get_by_role("textbox", name="Seed").fill("-1")
+    press(live, "Subtle")
+    slider(live, "Motion bucket").focus()
+    live.keyboard.press("Home")
+    bucket_becomes(live, 0)
+    clips = live.get_by_role("checkbox").count()
+    press(live, "Generate")
+    live.get_by_role("checkbox", name=f"Show clip {clips + 1}").wait_for()
+    live.wait_for_function(ENDED)
+    drawn = live.get_by_role("status").filter(has_text="drawn:").inner_text().removeprefix("drawn: ")
+    assert f"seed {drawn} made in" in live.get_by_role("status").filter(has_text="made in").inner_text()
+    press(live, "Diagnose")
+    live.get_by_text("the fastest part of the picture").wait_for()
+    screenshot(live, "panel-diagnosed")
+    press(live, "Apply")
+    bucket_becomes(live, 190)
+    live.get_by_role("button", name="Applied").wait_for()
+    request, _ = state(live)
+    assert (str(request["seed"]), request["noise_aug_strength"]) == (drawn, 0.1)
+
+
 def test_what_is_wrong_is_said_in_the_panel(live, screenshot):
     live.get_by_role("textbox", name="Path or URL").fill("nowhere.png")
     live.keyboard.press("Enter")
@@ -241,9 +263,9 @@ def test_several_wait_in_a_queue_and_one_is_removed(live, screenshot):
     live.set_viewport_size({"width": 1280, "height": 1500})
     assert cut == []
     live.get_by_role("button", name="Remove", exact=True).nth(1).click()
-    live.get_by_role("checkbox", name="Show clip 4").wait_for()
+    live.get_by_role("checkbox", name="Show clip 5").wait_for()
     live.wait_for_function(ENDED)
-    assert live.get_by_role("checkbox").count() == 4
+    assert live.get_by_role("checkbox").count() == 5
 
 
 def test_a_large_photograph_arrives_upright_and_small_and_its_crop_is_dragged(live, lab, screenshot):

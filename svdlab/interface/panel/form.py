@@ -49,7 +49,7 @@ class Form(w.VBox):
         self.controls = c = _make_controls()
         self.picture = Picture(c, self.restore, self._changed)
         self.concerns = w.HTML().add_class("svdlab-concerns")
-        self.marks, self._alert, self._drawn_seed = SetupMarks(c["setup"]), alert, 0
+        self.marks, self._alert, self._drawn_seeds = SetupMarks(c["setup"]), alert, list[int]()
         self._problems = {name: Alert(c[name]) for name in ("seed", *_SIZES)}
         motion = w.HBox([w.Label("Motion")]).add_class("svdlab-row")
         self.sampling = w.HBox([w.Label("Sampling")]).add_class("svdlab-row")
@@ -57,7 +57,8 @@ class Form(w.VBox):
             knobs = {"motion_bucket_id": bucket, "noise_aug_strength": noise}
             motion.children += (self._preset(name, f"Bucket {bucket}, noise strength {noise}", **knobs),)
         dice = Button("", "Draw another seed, and keep it", self._roll_seed, icon="random")
-        seed = w.HBox([c["seed"], dice]).add_class("svdlab-seed")
+        self._drawn = w.HTML()
+        seed = w.HBox([c["seed"], dice, self._drawn]).add_class("svdlab-seed")
         knobs = [c["variant"], c["setup"], self.marks, motion, c["motion_bucket_id"], c["noise_aug_strength"], c["fps"]]
         knobs += [self.sampling, c["num_inference_steps"], c["guidance"], seed, self._problems["seed"], self.concerns]
         names = ("width", "height", "num_frames", "decode_chunk_size", "focus_x", "focus_y", "dtype")
@@ -86,7 +87,7 @@ class Form(w.VBox):
         fields: dict[str, Any] = {name: c[name].value for name in (*_FIELDS, *_SIZES)}
         fields |= {"focus": self.picture.focus, "sigmas": self._sigmas}
         fields["min_guidance_scale"], fields["max_guidance_scale"] = c["guidance"].value
-        fields["seed"] = self._drawn_seed if text == "-1" else text
+        fields["seed"] = [0, *self._drawn_seeds][-1] if text == "-1" else text
         with suppress(ValueError):  # else the request says what is wrong with it
             fields["seed"] = int(fields["seed"])
         if self._sigmas and len(self._sigmas) != fields["num_inference_steps"]:
@@ -99,8 +100,8 @@ class Form(w.VBox):
         first, count = self.request, self.controls["clips"].value
         seeds = [first.seed + i for i in range(count)]
         if self.controls["seed"].value.strip() == "-1":
-            seeds = [random.randrange(2**31) for _ in seeds]
-            self._drawn_seed = seeds[-1]
+            seeds = self._drawn_seeds = [random.randrange(2**31) for _ in seeds]
+            self._show()
         blank = with_image(first, "-")
         with quiet_requests():
             requests = [with_image(dataclasses.replace(blank, seed=seed), first.image) for seed in seeds]
@@ -196,6 +197,8 @@ class Form(w.VBox):
             problem.tell(str(error))
 
     def _show(self) -> None:
+        seeds = self._drawn_seeds if self.controls["seed"].value.strip() == "-1" else []
+        self._drawn.value = f'<small role="status">drawn: {", ".join(map(str, seeds))}</small>' if seeds else ""
         request, sentences = self.request, self.request.concerns()
         if request.variant == "tiny" and not _is_drawing(request.image):
             sentences.insert(0, _DRAWN_ROCKETS)

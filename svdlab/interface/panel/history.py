@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svdlab.generation.clip import Clip
 from svdlab.interface.make_again import python_lines
@@ -21,6 +21,9 @@ from svdlab.request import Request
 from svdlab.rows.row import Row
 from svdlab.rows.row_note import Note, read_note, write_note
 from svdlab.setup import Setup
+
+if TYPE_CHECKING:
+    from svdlab.quality.diagnose import Finding
 
 _GIF_BYTES = 8_000_000  # what a page carries with ease, and most messengers take
 _COPY = '<button type="button" class="jupyter-button" title="To paste into a cell">Copy</button>'
@@ -56,8 +59,11 @@ class History:
         self.mp4 = Button("Make an MP4", "An MP4 at this speed", lambda: self._make_link(self.mp4, ".mp4"))
         self.gif.layout.display = self.mp4.layout.display = "none"
         self.cards = w.Box().add_class("svdlab-history")
-        files = w.HBox([self.files, self.mp4, self.gif]).add_class("svdlab-files")
-        self.widgets = [self.player, playback_fps, files, self.code, self.cards]
+        self.diagnose = Button("Diagnose", "What is wrong with this clip, and what to change", self._diagnose)
+        self.diagnose.layout.display = "none"
+        self.findings = w.VBox().add_class("svdlab-diagnosis")
+        files = w.HBox([self.files, self.mp4, self.gif, self.diagnose]).add_class("svdlab-files")
+        self.widgets = [self.player, playback_fps, files, self.findings, self.code, self.cards]
         playback_fps.layout.display = "none"  # until there is something to play
         when_changed(playback_fps, lambda _: self._show())
 
@@ -120,6 +126,28 @@ class History:
             code = escape(python_lines(row, self._setups[self._index], fps))
             block = f"<details open><summary>The Python for this clip</summary><pre>{code}</pre>{_COPY}</details>"
             self.code.value = block if is_single else ""
+            self.diagnose.layout.display, self.findings.children = "" if is_single else "none", []
+
+    def _diagnose(self) -> None:
+        """Show what is wrong with the clip; a finding with a remedy has a button that puts it into the controls."""
+        from svdlab.quality.diagnose import diagnose  # its libraries take seconds
+
+        with self._alert.catch():
+            findings = diagnose(self.clips[self._index])
+            self.findings.children = [*map(self._line, findings)] or [w.Label(repr(findings))]
+
+    def _line(self, finding: Finding) -> w.Widget:
+        request, setup = self.rows[self._index].request, self._setups[self._index]
+
+        def apply() -> None:
+            with self._alert.catch():
+                self._restore(finding.apply(request), finding.apply(setup))
+                button.description = "Applied"
+
+        symptom, words = escape(str(finding)).split(": ", 1)
+        text = w.HTML(f"<strong>{symptom}</strong>: {words.replace('  -&gt;', '<br>→')}")
+        button = Button("Apply", "Put this into the controls, for the next clip", apply)
+        return w.HBox([text, button] if finding.changes or finding.setup_changes else [text])
 
     def _make_link(self, button: Button, suffix: str) -> None:
         """Offer the clip at the playback speed, in place of the button that was pressed."""
