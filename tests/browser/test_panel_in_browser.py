@@ -207,6 +207,7 @@ def test_a_dropped_clip_brings_its_settings_back(live, lab, screenshot):
 def test_a_finding_is_applied_by_its_button(live, screenshot):
     live.get_by_role("textbox", name="Seed").fill("-1")
     press(live, "Subtle")
+    bucket_becomes(live, 60)
     slider(live, "Motion bucket").focus()
     live.keyboard.press("Home")
     bucket_becomes(live, 0)
