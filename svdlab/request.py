@@ -69,9 +69,12 @@ class Request:
     does it. `concerns()` names values that the model was not trained for.
     `to_json()` and `from_json(text)` save and read; `dataclasses.replace` changes fields.
 
-    The values of svd, svd-xt and svd-xt-1.1, and those of tiny in brackets; `VARIANTS` has them all: 576x1024 (72x128)
-    pixels, height first; 25 frames, of svd 14 (14); 25 steps (4); guidance 1.0 to 3.0 (1.0 to 1.0); fps 7; bucket 127;
-    noise 0.02; 5 frames decoded together, of svd 7 (14).
+    The variants' own values (`VARIANTS` has them all):
+
+        svd-xt, svd-xt-1.1: 576x1024 pixels (height x width), 25 frames, 25 steps, guidance 1 to 3, decode chunk 5
+        svd:                the same with 14 frames, decode chunk 7
+        tiny:               72x128 pixels, 14 frames, 4 steps, guidance 1 to 1, decode chunk 14
+        all of them:        fps 7, motion bucket 127, noise 0.02
 
     Args:
         image: a bundled example's name such as "rocket", a path, an http(s) or data: URL, a file's bytes, a PIL image,
@@ -84,14 +87,14 @@ class Request:
         sigmas: a noise schedule of one's own, positive and falling, such as (700.0, 50.0, 5.0, 0.5, 0.002). Leave
             `num_inference_steps` out; it becomes `len(sigmas)`. Default: the model's own schedule.
         min_guidance_scale: guidance of the first frame, 0 to 100, not over that of the last.
-        max_guidance_scale: guidance of the last frame, 0 to 100; frames between are interpolated linearly. At 1 or less
-            guidance is off and a step costs half.
-        fps: frames a second, 1 to 1000, as the model is told; playback's speed is the export's:
-            `clip.save("x.mp4", fps=12)`.
+        max_guidance_scale: guidance of the last frame, 0 to 100; frames between are interpolated linearly. If it is 1
+            or less, guidance is off and a step costs half.
+        fps: frames a second that the model is conditioned on, 1 to 1000. The playback speed is given when a clip is
+            saved: `clip.save("x.mp4", fps=12)`.
         motion_bucket_id: 0 to 255, how much moves; 127 is usual.
-        noise_aug_strength: 0 to 10, noise on the picture before it is encoded; more is freer and less alike.
-        decode_chunk_size: frames decoded together, 1 to `num_frames`; fewer take less memory, and change a little.
-            Left out, it is the variant's own, or `num_frames` if that is less.
+        noise_aug_strength: 0 to 10, noise on the picture before it is encoded; more makes clips freer, less like it.
+        decode_chunk_size: frames decoded together, 1 to `num_frames`; fewer take less memory and change the frames a
+            little. Left out, it is the variant's own, or `num_frames` if that is less.
         fit: to the clip's aspect ratio: "crop" (default), "pad" with a blurred border, or "stretch".
         focus: (x, y), each 0 to 1 from the left and the top: the middle of a crop; default (0.5, 0.5).
         variant: what open fields were filled from. It is set by svdlab; do not pass it.

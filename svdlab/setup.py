@@ -37,15 +37,16 @@ class Setup:
         weights: "hub" (published, downloaded once), "bundled" (tiny's), "random" (full size, for memory and speed
             alone) or a folder in the hub's layout; default: "bundled" for tiny, else "hub".
         dtype: "fp32", "fp16" or "bf16"; default: fp16 on a CUDA card, else fp32 (fp16 gave black frames on Apple's).
-        optimizations: names in the order of the three groups below, in any order inside a group; another order is
-            refused. Some take a value, as in "forward-chunking=5"; without one, group-offload takes leaf, attention
-            flash, the compile modes default, and forward-chunking a chunk that suits the clip. Default: none.
+        optimizations: names, first of the group Weights, then Placement, then Graph, in any order inside a group;
+            another order is refused. Some take a value, as in "forward-chunking=5"; without one, group-offload takes
+            leaf, attention flash, the compile modes default, and forward-chunking a chunk that suits the clip.
+            Default: none.
             {optimizations}
         revision: a branch, tag or commit of the hub's repository; default: its main branch.
         device: "cuda", "cuda:1", "mps" or "cpu"; default: the best one here.
 
     Raises:
-        ValueError: what cannot be had together, with the reason.
+        ValueError: an unknown value, or a combination that is not allowed, with the reason.
 
     Example:
         >>> setup = Setup("svd-xt", optimizations=("model-offload", "forward-chunking"))
@@ -166,6 +167,7 @@ def _described(o: Optimization) -> str:
     words = f"{o.name}: {o.what}."
     words += f" Value: {o.values}." if o.values else ""
     words += f" Not with {', '.join(o.conflicts)}." if o.conflicts else ""
+    words += " Not on a processor." if o.accelerator else ""
     return textwrap.fill(words, 108, initial_indent=" " * 4, subsequent_indent=" " * 20, break_on_hyphens=False)
 
 

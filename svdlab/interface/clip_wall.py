@@ -56,6 +56,9 @@ def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int |
         down: The knob that grows downwards. Left out, there is a single line.
         width: Of each clip on the page, in pixels. Left out, the grid fills a notebook's width.
 
+    Returns:
+        A `Shown`, as from `show`: it displays as the last line of a cell. `save_wall` writes a video instead.
+
     Raises:
         ValueError: There are no rows, or a knob is no field of theirs.
 

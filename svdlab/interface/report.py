@@ -54,16 +54,17 @@ def report(
     It appears whole or not at all, and replaces an older one. The path comes back.
 
     Args:
-        folders: A study, a folder of studies, or several of these.
+        folders: A study, which is the folder that `run` or `profile` wrote; a folder of studies; or several of these.
         path: A name that ends in `.html`.
         videos: Where clips at their full size are. "inside" makes one file to send; "beside" keeps them in a folder
             next to it. Left out, it is "beside" where they take more than 50 MB.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: There are no rows, the name is no `.html`, or something else is in the way.
+        ValueError: There are no rows, the name is no `.html`, or a folder or foreign file has that name.
 
     Example:
+        After `run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> from svdlab import report
         >>> report("results/motion", "motion.html").name
         'motion.html'

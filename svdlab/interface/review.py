@@ -37,8 +37,8 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
     """The rows of any studies as a table to filter, sort, star and note, with previews that play and clips to enlarge.
 
     Tick two to six rows to compare them in step, with scrubbing, the difference from the first, and measures. *Wall*
-    hangs the rows that the filter leaves by any two knobs. Stars and notes can be written, and rows deleted, while the
-    kernel runs.
+    shows the filtered rows in a grid of two knobs. Stars and notes can be written, and rows deleted, while the kernel
+    runs.
 
     A filter has words and terms, and leaves the rows that meet all of them: `rocket seed=4 motion>0.6 bucket 100..180`.
     A term is a column, one of = != < > <= >=, and a value, or a column and a range with both its ends. A column goes by
@@ -50,7 +50,7 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
         inside: What the page itself holds. True: all clips and their previews (small and moving), so that the notebook
             exported as HTML plays them. False: neither; the running kernel sends each when it is looked at, by a widget
             that `pip install "svdlab[lab]"` brings. Left out: previews up to 4 MiB, and the clips as well if all of
-            them together take 4 MiB at most.
+            them together take 4 MiB at most; the rest comes as with False.
 
     Returns:
         A `Review`, which shows itself as the last line of a cell. From Python, with keys of rows: `star(key)`,

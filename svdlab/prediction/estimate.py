@@ -159,9 +159,10 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
         request: what is asked; left out, the variant's own size, frames and steps.
 
     Returns:
-        An `Estimate`. Its `needed_bytes` is the memory that the device must have, `fits_on(card)` is "yes", "tight" or
-        "no", and `seconds(card)` has the fields `low` and `high`. Each of its `stages` has `weight_bytes`,
-        `activation_bytes`, `peak_bytes`, `needed_bytes` and `flops`.
+        An `Estimate`. Its `needed_bytes` is the memory that the device must have. `fits_on(card)` is "yes", "no" or
+        "tight" (only where nothing else takes memory). `seconds(card)` has the fields `low` and `high`; it is None
+        where the card's rates are not known, or the time of offloading cannot be foreseen. Each of its `stages` has
+        `weight_bytes`, `activation_bytes`, `peak_bytes`, `needed_bytes` and `flops`.
 
     Raises:
         ValueError: the setup cannot serve the request.

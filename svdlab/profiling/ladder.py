@@ -56,7 +56,7 @@ def ladder(
     """The trials of a ladder: the baseline, then one rung for each name.
 
     Args:
-        setup: The baseline, or the name of a variant, which is then the baseline as it is.
+        setup: The baseline, or the name of a variant, which stands for `Setup(name)`.
         names: Optimisations in the order of the rungs, as `help(Setup)` lists them, or a dtype ("bf16"), which replaces
             the one below. Each rung's setup has them in the order in which they are applied.
         request: The clip that every rung makes. Default: the variant's own, of the image "rocket".

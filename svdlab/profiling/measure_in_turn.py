@@ -40,7 +40,7 @@ def profile(
     """Measure a ladder, each rung in a process of its own; its frames are compared with the first rung's.
 
     On a CPU with enough memory, all rungs are loaded together and take turns, one clip each per round. On a GPU, and
-    with less memory, they run one after another. For the first rung, `fidelity` compares two of its own clips. Rows
+    with less memory, they run one after another. The first rung is compared with another clip of its own. Rows
     that the folder has already are not measured again, whatever their `repeats`. Stopped at any moment, even by
     `kill -9`, the next call measures what is missing, and waits for what other processes are measuring.
 
@@ -54,8 +54,12 @@ def profile(
         progress: Whether a bar shows how many rungs are measured.
 
     Returns:
-        The rows in the order of the trials, failed ones with their reasons. `row.measurement.fidelity` says how near
-        the frames come: `psnr_db` (dB, 100 if equal), `ssim` (1 if equal), `max_abs_levels` (of 255, 0 if equal).
+        The rows in the order of the trials, failed ones with their reasons. `ladder_table(rows)` makes a table of them,
+        `plots.waterfall(rows)` a figure. `row.measurement` has `clip_seconds`, `peak_bytes` and more; its `fidelity`
+        says how near the frames come: `psnr_db` (dB, 100 if equal), `ssim` (1 if equal), `max_abs_levels` (of 255).
+
+    Raises:
+        ValueError: If a picture cannot be read.
 
     Example:
         >>> rows = measured  # as `profile(ladder("tiny", ["single-token"]), "results/ladder")` returns them

@@ -26,7 +26,7 @@ class Quality:
         flicker_percent: of full scale, lower is better: the change left when the motion is taken out (warp error).
         likeness_first_psnr_db: of the first frame to the conditioning picture, at most 100. None without a picture.
         likeness_first_ssim: of the first frame, -1 to 1. None without a picture.
-        likeness_mean_ssim: over all frames. Motion lowers it.
+        likeness_mean_ssim: mean over all frames, -1 to 1. Motion lowers it. None without a picture.
         sharpness_relative: variance of the Laplacian over that of the conditioning picture: 1 is as sharp, less is
             blurred; noise raises it. None without a picture.
         brightness_drift_levels: mean luma, last frame minus first: -255 to 255.

@@ -123,7 +123,7 @@ class Row:
         return None
 
     def clip_file(self) -> Path | None:
-        """The clip's path, where `clip_problem` has nothing to say against that file."""
+        """The clip's path if its file is the one that was written, else None."""
         return None if self.clip_problem() else self.clip
 
     def to_json(self) -> str:

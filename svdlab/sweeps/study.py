@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from svdlab.sweeps.knob_effects import MEASURES as MEASURES
-from svdlab.sweeps.knob_effects import Effect, Measure, complete_measures, is_numeric, rows_with_clips
-from svdlab.sweeps.knob_effects import effect as effect
+from svdlab.sweeps.knob_effects import MEASURES, Effect, Measure, complete_measures, effect, is_numeric, rows_with_clips
+
+__all__ = ["MEASURES", "effect", "findings", "summary"]
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,10 @@ def summary(frame: pd.DataFrame, knob: str) -> pd.DataFrame:
     Args:
         frame: from `rows_table`.
         knob: a field that varies, such as "motion_bucket_id".
+
+    Returns:
+        A table indexed by the knob's values. Its columns are `clips`, the measures by name and unit, such as
+        "motion (px a frame)", and `seconds`.
 
     Raises:
         ValueError: there is no clip, or no such field.
