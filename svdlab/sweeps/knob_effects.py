@@ -116,7 +116,8 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
     # Each seed gives one number, its own trend over the knob, and the question is whether those numbers agree:
     # Student's interval about their mean ("summary measures", Matthews et al., BMJ 1990). A rank test over all clips
     # would take the clips of a seed, which are alike, for independent ones; over three seeds it is never sure.
-    others = [name for name in _axes(frame) if name != knob and int(frame.groupby(knob)[name].nunique().max()) > 1]
+    groups: Any = frame.groupby(knob)
+    others = [name for name in _axes(frame) if name != knob and groups[name].nunique().max() > 1]
     table: Any = frame.assign(_all=0).pivot_table(measure, index=others or "_all", columns=knob, aggfunc="mean")
     by_seed = table.dropna().to_numpy(dtype=float)
     seeds, values = by_seed.shape

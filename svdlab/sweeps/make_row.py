@@ -48,10 +48,7 @@ class RowMaker:
     """Makes rows one after another. It keeps the pipeline of the last setup."""
 
     def __init__(
-        self,
-        quality: bool = True,
-        on_step: OnStep | None = None,
-        pipeline: StableVideoDiffusionPipeline | None = None,
+        self, quality: bool = True, on_step: OnStep | None = None, pipeline: StableVideoDiffusionPipeline | None = None
     ) -> None:
         self._quality, self._on_step = quality, on_step
         self._setup: Setup | None = None
