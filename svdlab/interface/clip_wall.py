@@ -31,7 +31,7 @@ _GAP, _MARGIN = 4, 8  # pixels between clips, and beside the labels
 
 
 @dataclass(frozen=True)
-class _Wall:
+class _Layout:
     """Which row hangs where: a place is the label of a column and the label of a line. Of no knob the label is ""."""
 
     across: str
@@ -68,14 +68,14 @@ def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int |
         >>> wall(rows, across="motion_bucket_id").labels
         ['motion_bucket_id 30', 'motion_bucket_id 220']
     """
-    hung = _hang(rows, across, down)
+    layout = _arrange(rows, across, down)
     cells: dict[str, Any] = {}
-    asked = next(iter(hung.rows.values())).request
-    for column, line in ((column, line) for line in hung.lines for column in hung.columns):
-        row = hung.rows.get((column, line))
-        label = ", ".join(f"{knob} {text}" for knob, text in ((hung.across, column), (hung.down, line)) if knob)
-        cells[label] = (row and _preview(row)) or _empty_cell(row, (256, round(256 * asked.height / asked.width)))
-    return show(cells, columns=len(hung.columns), width=width, fps=hung.fps)
+    first = next(iter(layout.rows.values())).request
+    for column, line in ((column, line) for line in layout.lines for column in layout.columns):
+        row = layout.rows.get((column, line))
+        label = ", ".join(f"{knob} {text}" for knob, text in ((layout.across, column), (layout.down, line)) if knob)
+        cells[label] = (row and _preview(row)) or _empty_cell(row, (256, round(256 * first.height / first.width)))
+    return show(cells, columns=len(layout.columns), width=width, fps=layout.fps)
 
 
 def save_wall(
@@ -100,18 +100,18 @@ def save_wall(
         'wall.mp4'
     """
     check_path(path)
-    hung = _hang(rows, across, down)
-    if not any(row.clip_file() for row in hung.rows.values()):
+    layout = _arrange(rows, across, down)
+    if not any(row.clip_file() for row in layout.rows.values()):
         raise ValueError("None of these rows has a clip: there is nothing to put on a wall.")
-    return write_video(path, _frames(hung), fps or hung.fps)
+    return write_video(path, _frames(layout), fps or layout.fps)
 
 
 def _preview(row: Row) -> Preview | None:
-    data, asked = read_preview(row), row.request
-    return Preview(data, asked.width, asked.height, asked.fps, asked.num_frames) if data else None
+    data, r = read_preview(row), row.request
+    return Preview(data, r.width, r.height, r.fps, r.num_frames) if data else None
 
 
-def _hang(rows: Iterable[Row], across: str, down: str | None) -> _Wall:
+def _arrange(rows: Iterable[Row], across: str, down: str | None) -> _Layout:
     given = list(rows)
     if not given:
         raise ValueError("There are no rows to put on a wall: run a sweep first.")
@@ -120,7 +120,7 @@ def _hang(rows: Iterable[Row], across: str, down: str | None) -> _Wall:
     for place, row in zip(zip(column_of, line_of, strict=True), given, strict=True):
         if place not in places or (row.clip_file() and not places[place].clip_file()):
             places[place] = row
-    return _Wall(across, down or "", columns, lines, places, min(row.request.fps for row in places.values()))
+    return _Layout(across, down or "", columns, lines, places, min(row.request.fps for row in places.values()))
 
 
 def _edge(rows: Sequence[Row], knob: str) -> tuple[list[str], list[str]]:
@@ -135,13 +135,13 @@ def _edge(rows: Sequence[Row], knob: str) -> tuple[list[str], list[str]]:
     return list(texts.values()), [texts[value] for value in columns[knob]]
 
 
-def _frames(hung: _Wall) -> Iterator[Image.Image]:
+def _frames(layout: _Layout) -> Iterator[Image.Image]:
     """The video, frame by frame; a clip that ends early stays on its last frame."""
-    first = next(iter(hung.rows.values())).request
-    side = min(_CELL, (_WIDEST - 80) // len(hung.columns)) // 2 * 2
+    first = next(iter(layout.rows.values())).request
+    side = min(_CELL, (_WIDEST - 80) // len(layout.columns)) // 2 * 2
     cell = (side, round(side * first.height / first.width / 2) * 2)
-    page, corners = _page(hung, cell)
-    streams = {place: iterate_frames(clip) for place, row in hung.rows.items() if (clip := row.clip_file())}
+    page, corners = _page(layout, cell)
+    streams = {place: iterate_frames(clip) for place, row in layout.rows.items() if (clip := row.clip_file())}
     while streams:
         for place, stream in list(streams.items()):
             try:
@@ -152,25 +152,25 @@ def _frames(hung: _Wall) -> Iterator[Image.Image]:
             yield page.copy()
 
 
-def _page(hung: _Wall, cell: tuple[int, int]) -> tuple[Image.Image, dict[tuple[str, str], tuple[int, int]]]:
+def _page(layout: _Layout, cell: tuple[int, int]) -> tuple[Image.Image, dict[tuple[str, str], tuple[int, int]]]:
     """The wall with its labels and without its clips, and the upper left corner of each place."""
     letters = max(11, cell[0] // 16)  # pixels high
     font, head = ImageFont.load_default(size=letters), round(letters * 1.8)
-    left = max(_MARGIN + round(font.getlength(text)) for text in (hung.down, *hung.lines)) if hung.down else 0
-    width, height = left + len(hung.columns) * (cell[0] + _GAP), 2 * head + len(hung.lines) * (cell[1] + _GAP)
+    left = max(_MARGIN + round(font.getlength(text)) for text in (layout.down, *layout.lines)) if layout.down else 0
+    width, height = left + len(layout.columns) * (cell[0] + _GAP), 2 * head + len(layout.lines) * (cell[1] + _GAP)
     page = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER)
     draw = ImageDraw.Draw(page)
-    draw.text((left + (width - left) / 2, head / 2), hung.across, _INK, font, anchor="mm")
-    draw.text((_GAP, head * 1.5), hung.down, _INK, font, anchor="lm")
-    xs = {column: left + i * (cell[0] + _GAP) for i, column in enumerate(hung.columns)}
-    ys = {line: 2 * head + i * (cell[1] + _GAP) for i, line in enumerate(hung.lines)}
+    draw.text((left + (width - left) / 2, head / 2), layout.across, _INK, font, anchor="mm")
+    draw.text((_GAP, head * 1.5), layout.down, _INK, font, anchor="lm")
+    xs = {column: left + i * (cell[0] + _GAP) for i, column in enumerate(layout.columns)}
+    ys = {line: 2 * head + i * (cell[1] + _GAP) for i, line in enumerate(layout.lines)}
     for column, x in xs.items():
         draw.text((x + cell[0] / 2, head * 1.5), column, _INK, font, anchor="mm")
     for line, y in ys.items():
         draw.text((_GAP, y + cell[1] / 2), line, _INK, font, anchor="lm")
     corners = {(column, line): (x, y) for column, x in xs.items() for line, y in ys.items()}
     for place, corner in corners.items():
-        page.paste(_empty_cell(hung.rows.get(place), cell), corner)
+        page.paste(_empty_cell(layout.rows.get(place), cell), corner)
     return page, corners
 
 

@@ -84,7 +84,7 @@ def run(
     with ray_cluster.connected(on) if on else nullcontext():
         if on:
             unload_cached()  # the card is the workers' now
-            trials = _settled(trials, ray_cluster.has_cards())
+            trials = _on_cluster(trials, ray_cluster.has_cards())
         keys = _keys(trials, pictures)
         folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(folder)
@@ -110,17 +110,20 @@ def run(
 def _rows_of_finished_sweep(
     trials: list[Trial], folder: Path, pictures: PictureCache, retry_failed: bool
 ) -> list[Row] | None:
-    """The rows of a sweep for a cluster where all are there. The cluster's precision is not known before Ray runs."""
+    """The rows of a cluster's sweep where the folder has all of them, so that Ray need not start; else None.
+
+    Whether the cluster has cards, on which its precision depends, is not known before Ray runs: both ways are tried.
+    """
     finished = []
-    for settled in (_settled(trials, has_cards) for has_cards in (True, False)):
-        keys = _keys(settled, pictures)
+    for same_dtype in (_on_cluster(trials, has_cards) for has_cards in (True, False)):
+        keys = _keys(same_dtype, pictures)
         rows = _find_rows(keys, folder, warn=False)
         if len(rows) == len(set(keys)) and not (retry_failed and any(r.status == "failed" for r in rows.values())):
-            finished.append(_in_order(rows, keys, settled))
+            finished.append(_in_order(rows, keys, same_dtype))
     return finished[0] if finished and all(rows == finished[0] for rows in finished) else None
 
 
-def _settled(trials: list[Trial], has_cards: bool) -> list[Trial]:
+def _on_cluster(trials: list[Trial], has_cards: bool) -> list[Trial]:
     return [replace(trial, setup=ray_cluster.cluster_setup(trial.setup, has_cards)) for trial in trials]
 
 

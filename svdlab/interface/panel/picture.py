@@ -97,16 +97,16 @@ class Picture(w.VBox):
         state = (id(self._opened), self.name, self.arriving, height, width, self._controls["fit"].value, self.focus)
         if state == self._drawn:
             return
-        self._drawn, look, whole = state, "", ""
+        self._drawn, look, uncropped = state, "", ""
         caption = f"{self.name}: {width} × {height}, as the model will see it"
         across, down = self._opened.width / width, self._opened.height / height
         if self.arriving:
             look, caption = 'class="svdlab-arriving"', f"{self.arriving} is on its way…"
         elif self._controls["fit"].value == "crop" and abs(across / down - 1) > 0.01:
             look = f'class="svdlab-crop" data-focus="{self.focus[0]} {self.focus[1]}" title="Drag to move the crop"'
-            whole = f'<img class="svdlab-whole" alt="" src="{_small_jpeg(self._opened)}">'
+            uncropped = f'<img class="svdlab-whole" alt="" src="{_small_jpeg(self._opened)}">'
             caption += "; drag it to move the crop"
-        self.figure.value = figure(self.fitted(height, width), caption, look=look, more=whole)
+        self.figure.value = figure(self.fitted(height, width), caption, look=look, more=uncropped)
 
     def _choose(self) -> None:
         """Pressed where the page runs no scripts, which would have opened a dialog instead."""
