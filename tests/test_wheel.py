@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import os
 import shutil
@@ -9,11 +11,15 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from release.install_cell import install_cell, install_command, install_from
 from release.release import MOST_BYTES, build, check_contents, make_clip
@@ -46,6 +52,29 @@ def test_the_install_line_is_the_same_everywhere():
         [cell] = ["".join(cell["source"]) for cell in cells if "install" in cell["metadata"].get("tags", [])]
         assert cell == install_cell(install_from()), f"{path.name}: run `make install-cell`"
     assert install_command(install_from()) in (ROOT / "README.md").read_text()
+
+
+def test_the_first_cell_brings_all_that_the_package_imports():
+    """A stranger has nothing else: what a larger extra alone brought would end a notebook half way."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines, brought = [*project["dependencies"], *project["optional-dependencies"]["notebooks"]], set()
+    while lines:
+        requirement = Requirement(lines.pop())
+        name = canonicalize_name(requirement.name)
+        if name not in brought and (not requirement.marker or requirement.marker.evaluate({"extra": ""})):
+            brought.add(name)
+            with contextlib.suppress(PackageNotFoundError):
+                lines += requires(name) or []
+    imported = set()
+    for path in (ROOT / "svdlab").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            imported |= {
+                alias.name.split(".")[0] for alias in getattr(node, "names", ()) if isinstance(node, ast.Import)
+            }
+            imported |= {str(node.module).split(".")[0]} if isinstance(node, ast.ImportFrom) else set()
+    distributions = packages_distributions()
+    others = imported - set(sys.stdlib_module_names) - {"svdlab"}
+    assert {name for name in others if not {*map(canonicalize_name, distributions[name])} & brought} == {"ray"}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ try:
     import ipywidgets as w
     from traitlets import CUnicode, Unicode
 except ImportError as error:
-    raise ImportError("The panel needs ipywidgets, which is not installed: pip install 'svdlab[lab]'.") from error
+    raise ImportError("The panel needs ipywidgets, which is not installed: pip install 'svdlab[notebooks]'.") from error
 
 _BY_PROGRAM: ContextVar[bool] = ContextVar("by_program", default=False)
 
