@@ -49,7 +49,7 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
         folders: A study, which is the folder that `run` wrote; a folder of studies; or several of these.
         inside: What the page itself holds. True: all clips and their previews (small and moving), so that the notebook
             exported as HTML plays them. False: neither; the running kernel sends each when it is looked at, by a widget
-            that `pip install "svdlab[notebooks]"` brings. Left out: previews up to 4 MiB, and the clips as well if all of
+            of anywidget. Left out: previews up to 4 MiB, and the clips as well if all of
             them together take 4 MiB at most; the rest comes as with False.
 
     Returns:
