@@ -22,7 +22,7 @@ import warnings
 from datetime import datetime
 
 from svdlab import Request, Setup, grid, run
-from svdlab.pipelines.cached import unload_cached
+from svdlab.pipelines.pipeline_cache import unload_cached
 
 
 def measured(name: str, trials: list, workers: int) -> tuple[float, float]:

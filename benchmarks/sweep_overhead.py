@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from svdlab import Machine, Request, Setup, generate, grid, run
-from svdlab.pipelines.cached import load_cached
+from svdlab.pipelines.pipeline_cache import load_cached
 from svdlab.quality.quality import Quality
 from svdlab.rows.row import Row
 from svdlab.rows.rows_table import rows_table

@@ -35,8 +35,8 @@ from svdlab.generation.generate import GenerationError
 from svdlab.media.images import open_image
 from svdlab.media.read_video import read_frames, read_metadata
 from svdlab.media.write_video import write_video
-from svdlab.pipelines.cached import unload_cached
 from svdlab.pipelines.load import load
+from svdlab.pipelines.pipeline_cache import unload_cached
 from svdlab.sweeps.grid import grid
 from svdlab.sweeps.make_row import make_row
 

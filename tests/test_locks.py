@@ -16,7 +16,7 @@ from sweeps import check_whole, forked, quick, trials_of
 
 from svdlab import Setup, atomic_files
 from svdlab.atomic_files import clear_leftovers, process_name
-from svdlab.pipelines.cached import load_cached, unload_cached
+from svdlab.pipelines.pipeline_cache import load_cached, unload_cached
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.row_key import row_key
 from svdlab.sweeps import locks

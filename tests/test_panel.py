@@ -22,7 +22,7 @@ from svdlab import Request, Setup, generate, panel, review
 from svdlab.generation.latent_preview import preview_frames
 from svdlab.interface.panel import setup_marks, worker
 from svdlab.media import write_video
-from svdlab.pipelines.cached import load_cached
+from svdlab.pipelines.pipeline_cache import load_cached
 from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.prediction.cards import CARDS, Card, this_device
 from svdlab.prediction.estimate import estimate

@@ -11,14 +11,14 @@ import pytest
 from sweeps import check_whole, quick, trials_of
 
 from svdlab import Setup, generate, read
-from svdlab.pipelines import cached
-from svdlab.pipelines.cached import _kept, load_cached, unload_cached
+from svdlab.pipelines import pipeline_cache
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.load import load
+from svdlab.pipelines.pipeline_cache import _kept, load_cached, unload_cached
 from svdlab.quality.quality import Quality
 from svdlab.request import conditioning
 from svdlab.sweeps import make_row as make_row_module
-from svdlab.sweeps import shared_pictures as pictures_module
+from svdlab.sweeps import picture_cache
 from svdlab.sweeps.plan import plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -49,7 +49,7 @@ def test_a_sweep_makes_plain_clips_and_makes_them_once(setup, ask, tmp_path, mon
         again.save(tmp_path / "again.mp4")
         frames = read(tmp_path / "again.mp4").frames
         assert all(a.tobytes() == b.tobytes() for a, b in zip(frames, row.open().frames, strict=True))
-    monkeypatch.setattr(cached, "load", None)
+    monkeypatch.setattr(pipeline_cache, "load", None)
     monkeypatch.setattr(make_row_module, "generate", None)
     assert quick(trials, folder) == rows
     assert quick(trials[::-1], folder) == rows[::-1]
@@ -58,7 +58,7 @@ def test_a_sweep_makes_plain_clips_and_makes_them_once(setup, ask, tmp_path, mon
 def test_a_picture_is_read_once(setup, tmp_path, picture, ask, monkeypatch):
     picture.save(tmp_path / "cat.png")
     seen = []
-    monkeypatch.setattr(pictures_module, "conditioning", lambda request: seen.append(1) or conditioning(request))
+    monkeypatch.setattr(picture_cache, "conditioning", lambda request: seen.append(1) or conditioning(request))
     trials = trials_of(setup, lambda **f: ask(image=str(tmp_path / "cat.png"), **f), seed=range(3))
     rows = quick(trials, tmp_path / "rows")
     assert len(seen) == 1
@@ -69,7 +69,7 @@ def test_a_picture_is_read_once(setup, tmp_path, picture, ask, monkeypatch):
 def test_one_pipeline_is_kept_between_runs(setup, ask, tmp_path, monkeypatch):
     unload_cached()
     loads = []
-    monkeypatch.setattr(cached, "load", lambda s: loads.append(s) or load(s))
+    monkeypatch.setattr(pipeline_cache, "load", lambda s: loads.append(s) or load(s))
     bf16 = dataclasses.replace(setup, dtype="bf16")
     mixed = [
         t

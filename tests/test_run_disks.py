@@ -14,7 +14,7 @@ from disks import mount
 from sweeps import quick, trials_of
 
 from svdlab import Setup
-from svdlab.pipelines.cached import unload_cached
+from svdlab.pipelines.pipeline_cache import unload_cached
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.rows_table import rows_table
 

@@ -18,9 +18,6 @@ def delete_row(folder: Path, key: str) -> None:
     Args:
         folder: of the study.
         key: of the row.
-
-    Raises:
-        ValueError: the study's `.deleted` is a link.
     """
     _move_files(folder, _deleted(folder) / date.today().isoformat(), key)
 
@@ -31,16 +28,13 @@ def restore_row(folder: Path, key: str) -> None:
     Args:
         folder: of the study.
         key: of the row.
-
-    Raises:
-        ValueError: the study's `.deleted` is a link.
     """
     for day in sorted(_deleted(folder).glob("*")):
         _move_files(day, folder, key)
 
 
 def _deleted(folder: Path) -> Path:
-    """The folder of what was deleted, without the days that are over a week ago."""
+    """The folder of what was deleted, without the days that are over a week ago; a `ValueError` for a link."""
     deleted = folder / ".deleted"
     if deleted.is_symlink():
         raise ValueError(f"{deleted} is a link, which may lead anywhere: remove it, then delete rows.")

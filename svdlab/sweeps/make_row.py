@@ -18,15 +18,15 @@ from svdlab.machine import Machine
 from svdlab.media.images import image_sha256
 from svdlab.media.preview import preview_bytes
 from svdlab.messages import describe_error
-from svdlab.pipelines.cached import load_cached
 from svdlab.pipelines.load import setup_of
+from svdlab.pipelines.pipeline_cache import load_cached
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, write_row
 from svdlab.rows.row_key import row_key
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, is_contested
-from svdlab.sweeps.shared_pictures import FittedPicture, PictureCache
+from svdlab.sweeps.picture_cache import FittedPicture, PictureCache
 
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline

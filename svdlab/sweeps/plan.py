@@ -18,7 +18,7 @@ from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, read_rows
 from svdlab.rows.row_key import row_key
 from svdlab.sweeps.grid import Trial
-from svdlab.sweeps.shared_pictures import PictureCache
+from svdlab.sweeps.picture_cache import PictureCache
 
 _BYTES_PER_PIXEL = 0.3  # of the bundled model's MP4s with their cover, where the folder holds none to go by
 

@@ -24,8 +24,8 @@ from svdlab.rows.row_files import write_row
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import with_image
 from svdlab.sweeps.make_row import Task, failed_row
+from svdlab.sweeps.picture_cache import PictureCache, make_room
 from svdlab.sweeps.ray_worker import Answer, RayWorker
-from svdlab.sweeps.shared_pictures import PictureCache, make_room
 
 _TRIES = 3  # a task that its worker does not survive so often is to blame itself
 _LOOK_SECONDS = 5  # how often new nodes are looked for

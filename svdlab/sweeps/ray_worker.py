@@ -21,7 +21,7 @@ from svdlab.rows.row import Row
 from svdlab.rows.row_preview import read_preview
 from svdlab.sweeps.grid import with_image
 from svdlab.sweeps.make_row import RowMaker, Task
-from svdlab.sweeps.shared_pictures import FittedPicture
+from svdlab.sweeps.picture_cache import FittedPicture
 
 
 class Answer(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any
 
 from svdlab.atomic_files import clear_leftovers
 from svdlab.machine import card_is_lost
-from svdlab.pipelines.cached import unload_cached
+from svdlab.pipelines.pipeline_cache import unload_cached
 from svdlab.progress_bar import Progress
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row
@@ -27,8 +27,8 @@ from svdlab.sweeps import ray_cluster
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, is_claimed
 from svdlab.sweeps.make_row import RowMaker, Task
+from svdlab.sweeps.picture_cache import PictureCache
 from svdlab.sweeps.ray_worker import fetch
-from svdlab.sweeps.shared_pictures import PictureCache
 
 
 def run(

@@ -10,7 +10,7 @@ import torch
 from small_clips import allocated_bytes, small_request, small_setup
 
 from svdlab import OutOfMemory, generate, grid, load, run
-from svdlab.pipelines.cached import unload_cached
+from svdlab.pipelines.pipeline_cache import unload_cached
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
 

@@ -9,7 +9,7 @@ import torch
 from small_clips import allocated_bytes, small_request, small_setup
 
 from svdlab import Machine, Setup, doctor, estimate, ladder, panel, profile
-from svdlab.pipelines.cached import unload_cached
+from svdlab.pipelines.pipeline_cache import unload_cached
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
 GiB = 2**30

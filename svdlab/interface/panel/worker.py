@@ -23,7 +23,7 @@ from svdlab.headless.run_notebooks import results_home
 from svdlab.interface.panel.widgets import Alert, Button, figure, w
 from svdlab.media.show import strip
 from svdlab.messages import describe_error
-from svdlab.pipelines.cached import free_memory, load_cached
+from svdlab.pipelines.pipeline_cache import free_memory, load_cached
 from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.progress_bar import quiet_libraries
 from svdlab.rows.row import Row
