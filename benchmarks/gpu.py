@@ -1,7 +1,6 @@
 """What this machine's card makes of a full-size clip, part by part in one process, in eight minutes.
 
     PYTHONPATH=. python benchmarks/gpu.py [--variant svd-xt] [--budget 480] [--folder results/reference/NAME]
-    python benchmarks/gpu.py --predict        # beforehand, on any machine: the memory that each part should take
     python benchmarks/gpu.py --table FOLDER   # the table again, from its rows
 
 Weights are random: values change neither memory nor time. Each part is a line of measured.jsonl as soon as it is done,
@@ -30,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gpu_table import CAPPED, ROWS, GiB, predict, table
+from benchmarks.gpu_table import CAPPED, ROWS, GiB, table
 from svdlab import Machine, Request, Setup, generate, load
 from svdlab.machine import card_is_lost
 from svdlab.messages import describe_error
@@ -41,6 +40,7 @@ from svdlab.request import conditioning
 ROOT = Path(__file__).parents[1]
 TABLE, TRACE = "table.md", "trace.txt"
 STEPS = 3  # of a part that measures steps alone
+SIZES = ("height", "width", "num_frames", "decode_chunk_size", "max_guidance_scale")  # on which memory depends
 
 
 class Enough(Exception):
@@ -73,6 +73,7 @@ class Bench:
         self.pipeline, seconds = timed(lambda: load(self.setup))
         return {
             "variant": self.setup.variant,
+            "request": {name: getattr(self.request, name) for name in SIZES},
             "load_seconds": seconds,
             "allocated_bytes": torch.cuda.memory_allocated(),
         }
@@ -358,14 +359,10 @@ def main() -> None:
     options.add_argument("--variant", default="svd-xt")
     options.add_argument("--budget", type=float, default=480, help="seconds in all")
     options.add_argument("--folder", type=Path, help="results/reference/, and the card's name")
-    options.add_argument("--predict", action="store_true", help="write what the parts should take; needs no card")
     options.add_argument("--table", type=Path, metavar="FOLDER", help="write its table again, and measure nothing")
     options.add_argument("--small", action="store_true", help="two frames of 64x64, to try this program")
     given = options.parse_args()
     warnings.simplefilter("ignore", UserWarning)
-    if given.predict:
-        predict(given.variant)
-        return
     if given.table is None:
         until, slug = time.monotonic() + given.budget, re.sub(r"[^a-z0-9]+", "-", Machine.here().name.lower())
         given.table = given.folder or ROOT / "results" / "reference" / slug.strip("-")

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from svdlab import Setup, estimate
+from svdlab.prediction.estimate import Stage
 
 ROWS = "measured.jsonl"
-PREDICTIONS = Path(__file__).with_name("gpu_predictions.json")
 GiB = 2**30
 LEAN = ("single-token", "split-guidance")
 CAPPED = {8: ("model-offload", *LEAN, "lean-decode"), 6: ("group-offload", *LEAN, "lean-decode")}
 
 
-def predict(variant: str) -> None:
-    """Write what the parts should take, for the table of a card.
+def predict(variant: str, fields: dict[str, Any]) -> dict[str, int]:
+    """The memory that each part should take, in bytes: of the published sizes from traces that svdlab brings along.
 
     Args:
-        variant: whose full size is predicted, in fp16.
+        variant: what is measured, in fp16.
+        fields: of the request, where it differs from the variant's own.
     """
-    setup = Setup(variant, weights="random", dtype="fp16")
-    request = setup.request(image="rocket")
-    together = dataclasses.replace(request, decode_chunk_size=request.num_frames)
-    bytes_by_part: dict[str, int] = {}
+    setup = Setup(variant, dtype="fp16")
+    request = setup.request(image="rocket", **fields)
+
+    def stages(*names: str, chunk: int = request.decode_chunk_size) -> dict[str, Stage]:
+        asked = dataclasses.replace(request, decode_chunk_size=chunk)
+        return estimate(dataclasses.replace(setup, optimizations=names), asked).stages
+
+    def largest(*names: str, of: tuple[str, ...] = ("encode", "denoise", "decode")) -> int:
+        return max(stage.peak_bytes for name, stage in stages(*names).items() if name in of)
+
+    present = sum(estimate(setup, request).component_bytes.values())  # nothing is offloaded
+    peaks = {f"capped at {gib} GiB": largest(*names) for gib, names in CAPPED.items()} | {"plain": largest()}
     for names in ((), ("single-token",), ("split-guidance",)):
-        stages = estimate(dataclasses.replace(setup, optimizations=names), request).stages
-        steps = max(stages["encode"].peak_bytes, stages["denoise"].peak_bytes)
-        bytes_by_part[", ".join(names) or "plain, few steps"] = steps
-        if not names:
-            bytes_by_part["plain"] = max(stage.peak_bytes for stage in stages.values())
-    for asked in (request, together):
-        for names, words in (((), "decode"), (("lean-decode",), "lean-decode")):
-            stage = estimate(dataclasses.replace(setup, optimizations=names), asked).stages["decode"]
-            whole = sum(estimate(setup, request).component_bytes.values())  # nothing is offloaded
-            peak = stage.peak_bytes - stage.weight_bytes + whole
-            bytes_by_part[f"{words} at {asked.decode_chunk_size}"] = peak
-    for gib, names in CAPPED.items():
-        peak = estimate(dataclasses.replace(setup, optimizations=names), request).peak_bytes
-        bytes_by_part[f"capped at {gib} GiB"] = peak
-    predictions = json.loads(PREDICTIONS.read_text()) if PREDICTIONS.exists() else {}
-    PREDICTIONS.write_text(json.dumps(predictions | {variant: bytes_by_part}, indent=1) + "\n")
+        peaks[", ".join(names) or "plain, few steps"] = largest(*names, of=("encode", "denoise"))
+    for chunk, names in itertools.product((request.decode_chunk_size, request.num_frames), ((), ("lean-decode",))):
+        activation_bytes = stages(*names, chunk=chunk)["decode"].activation_bytes
+        peaks[f"{', '.join(names) or 'decode'} at {chunk}"] = present + activation_bytes
+    return peaks
 
 
 def table(folder: Path) -> str:
@@ -50,8 +50,9 @@ def table(folder: Path) -> str:
     lines = (folder / ROWS).read_text().splitlines()
     rows = {row["part"]: row for row in map(json.loads, lines)}
     facts = rows.pop("card", {})
-    variant = rows.get("load", {}).get("variant", "svd-xt")
-    predictions = (json.loads(PREDICTIONS.read_text()) if PREDICTIONS.exists() else {}).get(variant, {})
+    loaded = rows.get("load", {})
+    variant = loaded.get("variant", "svd-xt")
+    predictions = predict(variant, loaded.get("request", {}))
 
     def cell(value: float | None, digits: int = 2, scale: float = 1) -> str:
         return "" if value is None else f"{value / scale:.{digits}f}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from disks import mount
+from micro_model import micro_pipeline
 
 # One thread: the models here are so small that threads only wait for one another, minutes instead of seconds where
 # something else is busy on the machine.
@@ -20,53 +21,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 @pytest.fixture(scope="session")
 def micro():
     """A pipeline of SVD's own classes with seeded random weights, about a megabyte: 6 frames, latents at half size."""
-    import torch
-    from diffusers import (
-        AutoencoderKLTemporalDecoder,
-        EulerDiscreteScheduler,
-        StableVideoDiffusionPipeline,
-        UNetSpatioTemporalConditionModel,
-    )
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    from svdlab.pipelines.random_weights import SCHEDULER
-
-    torch.manual_seed(0)
-    unet = UNetSpatioTemporalConditionModel(
-        sample_size=32,
-        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-        block_out_channels=(32, 32),
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=24,
-        layers_per_block=1,
-        cross_attention_dim=16,
-        num_attention_heads=(2, 2),
-        num_frames=6,
-    )
-    vae = AutoencoderKLTemporalDecoder(
-        block_out_channels=(32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        layers_per_block=1,
-        latent_channels=4,
-        scaling_factor=0.5,
-    )
-    image_encoder = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=224,
-            patch_size=56,
-            projection_dim=16,
-        )
-    )
-    pipeline = StableVideoDiffusionPipeline(
-        vae.eval(), image_encoder.eval(), unet.eval(), EulerDiscreteScheduler(**SCHEDULER), CLIPImageProcessor()
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return micro_pipeline()
 
 
 @pytest.fixture(scope="session")

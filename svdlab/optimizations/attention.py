@@ -76,4 +76,5 @@ ATTENTION = Optimization(
     values=f"a kernel: {', '.join(KERNELS)}",
     accepts=KERNELS.__contains__,
     traced=lambda value: value == "math",  # the others keep no scores, and a card's kernels do not run elsewhere
+    stages=("denoise",),
 )

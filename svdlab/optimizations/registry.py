@@ -44,7 +44,7 @@ class WeightBytes(NamedTuple):
     largest_block: int  # of its lists of blocks
     outside_blocks: int  # what is in no such list
     layer_traffic: int  # its layers' own bytes, each as often as the stage calls it
-    block_traffic: int  # the same of its blocks, and of the layers outside of them
+    block_traffic: int  # the same of its blocks, and what is outside of them at each call of the component itself
 
 
 class Residence(NamedTuple):

@@ -14,7 +14,7 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -128,7 +128,7 @@ def fake_run(setup: Setup, request: Request, stages: Iterable[str] = tuple(_CALL
         module._apply = partial(_replace_parameters, module)  # on these alone: others may be making a clip meanwhile
     with quiet_libraries(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for part in modules:
-            part.to_empty(device="cpu")
+            part._apply(lambda blank: torch.empty(blank.shape, dtype=blank.dtype))  # twice as quick as `to_empty`
         for optimization, value in setup.parsed:
             if optimization.traced(value) and stages.intersection(optimization.stages):
                 optimization.apply(pipeline, value)
@@ -171,13 +171,10 @@ def _replace_parameters(module: nn.Module, change: Callable[[Any], Any], recurse
 def _counted_calls(modules: Iterable[nn.Module]) -> Iterator[Counter[nn.Module]]:
     """How often each module, or one within it, is called meanwhile."""
     calls: Counter[nn.Module] = Counter()
-    every = [module for part in modules for module in part.modules()]
-    handles = [module.register_forward_pre_hook(lambda module, _: calls.update((module,))) for module in every]
-    try:
+    with ExitStack() as hooks:
+        for module in {module for part in modules for module in part.modules()}:
+            hooks.enter_context(module.register_forward_pre_hook(lambda module, _: calls.update((module,))))
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _weight_bytes(module: nn.Module, calls: Counter[nn.Module]) -> WeightBytes:
@@ -188,14 +185,15 @@ def _weight_bytes(module: nn.Module, calls: Counter[nn.Module]) -> WeightBytes:
     lists: list[Any] = [child for child in module.children() if type(child).__name__ in ("ModuleList", "Sequential")]
     blocks = {block: size(block, True) for child in lists for block in child}
     layers = {layer: size(layer, False) for layer in module.modules()}
-    inside = {layer for block in blocks for layer in block.modules()} - blocks.keys()
+    outside = sum(layers.values()) - sum(blocks.values())
+    # What is outside of blocks comes with the component's own call, however often its layers are called within it.
     return WeightBytes(
         total=sum(layers.values()),
         largest_layer=max(layers.values()),
         largest_block=max(blocks.values(), default=0),
-        outside_blocks=sum(layers.values()) - sum(blocks.values()),
+        outside_blocks=outside,
         layer_traffic=sum(calls[layer] * each for layer, each in layers.items()),
-        block_traffic=sum(calls[each] * size for each, size in (layers | blocks).items() if each not in inside),
+        block_traffic=calls[module] * outside + sum(calls[block] * each for block, each in blocks.items()),
     )
 
 

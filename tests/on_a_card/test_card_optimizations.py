@@ -5,6 +5,7 @@ Each loads, takes hold, gives the plain frames as far as it says, needs the memo
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from small_clips import allocated_bytes, small_request, small_setup
 
-from svdlab import Clip, estimate, generate, load
+from svdlab import Clip, Setup, estimate, generate, load
 from svdlab.optimizations.registry import in_order, optimizations, parse
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -20,18 +21,33 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")
 ROUNDING = 1e-3  # of latents that begin at 700
 NEAR = 0.3  # of an approximate one's latents, relative
 VALUES = ("group-offload=block", "group-offload=stream", "attention=math")
-NAMES = (*(name for name in optimizations() if not name.startswith("compile-")), *VALUES)  # compiling has its own tests
+NAMES = (*optimizations(), *VALUES)
 
 
 def is_allowed(names: tuple[str, ...]) -> bool:
     try:
-        small_setup(*in_order(names))
+        Setup("svd", optimizations=in_order(names))
     except ValueError:
         return False
     return True
 
 
-PAIRS = [pair for pair in combinations(NAMES, 2) if is_allowed(pair)]
+def cases(names: tuple[tuple[str, ...], ...]) -> list:
+    """All but placements alone, which nothing else tries, are for the slow tests."""
+    slow = [not all(parse(name)[0].accelerator for name in each) for each in names]
+    marks = [(pytest.mark.slow,) * each for each in slow]
+    return [pytest.param(each, id=" ".join(each), marks=mark) for each, mark in zip(names, marks, strict=True)]
+
+
+PAIRS = tuple(pair for pair in combinations(NAMES, 2) if is_allowed(pair))
+
+
+@pytest.fixture(autouse=True)
+def compiler(request, monkeypatch):
+    """Compiling is tracing here: one graph, hooks and all, run as it was traced. Kernels are for a compiler's tests."""
+    if "compile-" in request.node.name:
+        torch._dynamo.reset()
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
 
 
 def check_frames(names: tuple[str, ...], clip: Clip, plain: Clip) -> None:
@@ -53,21 +69,21 @@ def check(names: tuple[str, ...], plain: Clip) -> None:
     peak = torch.cuda.max_memory_allocated() - before  # since the clip began
     predicted = estimate(setup, request).peak_bytes
     check_frames(names, clip, plain)
-    # The largest layer need not compute at the highest moment of a decode, and is predicted so.
-    assert (0.96 if "sequential-offload" in names else 0.98) < peak / predicted < 1.02
+    # The largest layer need not compute at the highest moment of a decode, and is predicted so; a graph frees earlier.
+    least = 0.96 if "sequential-offload" in names else 0.8 if "compile-" in str(names) else 0.98
+    assert least < peak / predicted < 1.02
     del pipeline, clip
     assert allocated_bytes() == before
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_gives_the_plain_frames_in_the_memory_that_was_predicted(name, plain):
-    check((name,), plain)
+@pytest.mark.parametrize("names", cases(tuple((name,) for name in NAMES)))
+def test_each_gives_the_plain_frames_in_the_memory_that_was_predicted(names, plain):
+    check(names, plain)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pair", PAIRS, ids=" ".join)
-def test_every_pair_does_too(pair, plain):
-    check(pair, plain)
+@pytest.mark.parametrize("names", cases(PAIRS))
+def test_every_pair_does_too(names, plain):
+    check(names, plain)
 
 
 def test_cudnn_attends_to_no_single_token_and_says_what_goes_with_it(plain, pretended):
@@ -82,20 +98,28 @@ def test_graphs_that_would_overwrite_results_are_refused(name):
         load(small_setup(f"{name}=reduce-overhead"))
 
 
-MOVING = ("model-offload", "group-offload=leaf", "group-offload=stream")
-CALLED_MORE = ("split-guidance", "forward-chunking=1")
-SLOW = [("group-offload=block",), ("model-offload",), *((name, more) for name in MOVING for more in CALLED_MORE)]
+MOVING = ("model-offload", "group-offload=leaf", "group-offload=block", "group-offload=stream")
+CALLED_MORE = ("split-guidance", "forward-chunking=1")  # once for each half of the guidance, and for each frame
+LESS = ((), CALLED_MORE[:1], CALLED_MORE[1:])
 
 
-# Not so for blocks with those two: the layers outside of blocks move once a step, and are predicted at each call.
-@pytest.mark.parametrize("names", [MOVING[1:2], *(pytest.param(names, marks=pytest.mark.slow) for names in SLOW)])
-def test_weights_come_and_go_as_often_as_predicted(names, pretended):
+@pytest.fixture(scope="module")
+def moved_bytes():
+    """The bytes that come to the card and go in a clip, by the names of its optimisations."""
+    card = pytest.importorskip("pretended_card", reason="only a pretended card counts them")
+
     def moved_bytes(*names: str) -> int:
-        pipeline, before = load(small_setup(*names)), pretended.counts()
+        pipeline, before = load(small_setup(*names)), card.counts()
         generate(pipeline, small_request(), progress=False)
-        after = pretended.counts()
+        after = card.counts()
         return sum(after[way] - before[way] for way in ("to_card_bytes", "from_card_bytes"))
 
-    stages = estimate(small_setup(*names), small_request()).stages.values()
-    predicted = sum(stage.moved_bytes or 0 for stage in stages)
-    assert moved_bytes(*names) - moved_bytes() == pytest.approx(predicted, rel=0.05)
+    plain_bytes = moved_bytes()
+    return lambda *names: moved_bytes(*names) - plain_bytes
+
+
+@pytest.mark.parametrize("more", [CALLED_MORE, *(pytest.param(m, marks=pytest.mark.slow) for m in LESS)], ids=str)
+@pytest.mark.parametrize("name", MOVING)
+def test_weights_come_and_go_as_often_as_predicted(name, more, moved_bytes):
+    stages = estimate(small_setup(name, *more), small_request()).stages.values()
+    assert moved_bytes(name, *more) == pytest.approx(sum(stage.moved_bytes or 0 for stage in stages), rel=0.05)
