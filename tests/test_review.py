@@ -340,9 +340,10 @@ def test_the_page_can_ask_only_for_rows_that_it_shows(motion):
     looked._answer(sent, {"what": "compare", "rows": [0, 0]}, None)
     looked._answer(sent, {"what": "keep", "row": 3, "star": True, "text": HOSTILE}, None)
     looked._answer(sent, {"what": "notes"}, None)
-    looked._answer(sent, {"what": "preview", "row": 2}, None)
-    assert sent[0] == ({"file": "clip 2"}, [(motion / "0002000000000000.mp4").read_bytes()])
-    assert sent[-1] == ({"file": "preview 2"}, [(motion / "0002000000000000.preview.webp").read_bytes()])
+    looked._answer(sent, {"what": "preview", "rows": [2, 3]}, None)
+    assert sent[0] == ({"files": ["clip 2"]}, [(motion / "0002000000000000.mp4").read_bytes()])
+    previews = [(motion / f"000{place}000000000000.preview.webp").read_bytes() for place in (2, 3)]
+    assert sent[-1] == ({"files": ["preview 2", "preview 3"]}, previews)
     looked._answer(sent, {"what": "delete", "rows": [4, 5]}, None)
     looked._answer(sent, {"what": "restore", "rows": [4]}, None)
     assert [content["absent"] for content, _ in sent[-2:]] == [[4, 5], [5]]

@@ -255,9 +255,9 @@ class Review:
             note = Note(bool(message["star"]), str(message["text"]))
             write_note(entries[0].folder, entries[0].row.key, note)
         elif what in ("clip", "preview"):
-            clip = entries[0].clip
-            data = read_preview(entries[0].row) if what == "preview" else clip.read_bytes() if clip else None
-            courier.send({"file": f"{what} {places[0]}"}, [data] if data else None)
+            is_preview = what == "preview"
+            files = [read_preview(e.row) if is_preview else (clip := e.clip) and clip.read_bytes() for e in entries]
+            courier.send({"files": [f"{what} {place}" for place in places]}, [file or b"" for file in files])
         elif what == "compare":
             lines = [[heading, list(map(text_of, values))] for heading, values in _likeness_to_first(entries).items()]
             courier.send({"of": places, "measures": lines})

@@ -302,7 +302,7 @@ def test_a_large_photograph_arrives_upright_and_small_and_its_crop_is_dragged(li
 
 
 def test_every_knob_is_restored_from_any_variant_to_any_other(live, lab):
-    """From clips of 40 MB, each with values at and beyond the ends of the sliders, and between their steps."""
+    """From clips of 10 MB, each with values at and beyond the ends of the sliders, and between their steps."""
     requests, setups = [], {}
     for place, name in enumerate(VARIANTS):
         shape = {"height": 64 + 8 * place, "width": 96, "num_frames": 4 + place, "decode_chunk_size": 1 + place}

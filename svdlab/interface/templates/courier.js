@@ -3,7 +3,7 @@ export default { render() {}, initialize({ model }) {
   const name = "{{ name }}", hear = ({ detail }) => detail.name === name && model.send(detail);
   const tell = (detail) => document.dispatchEvent(new CustomEvent("svdlab-tell", { detail: { name, ...detail } }));
   document.addEventListener("svdlab-ask", hear);
-  model.on("msg:custom", (content, buffers) => tell({ ...content, data: buffers?.[0] }));
+  model.on("msg:custom", (content, buffers) => tell({ ...content, data: buffers }));
   tell({ ready: true });
   return () => document.removeEventListener("svdlab-ask", hear);
 } };

@@ -39,10 +39,17 @@
     let alive = false;
     const fetched = new Map(), waiting = new Map();  // "clip 3" → promise of a URL; → what fulfils it
     const ask = (what) => document.dispatchEvent(new CustomEvent("svdlab-ask", { detail: { name, ...what } }));
+    const wanted = { clip: [], preview: [] }, together = { clip: 1, preview: 24 };  // rows; JupyterLab lays its page out anew for each message
+    function send(what) {
+      while (wanted[what].length) ask({ what, rows: wanted[what].splice(0, together[what]) });
+    }
     function fetchFile(what, row) {
       const id = `${what} ${row.dataset.row}`;
       if (!alive) return null;
-      if (!fetched.has(id)) fetched.set(id, new Promise((done) => { waiting.set(id, done); ask({ what, row: +row.dataset.row }); }));
+      if (!fetched.has(id)) {
+        if (wanted[what].push(+row.dataset.row) === 1) setTimeout(() => send(what));
+        fetched.set(id, new Promise((done) => waiting.set(id, done)));
+      }
       return fetched.get(id);
     }
     document.addEventListener("svdlab-tell", ({ detail }) => {
@@ -55,10 +62,10 @@
         removal.hidden = false;
         for (const row of inSight) fill(row);
       }
-      if (detail.file) {
-        const type = detail.file.startsWith("clip") ? "video/mp4" : "image/webp";
-        waiting.get(detail.file)?.(detail.data && URL.createObjectURL(new Blob([detail.data], { type })));
-        waiting.delete(detail.file);
+      for (const [i, id] of (detail.files ?? []).entries()) {
+        const type = id.startsWith("clip") ? "video/mp4" : "image/webp", data = detail.data[i];
+        waiting.get(id)?.(data.byteLength && URL.createObjectURL(new Blob([data], { type })));
+        waiting.delete(id);
       }
       if (detail.measures) tabulate(detail.of, detail.measures);
       if (detail.absent) { for (const row of rows) row.dataset.absent = detail.absent.includes(+row.dataset.row) || ""; filter(); }
@@ -106,12 +113,10 @@
       const url = film(row).getAttribute("src") ? null : await fetchFile("preview", row);
       if (url) film(row).src = url;
     }
+    let due = 0;
     const watcher = new IntersectionObserver((entries) => {
-      for (const { target, isIntersecting } of entries) {
-        const row = target.closest("tr");
-        inSight[isIntersecting ? "add" : "delete"](row);
-        if (isIntersecting) setTimeout(() => inSight.has(row) && fill(row), 250);  // not what is scrolled past
-      }
+      for (const { target, isIntersecting } of entries) inSight[isIntersecting ? "add" : "delete"](target.closest("tr"));
+      due ||= setTimeout(() => { due = 0; for (const row of inSight) fill(row); }, 250);  // not what is scrolled past
     }, { rootMargin: "200px" });
     function still(img) {  // for whom motion is unpleasant: the first frame, until it is pointed at
       const frame = make("canvas", { width: img.naturalWidth, height: img.naturalHeight });
