@@ -381,6 +381,16 @@ def test_running_out_of_memory_says_what_would_fit(checkpoint, ask, monkeypatch)
     assert "slower)" in full_size
 
 
+def test_out_of_memory_in_bf16_names_the_other_half_on_a_card_without_its_kernels(monkeypatch):
+    """Whose attention takes 39 GiB there, so that nothing in bf16 fits."""
+    request = Request.for_variant("svd-xt", image="rocket")
+    for dtypes, leaves in ((("fp32",), False), (("bf16", "fp32"), True)):
+        monkeypatch.setattr(fitting, "safer_dtypes", lambda dtypes=dtypes: dtypes)
+        sentence = lighter(Setup("svd-xt", dtype="bf16", device="cuda"), request, 8 * GiB)
+        assert ("dtype='fp16'" in sentence) != leaves
+        assert "'split-guidance'" in sentence
+
+
 def test_all_frames_decoded_together_in_a_quarter_of_the_memory():
     plain = full("svd-xt", decode_chunk_size=25).stages["decode"]
     lean = full("svd-xt", "lean-decode", decode_chunk_size=25).stages["decode"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from svdlab.dtypes import safer_dtypes, torch_dtype
 from svdlab.machine import Machine, free_bytes
 from svdlab.messages import did_you_mean, shorten
 
@@ -149,7 +150,7 @@ def _measured_rates(device: str) -> tuple[Mapping[str, float], float, str]:
     import torch
 
     on_card = device != "cpu"
-    size, dtypes = (4096, ("fp16", "bf16", "fp32")) if on_card else (1024, ("fp32",))
+    size, dtypes = (4096, ("fp16", *safer_dtypes())) if on_card else (1024, ("fp32",))
 
     def best_seconds(run: Callable[[], object]) -> float:
         seconds = []
@@ -163,8 +164,7 @@ def _measured_rates(device: str) -> tuple[Mapping[str, float], float, str]:
 
     flops = {}
     for name in dtypes:
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[name]
-        factor = torch.ones(size, size, dtype=dtype, device=device)
+        factor = torch.ones(size, size, dtype=torch_dtype(name), device=device)
         flops[name] = 2 * size**3 / best_seconds(lambda factor=factor: factor @ factor)
     block = torch.ones(16 * size * size // 4, device=device)
     bandwidth = 2 * block.nbytes / best_seconds(block.clone)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from svdlab.dtypes import safer_dtypes
 from svdlab.machine import best_device
 from svdlab.optimizations.registry import in_order, optimizations, parse
 from svdlab.prediction.cards import CARDS, PUBLISHED, Card, find_card, parse_memory, this_card, this_device
@@ -172,8 +173,7 @@ def fitting_table(
         'single-token'
     """
     estimates = candidates(setup, request, card, on_card=True, approximate=approximate)
-    pairs = [(card, each) for each in estimates] if card else []
-    pairs = pairs or [(each, recommended(estimates, each)) for each in CARDS.values()]
+    pairs = [(card, e) for e in estimates] if card else [(c, recommended(estimates, c)) for c in CARDS.values()]
     return [
         {"card": on.name, "memory_gib": round(on.memory_bytes / 2**30, 1)}
         | {"optimizations": ", ".join(each.setup.optimizations) or "none"}
@@ -208,6 +208,9 @@ def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> 
         request: what is asked, complete.
         memory_bytes: that they must fit in; left out, it is enough that they need less.
     """
+    if setup.resolved().dtype == "bf16" and "bf16" not in safer_dtypes():
+        fp16 = lighter(replace(setup, dtype="fp16"), request, memory_bytes)
+        return f"This card keeps all scores of attention in bf16: use dtype='fp16', for which {fp16}"
     card, now = _rated(None), estimate(setup, request)
     limit = min(now.needed_bytes - 1, memory_bytes or now.needed_bytes)
     changing = tuple(t for t, (o, _) in zip(setup.optimizations, setup.parsed, strict=True) if not o.exact)
@@ -224,7 +227,5 @@ def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> 
     predicted = f"{now.needed_bytes / 2**30:.1f} GiB were predicted"
     if texts:
         return f"{predicted}; by prediction these fit: {'; '.join(texts[:3])}."
-    return (
-        f"{predicted}, and no exact setup needs less: lower decode_chunk_size (now {request.decode_chunk_size}), "
-        "num_frames or the size."
-    )
+    less = f"lower decode_chunk_size (now {request.decode_chunk_size}), num_frames or the size"
+    return f"{predicted}, and no exact setup needs less: {less}."

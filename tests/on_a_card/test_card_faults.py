@@ -13,6 +13,7 @@ from small_clips import allocated_bytes, small_request, small_setup
 
 from svdlab import GenerationError, OutOfMemory, diagnose, doctor, generate, grid, load, run
 from svdlab.pipelines.pipeline_cache import unload_cached
+from svdlab.prediction import cards
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -97,6 +98,9 @@ def test_bf16_is_advised_only_where_it_has_its_kernels(monkeypatch, capability, 
     with pytest.raises(GenerationError, match=f"The denoiser gave not-a-number .* {advice}"):
         generate(pipeline, request, progress=False)
     assert "bf16" not in str(doctor())  # on no card
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *_, **options: ones(2, 2, **options))  # of which rates are soon measured
+    assert cards._measured_rates.__wrapped__("cuda")[0].keys() == {"fp16", *dtypes}
 
 
 def test_an_fp16_clip_casts_its_vae_without_a_warning_of_no_modules(caplog):
