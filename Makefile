@@ -58,8 +58,8 @@ build/colab/made: constraints-colab.txt pyproject.toml release/colab_environment
 
 COLAB := quickstart[14] micro_conditioning memory_and_speed review troubleshooting[4-14]  # each notebook once
 test-colab: build/colab/made  ## an environment like Colab's, and in it the notebooks, the hub, and the panel in a classic notebook
-	PYTHONPATH=. build/colab/bin/python -m pytest -m "not gpu" $(COLAB:%=tests/test_notebooks.py::test_%)
-	PYTHONPATH=. build/colab/bin/python -m pytest tests/test_hub.py
+	PYTHONPATH=$(CURDIR) build/colab/bin/python -m pytest -m "not gpu" $(COLAB:%=tests/test_notebooks.py::test_%)
+	PYTHONPATH=$(CURDIR) build/colab/bin/python -m pytest tests/test_hub.py
 	$(BIN)/python -m pytest -m "browser and slow" tests/browser/test_colab_in_browser.py
 
 resolve-colab: $(INSTALLED)  ## whether svdlab goes together with Colab's versions, by pip's own resolution
