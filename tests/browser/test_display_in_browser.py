@@ -252,6 +252,6 @@ def test_the_lines_that_apply_a_finding_are_copied(lab, page, screenshot):
     size.get_by_role("button", name="Copy").click()
     size.get_by_role("button", name="Copied").wait_for()
     copied = page.evaluate("() => navigator.clipboard.readText()").strip()
-    assert copied == size.locator("code").inner_text()
+    assert copied == size.locator("pre").inner_text()
     assert "clip = generate(pipeline, replace(clip.request, height=72, width=128))" in copied.splitlines()
     screenshot(page, "diagnosis")

@@ -249,24 +249,31 @@ def test_setups_are_marked_that_fit(live):
 
 
 def test_several_wait_in_a_queue_and_one_is_removed(live, screenshot):
+    clips = live.get_by_role("checkbox").count()
     live.get_by_role("spinbutton", name="Clips").fill("3")
     live.keyboard.press("Tab")
     press(live, "Generate")
     live.get_by_role("button", name="Remove", exact=True).nth(1).wait_for()
-    live.set_viewport_size({"width": 700, "height": 1500})
-    cut = live.evaluate(
-        """() => [...document.querySelectorAll('.svdlab-panel :is(button, .widget-label)')].filter((one) =>
-            one.offsetParent && (one.scrollWidth > one.clientWidth + 1
-            || one.getBoundingClientRect().right > one.closest('.svdlab-panel').getBoundingClientRect().right))
-            .map((one) => one.textContent)"""
-    )
-    screenshot(live, "panel-queue-700-dark")
+    toggle_files = "() => jupyterapp.commands.execute('application:toggle-left-area')"
+    for width in (700, 390):
+        live.set_viewport_size({"width": width, "height": 1500})
+        if width == 390:
+            live.evaluate(toggle_files)
+            live.wait_for_timeout(500)
+        cut = live.evaluate(
+            """() => [...document.querySelectorAll('.svdlab-panel :is(button, .widget-label)')].filter((one) =>
+                one.offsetParent && (one.scrollWidth > one.clientWidth + 1
+                || one.getBoundingClientRect().right > one.closest('.svdlab-panel').getBoundingClientRect().right))
+                .map((one) => one.textContent)"""
+        )
+        screenshot(live, f"panel-queue-{width}-dark")
+        assert cut == []
+    live.evaluate(toggle_files)
     live.set_viewport_size({"width": 1280, "height": 1500})
-    assert cut == []
     live.get_by_role("button", name="Remove", exact=True).nth(1).click()
-    live.get_by_role("checkbox", name="Show clip 5").wait_for()
+    live.get_by_role("checkbox", name=f"Show clip {clips + 2}").wait_for()
     live.wait_for_function(ENDED)
-    assert live.get_by_role("checkbox").count() == 5
+    assert live.get_by_role("checkbox").count() == clips + 2
 
 
 def test_a_large_photograph_arrives_upright_and_small_and_its_crop_is_dragged(live, lab, screenshot):
