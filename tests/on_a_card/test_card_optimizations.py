@@ -87,8 +87,9 @@ def test_every_pair_does_too(names, plain):
 
 
 def test_cudnn_attends_to_no_single_token_and_says_what_goes_with_it(plain, pretended):
-    with pytest.raises(RuntimeError, match=r"with one key: .*'single-token'"):
-        load(small_setup("attention=cudnn"))
+    for placement in ((), ("group-offload",)):  # whose weights wait on the processor
+        with pytest.raises(RuntimeError, match=r"on cuda.* with one key: .*'single-token'"):
+            load(small_setup(*placement, "attention=cudnn"))
     check(("attention=cudnn", "single-token"), plain)
 
 
