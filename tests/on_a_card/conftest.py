@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import pytest
@@ -13,7 +14,10 @@ from svdlab import Clip, generate, load
 @pytest.fixture(scope="session")
 def plain() -> Clip:
     """The clip of plain diffusers, made once."""
-    return generate(load(small_setup()), small_request(), progress=False)
+    clip = generate(load(small_setup()), small_request(), progress=False)
+    gc.collect()
+    gc.freeze()  # what libraries brought along stays: each later collection is spared looking through it
+    return clip
 
 
 @pytest.fixture

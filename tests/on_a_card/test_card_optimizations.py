@@ -44,10 +44,16 @@ PAIRS = tuple(pair for pair in combinations(NAMES, 2) if is_allowed(pair))
 
 @pytest.fixture(autouse=True)
 def compiler(request, monkeypatch):
-    """Compiling is tracing here: one graph, hooks and all, run as it was traced. Kernels are for a compiler's tests."""
-    if "compile-" in request.node.name:
-        torch._dynamo.reset()
-        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    """Compiling is tracing here: one graph, hooks and all, run as it was traced. Kernels are for a compiler's tests.
+
+    A trace is used again until something in it is another, so there may be many of one module.
+    """
+    if "compile-" not in request.node.name:
+        yield
+        return
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    with torch._dynamo.config.patch(recompile_limit=1000):
+        yield
 
 
 def check_frames(names: tuple[str, ...], clip: Clip, plain: Clip) -> None:
@@ -70,7 +76,7 @@ def check(names: tuple[str, ...], plain: Clip) -> None:
     predicted = estimate(setup, request).peak_bytes
     check_frames(names, clip, plain)
     # The largest layer need not compute at the highest moment of a decode, and is predicted so; a graph frees earlier.
-    least = 0.96 if "sequential-offload" in names else 0.8 if "compile-" in str(names) else 0.98
+    least = 0.96 if "sequential-offload" in names else 0.5 if "compile-" in str(names) else 0.98
     assert least < peak / predicted < 1.02
     del pipeline, clip
     assert allocated_bytes() == before
