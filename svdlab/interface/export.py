@@ -1,4 +1,8 @@
-"""Clips copied out of their studies under telling names, with their rows as a table for spreadsheets."""
+"""Clips copied out of their studies under telling names, with their rows as a table for spreadsheets.
+
+A name says in which knobs a clip differs from the others. An export is a folder or a zip, and replaces an older export
+at the same place, but nothing else that lies there.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ def export_clips(entries: Sequence[Entry], chosen: Iterable[Entry], path: str | 
     """
     path, with_clips = Path(path), [entry for entry in chosen if entry.clip]
     if not with_clips:
-        raise ValueError("There is no clip to export: star a row first, looked.star(key), or name keys.")
+        raise ValueError("There is no clip to export: star a row first, or name keys.")
     if path.suffix not in (".zip", "") or not (path.suffix or is_replaceable(path)):
         raise ValueError(f"Cannot export to {path}: give a new folder, or a name that ends in .zip.")
     all_names = file_names(entries)

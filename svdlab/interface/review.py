@@ -82,15 +82,15 @@ class Review:
     Example:
         After `run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
         >>> from svdlab import review
-        >>> looked = review("results/motion")
-        >>> first, second = [row.key for row in looked.rows]
-        >>> looked.star(first)
-        >>> looked.note(first, "the flame is right")
-        >>> looked.entries[0].note
+        >>> table = review("results/motion")
+        >>> first, second = [row.key for row in table.rows]
+        >>> table.star(first)
+        >>> table.note(first, "the flame is right")
+        >>> table.entries[0].note
         Note(star=True, text='the flame is right')
-        >>> looked.wall().labels
+        >>> table.wall().labels
         ['motion_bucket_id 30', 'motion_bucket_id 220']
-        >>> sorted(file.suffix for file in looked.export("chosen").iterdir())
+        >>> sorted(file.suffix for file in table.export("chosen").iterdir())
         ['.csv', '.mp4']
     """
 
@@ -241,7 +241,7 @@ class Review:
         courier = type("Courier", (AnyWidget,), fields)()
         courier.on_msg(self._answer)
         self._couriers.append(courier)
-        # A Jupyter server's own pages bring widgets to life at once; others when they are shown: so it is, as nothing.
+        # A Jupyter server's own pages start a widget at once. Others start it when it is displayed; it takes no room.
         if "JPY_SESSION_NAME" not in os.environ or "__vsc_ipynb_file__" in getattr(shell, "user_ns", {}):
             display(courier)
 
@@ -278,7 +278,7 @@ def _likeness_to_first(entries: Sequence[Entry]) -> dict[str, list[float | None]
         try:
             likeness = difference(entry.row.open(), entries[0].row.open())
             values = (likeness.psnr_db, likeness.ssim)
-        except ValueError:  # of other sizes, or gone
+        except ValueError:  # of other sizes, or deleted
             values = (None, None)
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'</td><script>alert(2)</script>"
 LOADED = "() => document.querySelectorAll('.svdlab-rows img[src]').length"
-# the frame that each clip on the stage shows, told from its grey (see studies.py), when all have done seeking
+# the frame that each clip in the viewer shows, told from its grey (see studies.py), when all have done seeking
 SHOWN = """async () => {
-  const videos = [...document.querySelectorAll('.svdlab-stage figure > div > video:first-child')];
+  const videos = [...document.querySelectorAll('.svdlab-viewer figure > div > video:first-child')];
   while (!videos.every((v) => v.paused && !v.seeking && v.readyState >= 2)) await new Promise(requestAnimationFrame);
   await new Promise((done) => setTimeout(done, 60));
   return videos.map((v) => {
@@ -38,7 +38,7 @@ def tick(page, *keys: str) -> None:
 
 
 def compared(page, *keys: str) -> None:
-    """Those clips on the stage, paused on their first frame."""
+    """Those clips in the viewer, paused on their first frame."""
     tick(page, *keys)
     page.get_by_role("button", name=f"Compare {len(keys)} clips").click()
     page.get_by_role("button", name="Pause", exact=True).click()
@@ -56,7 +56,7 @@ def folder(lab) -> Path:
 
 @pytest.fixture(scope="module")
 def live(lab, folder, browser):
-    """A notebook with the review of them, run; the tests that share it close the stage and clear the filter."""
+    """A notebook with the review of them, run; the tests that share it close the viewer and clear the filter."""
     lab.put("review.ipynb", ["from svdlab import review", f"review({str(folder)!r}, inside=False)"])
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(120_000)
@@ -140,20 +140,20 @@ def test_forty_clips_are_judged_by_keys_alone(live, folder, screenshot):
     live.keyboard.press("s")
     until(live, lambda: notes()[1] == Note(True, ""))
     live.keyboard.press("Enter")
-    live.locator(".svdlab-stage video").wait_for()
+    live.locator(".svdlab-viewer video").wait_for()
     live.keyboard.press("j")
-    live.wait_for_function("() => document.querySelector('.svdlab-stage strong')?.textContent.endsWith('seed 2')")
-    live.locator(".svdlab-stage video").wait_for()
+    live.wait_for_function("() => document.querySelector('.svdlab-viewer strong')?.textContent.endsWith('seed 2')")
+    live.locator(".svdlab-viewer video").wait_for()
     live.keyboard.press("n")
     live.keyboard.insert_text(HOSTILE)
     live.keyboard.press("Enter")
     until(live, lambda: notes()[2] == Note(False, HOSTILE))
-    live.locator(".svdlab-stage video").wait_for()
+    live.locator(".svdlab-viewer video").wait_for()
     screenshot(live, "review-enlarged")
     live.keyboard.press("Space")
     live.get_by_role("button", name="Play", exact=True).wait_for()
     live.keyboard.press("Escape")
-    assert live.locator(".svdlab-stage video").count() == 0
+    assert live.locator(".svdlab-viewer video").count() == 0
     live.keyboard.press("x")
     assert live.get_by_role("checkbox", name="Tick 00020000").is_checked()
     live.keyboard.press("x")
@@ -198,7 +198,7 @@ def test_comparing_fetches_and_measures(live, screenshot):
     live.wait_for_selector("#jupyterlab-splash", state="detached")
     screenshot(live, "review-compare-dark")
     live.get_by_role("button", name="Close").click()
-    assert live.locator(".svdlab-stage video").count() == 0
+    assert live.locator(".svdlab-viewer video").count() == 0
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,7 @@ def test_a_report_plays_from_a_file_and_asks_for_nothing(reported, screenshot, v
     assert page.locator(".curves").first.evaluate("image => image.complete && image.naturalWidth > 300")
     assert not any("/report_files/" in url for url in asked)  # clips are fetched when somebody looks
     page.get_by_role("button", name="Enlarge motion_bucket_id 127, seed 2").click()
-    page.wait_for_function("() => document.querySelector('.svdlab-stage video')?.currentTime > 0")
+    page.wait_for_function("() => document.querySelector('.svdlab-viewer video')?.currentTime > 0")
     screenshot(page, f"report-enlarged-{scheme}")
     outside = [
         url for url in asked if not url.startswith(("data:", path.as_uri(), path.parent.as_uri() + "/report_files/"))
@@ -273,9 +273,9 @@ def test_six_clips_fit_and_a_phone_shows_all(reported, screenshot):
         screenshot(page, f"report-curves-{width}")
         tick(page, *(f"000{place}0000" for place in range(6)))
         page.get_by_role("button", name="Compare 6 clips").click()
-        page.wait_for_function("() => document.querySelectorAll('.svdlab-stage figure video').length === 6")
+        page.wait_for_function("() => document.querySelectorAll('.svdlab-viewer figure video').length === 6")
         page.wait_for_timeout(300)
-        boxes = [figure.bounding_box() for figure in page.locator(".svdlab-stage figure").all()]
+        boxes = [figure.bounding_box() for figure in page.locator(".svdlab-viewer figure").all()]
         assert max(box["y"] + box["height"] for box in boxes) - min(box["y"] for box in boxes) < height
         assert min(box["width"] for box in boxes) >= 120
         screenshot(page, f"report-six-{width}")
@@ -329,7 +329,7 @@ def test_everything_is_reached_by_the_keyboard_and_named(reported):
     page.keyboard.press("Space")
     page.get_by_role("button", name="Compare 2 clips").focus()
     page.keyboard.press("Enter")
-    page.wait_for_function("() => document.querySelectorAll('.svdlab-stage figure').length === 2")
+    page.wait_for_function("() => document.querySelectorAll('.svdlab-viewer figure').length === 2")
     page.locator("th[data-measure] button").first.focus()
     page.keyboard.press("Enter")
     assert page.locator("th[data-measure]").first.get_attribute("aria-sort") == "ascending"
@@ -371,6 +371,6 @@ def test_an_exported_page_needs_no_kernel(executed, page, screenshot):
     page.get_by_role("searchbox", name="Filter rows").fill("★")
     assert page.locator(".svdlab-tools output").inner_text() == "1 of 7 rows"
     page.locator("tbody tr:not([hidden]) .svdlab-clip").click()
-    page.wait_for_function("() => document.querySelector('.svdlab-stage video')?.currentTime > 0")
+    page.wait_for_function("() => document.querySelector('.svdlab-viewer video')?.currentTime > 0")
     # nbconvert's own template asks for require.js, MathJax and, for widgets, more; the page itself for nothing
     page.complaints[:] = [c for c in page.complaints if "cdnjs.cloudflare.com" not in c and "unpkg.com" not in c]

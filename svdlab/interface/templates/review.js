@@ -8,14 +8,14 @@
   const HELP = { "j k": "next, previous", Enter: "enlarge", Space: "play", x: "tick", c: "compare", "/": "filter", Esc: "close" };
   const HELP_OF_KERNEL = { s: "star", n: "note", Delete: "delete", u: "undo" };
   const make = (tag, fields = {}, ...inside) => {
-    const made = Object.assign(document.createElement(tag), fields);
-    made.append(...inside);
-    return made;
+    const element = Object.assign(document.createElement(tag), fields);
+    element.append(...inside);
+    return element;
   };
   const button = (label, act, fields = {}) => {
-    const made = make("button", { type: "button", ...fields }, label);
-    made.addEventListener("click", act);
-    return made;
+    const element = make("button", { type: "button", ...fields }, label);
+    element.addEventListener("click", act);
+    return element;
   };
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const remembered = () => { try { return JSON.parse(localStorage.getItem(COLUMNS)) ?? []; } catch { return []; } };
@@ -24,7 +24,7 @@
   function start(root) {
     const name = root.dataset.svdlabReview, table = root.querySelector(".svdlab-rows"), body = table.tBodies[0];
     const rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
-    const tools = root.querySelector(".svdlab-tools"), stage = root.querySelector(".svdlab-stage");
+    const tools = root.querySelector(".svdlab-tools"), viewer = root.querySelector(".svdlab-viewer");
     const knobs = heads.filter((head) => head.dataset.knob), measures = heads.filter((head) => head.dataset.measure);
     const place = new Map(heads.map((head, i) => [head, i]));
     const cell = (row, head) => row.cells[place.get(head)];
@@ -39,15 +39,15 @@
     let alive = false;
     const fetched = new Map(), waiting = new Map();  // "clip 3" → promise of a URL; → what fulfils it
     const ask = (what) => document.dispatchEvent(new CustomEvent("svdlab-ask", { detail: { name, ...what } }));
-    const wanted = { clip: [], preview: [] }, together = { clip: 1, preview: 24 };  // rows; JupyterLab lays its page out anew for each message
+    const queued = { clip: [], preview: [] }, together = { clip: 1, preview: 24 };  // rows; JupyterLab lays its page out anew for each message
     function send(what) {
-      while (wanted[what].length) ask({ what, rows: wanted[what].splice(0, together[what]) });
+      while (queued[what].length) ask({ what, rows: queued[what].splice(0, together[what]) });
     }
     function fetchFile(what, row) {
       const id = `${what} ${row.dataset.row}`;
       if (!alive) return null;
       if (!fetched.has(id)) {
-        if (wanted[what].push(+row.dataset.row) === 1) setTimeout(() => send(what));
+        if (queued[what].push(+row.dataset.row) === 1) setTimeout(() => send(what));
         fetched.set(id, new Promise((done) => waiting.set(id, done)));
       }
       return fetched.get(id);
@@ -141,7 +141,7 @@
       const url = img && (img.dataset.full ?? await fetchFile("clip", row));
       const clips = [...fetched.keys()].filter((id) => id.startsWith("clip") && !waiting.has(id));
       for (const id of clips.slice(0, -KEPT)) {
-        if (staged.includes(rows[+id.split(" ")[1]])) continue;
+        if (enlarged.includes(rows[+id.split(" ")[1]])) continue;
         fetched.get(id).then(URL.revokeObjectURL);
         fetched.delete(id);
       }
@@ -154,18 +154,18 @@
       for (const old of root.querySelectorAll(".svdlab-current")) old.classList.remove("svdlab-current");
       current = row;
       row?.classList.add("svdlab-current");
-      if (staged.length > 1) stage.querySelectorAll("figure")[staged.indexOf(row)]?.classList.add("svdlab-current");
+      if (enlarged.length > 1) viewer.querySelectorAll("figure")[enlarged.indexOf(row)]?.classList.add("svdlab-current");
     }
     function select(row) {
       if (!row) return;
       mark(row);
-      if (staged.length > 1) return stage.querySelectorAll("figure")[staged.indexOf(row)]?.focus();
-      if (staged.length === 1) return show([row]);
+      if (enlarged.length > 1) return viewer.querySelectorAll("figure")[enlarged.indexOf(row)]?.focus();
+      if (enlarged.length === 1) return show([row]);
       row.focus({ preventScroll: true });
       row.scrollIntoView({ block: "nearest" });
     }
     function move(by) {
-      const among = staged.length > 1 ? staged : visible(), at = among.indexOf(current);
+      const among = enlarged.length > 1 ? enlarged : visible(), at = among.indexOf(current);
       select(among[at < 0 ? 0 : Math.max(0, Math.min(among.length - 1, at + by))]);
     }
     const ticks = () => rows.filter((row) => !row.hidden && row.querySelector(".svdlab-pick input")?.checked);
@@ -174,7 +174,7 @@
       s: () => current && keep(current, { star: !notes.get(current).star }),
       n: () => shown.findLast((each) => each.row === current && each.input.isConnected)?.input.focus(),
       c: () => { if (!compare.disabled) compare.click(); }, "/": () => search.focus(),
-      Enter: () => current && show([current]), " ": () => (staged.length || hung ? stage.querySelector("[data-do=play]")?.click() : current && show([current])),
+      Enter: () => current && show([current]), " ": () => (enlarged.length || rehang ? viewer.querySelector("[data-do=play]")?.click() : current && show([current])),
       Delete: () => current && remove([current]), u: () => undo(),
     };
     root.addEventListener("keydown", (event) => {
@@ -263,14 +263,14 @@
     // --- deleting, with undo
     const tell = (sentence, ...more) => message.replaceChildren(sentence, ...more);
     const deleted = [];
-    function remove(gone) {
+    function remove(chosen) {
       if (!alive) return tell("Rows are deleted where a kernel runs: run the cell.");
-      const after = visible(), next = after.slice(after.indexOf(gone.at(-1)) + 1).find((row) => !gone.includes(row)) ?? after.findLast((row) => !gone.includes(row));
-      deleted.push(gone);
-      ask({ what: "delete", rows: gone.map((row) => +row.dataset.row) });
-      for (const row of gone) { const box = row.querySelector(".svdlab-pick input"); if (box) box.checked = false; }
-      tell(gone.length > 1 ? `${gone.length} rows deleted ` : `${gone[0].dataset.key} deleted `, button("Undo", undo, { title: "Undo (u)" }));
-      if (staged.some((row) => gone.includes(row)) && staged.length > 1) close();
+      const after = visible(), next = after.slice(after.indexOf(chosen.at(-1)) + 1).find((row) => !chosen.includes(row)) ?? after.findLast((row) => !chosen.includes(row));
+      deleted.push(chosen);
+      ask({ what: "delete", rows: chosen.map((row) => +row.dataset.row) });
+      for (const row of chosen) { const box = row.querySelector(".svdlab-pick input"); if (box) box.checked = false; }
+      tell(chosen.length > 1 ? `${chosen.length} rows deleted ` : `${chosen[0].dataset.key} deleted `, button("Undo", undo, { title: "Undo (u)" }));
+      if (enlarged.some((row) => chosen.includes(row)) && enlarged.length > 1) close();
       select(next);
     }
     function undo() {
@@ -280,26 +280,26 @@
       tell(back.length > 1 ? `${back.length} rows are back.` : `${back[0].dataset.key} is back.`);
     }
 
-    // --- the stage: a few clips in step, or a wall of them
-    let staged = [], hung = null, taken = 0;
+    // --- the viewer: a few clips in step, or a wall of them
+    let enlarged = [], rehang = null, turns = 0;
     function close() {
-      const back = staged.length && hung;
-      taken++;
-      staged = [];
-      stage.replaceChildren();
+      const back = enlarged.length && rehang;
+      turns++;
+      enlarged = [];
+      viewer.replaceChildren();
       shown = shown.filter((each) => each.input.isConnected);
-      if (back) return hung();
-      hung = null;
+      if (back) return rehang();
+      rehang = null;
       select(current ?? visible()[0]);
     }
     async function gather(chosen, title, url) {
-      staged = [];
-      const turn = ++taken;
-      stage.replaceChildren(make("p", { role: "status" }, `Fetching ${chosen.length} clips …`));
+      enlarged = [];
+      const turn = ++turns;
+      viewer.replaceChildren(make("p", { role: "status" }, `Fetching ${chosen.length} clips …`));
       const urls = new Map(await Promise.all(chosen.map(async (row) => [row, await url(row)])));
-      if (turn !== taken) return null;
+      if (turn !== turns) return null;
       const bar = make("div", { className: "svdlab-tools" }, make("strong", {}, title));
-      stage.replaceChildren(bar);
+      viewer.replaceChildren(bar);
       return { urls, bar };
     }
     function picture(row, url, about) {
@@ -317,20 +317,20 @@
       const clips = make("div", { className: "svdlab-show", role: "group", ariaLabel: "Clips", tabIndex: 0 }, inside);
       clips.dataset.svdlab = id;
       const controls = make("div", { innerHTML: root.querySelector("template").innerHTML.replaceAll("{" + "{id}}", id) });
-      stage.append(clips, controls);
+      viewer.append(clips, controls);
       for (const script of controls.querySelectorAll("script")) script.replaceWith(make("script", { textContent: script.textContent }));
       return clips;
     }
     function tabulate(of, lines) {
-      const target = stage.querySelector(".svdlab-measures tbody");
-      if (!target || of.join() !== staged.map((row) => +row.dataset.row).join()) return;
+      const target = viewer.querySelector(".svdlab-measures tbody");
+      if (!target || of.join() !== enlarged.map((row) => +row.dataset.row).join()) return;
       for (const [heading, values] of lines) {
         target.append(make("tr", {}, make("th", { scope: "row" }, heading), ...values.map((value) => make("td", { className: "svdlab-number" }, value))));
       }
     }
     function layout(chosen) {  // columns and their width, so that all clips are seen at once
       const img = chosen.map(film).find(Boolean), aspect = img ? img.getAttribute("width") / img.getAttribute("height") : 16 / 9;
-      const wide = Math.max(200, stage.clientWidth - 22), high = Math.max(320, innerHeight * 0.8 - 110), caption = alive ? 62 : 30;
+      const wide = Math.max(200, viewer.clientWidth - 22), high = Math.max(320, innerHeight * 0.8 - 110), caption = alive ? 62 : 30;
       const widths = chosen.map((_, i) => {
         const columns = i + 1, lines = Math.ceil(chosen.length / columns);
         return Math.min(960, (wide - 12 * i) / columns, (high / lines - caption) * aspect);
@@ -339,15 +339,15 @@
       return `display: grid; gap: 12px; grid-template-columns: repeat(${columns + 1}, minmax(0, ${Math.floor(Math.max(widths[columns], 120))}px))`;
     }
     async function show(chosen, gain = "", frame, quietly = root.dataset.open === "compare" && !current) {
-      const got = await gather(chosen, chosen.length > 1 ? `${chosen.length} clips in step` : named(chosen[0]), source);
-      if (!got) return;
-      staged = chosen;
-      const complete = chosen.length > 1 && chosen.every((row) => got.urls.get(row));
+      const opened = await gather(chosen, chosen.length > 1 ? `${chosen.length} clips in step` : named(chosen[0]), source);
+      if (!opened) return;
+      enlarged = chosen;
+      const complete = chosen.length > 1 && chosen.every((row) => opened.urls.get(row));
       const grid = make("div", { style: layout(chosen) });
       for (const row of chosen) {
-        const box = picture(row, got.urls.get(row), named(row));
+        const box = picture(row, opened.urls.get(row), named(row));
         if (complete && gain && row !== chosen[0]) {  // |A − B| by blending: it needs no pixels, which a file:// page may not read
-          box.append(...picture(chosen[0], got.urls.get(chosen[0]), "the first clip").children);
+          box.append(...picture(chosen[0], opened.urls.get(chosen[0]), "the first clip").children);
           box.classList.add("svdlab-difference");
           box.style.setProperty("--gain", gain);
         }
@@ -359,29 +359,29 @@
       }
       const clips = control(grid);
       mark(chosen.includes(current) ? current : chosen[0]);
-      const slider = stage.querySelector(".svdlab-bar input");
+      const slider = viewer.querySelector(".svdlab-bar input");
       if (frame) { slider.value = frame; slider.dispatchEvent(new Event("input")); }
-      if (chosen.length === 1) got.bar.append(button("‹", () => move(-1), { ariaLabel: "Previous clip", title: "Previous (k)" }), button("›", () => move(1), { ariaLabel: "Next clip", title: "Next (j)" }));
+      if (chosen.length === 1) opened.bar.append(button("‹", () => move(-1), { ariaLabel: "Previous clip", title: "Previous (k)" }), button("›", () => move(1), { ariaLabel: "Next clip", title: "Next (j)" }));
       if (complete) {
         const choices = [["", "off"], ["1", "1×"], ["4", "4×"], ["8", "8×"], ["16", "16×"]];
         const select = make("select", {}, ...choices.map(([value, label]) => make("option", { value }, label)));
         select.value = gain;
         select.addEventListener("change", async () => {
-          const paused = stage.querySelector(".svdlab-bar [aria-label=Play]");
+          const paused = viewer.querySelector(".svdlab-bar [aria-label=Play]");
           await show(chosen, select.value, paused && slider.value);
-          stage.querySelector("select").focus();
+          viewer.querySelector("select").focus();
         });
-        got.bar.append(make("label", {}, "Difference from the first, amplified", select));
+        opened.bar.append(make("label", {}, "Difference from the first, amplified", select));
       }
-      got.bar.append(button("Close", close, { title: "Close (Esc)" }));
+      opened.bar.append(button("Close", close, { title: "Close (Esc)" }));
       const head = make("tr", {}, make("td"), ...chosen.map((row) => make("th", { scope: "col" }, named(row))));
       const details = [make("caption", {}, "Measures of these clips"), make("thead", {}, head), make("tbody")];
-      stage.append(make("table", { className: "svdlab-measures" }, ...details));
+      viewer.append(make("table", { className: "svdlab-measures" }, ...details));
       tabulate(chosen.map((row) => +row.dataset.row), measures.map((each) => [each.dataset.measure, chosen.map((row) => text(row, each))]));
       if (alive && chosen.length > 1) ask({ what: "compare", rows: chosen.map((row) => +row.dataset.row) });
       if (quietly) return;  // the page has just been opened
       clips.focus({ preventScroll: true });
-      stage.scrollIntoView({ block: "nearest" });
+      viewer.scrollIntoView({ block: "nearest" });
     }
     async function wall(across, down) {
       const places = new Map(), left = visible(), edge = (head) => values(head).filter((value) => left.some((row) => text(row, head) === value));
@@ -389,12 +389,12 @@
         const key = JSON.stringify([text(row, across), down && text(row, down)]);
         if (!places.has(key) || (!film(places.get(key)) && film(row))) places.set(key, row);
       }
-      if (places.size > WALL) return stage.replaceChildren(make("p", { role: "status" }, `That would be ${places.size} clips: filter the rows first, to ${WALL} at most.`));
+      if (places.size > WALL) return viewer.replaceChildren(make("p", { role: "status" }, `That would be ${places.size} clips: filter the rows first, to ${WALL} at most.`));
       const title = across.dataset.knob + (down ? ` across, ${down.dataset.knob} down` : " across");
-      const got = await gather([...places.values()], title, (row) => film(row) && fill(row));
-      if (!got) return;
-      hung = () => wall(across, down);
-      got.bar.append(button("Close", () => { hung = null; close(); }, { title: "Close (Esc)" }));
+      const opened = await gather([...places.values()], title, (row) => film(row) && fill(row));
+      if (!opened) return;
+      rehang = () => wall(across, down);
+      opened.bar.append(button("Close", () => { rehang = null; close(); }, { title: "Close (Esc)" }));
       const grid = make("table", { className: "svdlab-wall", ariaLabel: title, style: `min-width: ${126 * edge(across).length + (down ? 50 : 0)}px` });
       grid.append(make("thead", {}, make("tr", {}, ...(down ? [make("td", { style: "width: 3.5em" })] : []), ...edge(across).map((value) => make("th", { scope: "col" }, value || "none")))));
       grid.append(make("tbody", {}, ...(down ? edge(down) : [null]).map((line) => make("tr", {}, ...(down ? [make("th", { scope: "row" }, line || "none")] : []), ...edge(across).map((value) => {
