@@ -267,6 +267,20 @@ def test_a_clip_that_is_deleted_while_rows_are_read_hides_no_other(tmp_path, mon
         assert read_rows(tmp_path) == [good]
 
 
+def test_a_row_that_is_deleted_while_rows_are_read_is_not_spoken_of(tmp_path, monkeypatch, recwarn):
+    good, other = put(tmp_path, row(1)), put(tmp_path, row(2))
+    glob = Path.glob
+
+    def list_then_delete(self, pattern):
+        paths = list(glob(self, pattern))
+        (tmp_path / f"{other.key}.json").unlink(missing_ok=True)
+        return paths
+
+    monkeypatch.setattr(Path, "glob", list_then_delete)
+    assert read_rows(tmp_path) == [good]
+    assert not recwarn.list
+
+
 def bad_texts(good: Row) -> dict[str, str | bytes]:
     """File name -> contents of what no reader may stop at; the fields are those of a good row, but one."""
     fields, texts = json.loads(good.to_json()), {}

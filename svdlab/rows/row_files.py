@@ -47,7 +47,8 @@ def read_rows(folder: str | Path) -> list[Row]:
             row = _load_row(path)
             problem = _clip_problem(row, path)
         except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is passed over: {first_line(error)}.", UserWarning, stacklevel=2)
+            if os.path.lexists(path):  # else the row was deleted since the folder was listed
+                warnings.warn(f"{path} is passed over: {first_line(error)}.", UserWarning, stacklevel=2)
             continue
         if row.key not in rows or row.status == "done":  # an answer before a failure
             rows[row.key] = row
