@@ -1,6 +1,6 @@
 """What comes from outside is read, or refused in one sentence: requests, saved clips, pictures; however it is damaged.
 
-300 cases each here, 5,000 each under `slow`. What longer runs found is at the end, by name.
+60 cases each here, 5,000 each under `slow`. What longer runs found is at the end, by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from svdlab.media.read_video import probe, read_frames, read_metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-few = settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=SUPPRESSED)
+few = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=SUPPRESSED)
 many = settings(max_examples=5000, deadline=None, suppress_health_check=SUPPRESSED)
 
 FIELDS = json.loads(Request.for_variant("svd", image="rocket").to_json())
