@@ -157,13 +157,12 @@ class Setup:
             >>> Setup.fitting("tiny", say=lambda sentence: None).variant
             'tiny'
         """
-        import svdlab  # by the public name: predictions are made of setups
+        import svdlab  # by the public name, since predictions import this file: the one look upwards
 
         return svdlab.fitting_setup(variant, memory, request, say)
 
 
-def _described(o: Optimization) -> str:
-    """An optimisation as `help(Setup)` lists it."""
+def _help_line(o: Optimization) -> str:
     words = f"{o.name}: {o.what}."
     words += f" Value: {o.values}." if o.values else ""
     words += f" Not with {', '.join(o.conflicts)}." if o.conflicts else ""
@@ -171,8 +170,13 @@ def _described(o: Optimization) -> str:
     return textwrap.fill(words, 108, initial_indent=" " * 4, subsequent_indent=" " * 20, break_on_hyphens=False)
 
 
-_LINES: list[str] = []
-for _phase in PHASES:
-    _LINES.append(f"{_phase.capitalize()}{', one at most' if _phase == 'placement' else ''}:")
-    _LINES += [_described(o) for o in optimizations().values() if o.phase == _phase]
-Setup.__doc__ = (Setup.__doc__ or "").replace("{optimizations}", "\n            ".join(_LINES))
+def _help_on_optimizations() -> str:
+    """All optimisations by phase, as `help(Setup)` lists them: in their own words, so that the list is complete."""
+    lines = []
+    for phase in PHASES:
+        lines.append(f"{phase.capitalize()}{', one at most' if phase == 'placement' else ''}:")
+        lines += [_help_line(o) for o in optimizations().values() if o.phase == phase]
+    return "\n            ".join(lines)
+
+
+Setup.__doc__ = (Setup.__doc__ or "").replace("{optimizations}", _help_on_optimizations())

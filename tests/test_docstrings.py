@@ -67,6 +67,12 @@ def test_names_say_what_they_are_and_those_of_notebooks_what_they_take():
                 lacking.append(f"{path.name}: {name} has no docstring")
             elif owed and not any(f"\n{section}" in text for section in owed.split(" or ")):
                 lacking.append(f"{path.name}: {name} has no {owed}")
+    public = {name: getattr(svdlab, name) for name in svdlab.__all__ if callable(getattr(svdlab, name))}
+    lacking += [
+        f"{name} has no example"
+        for name, each in public.items()
+        if ">>>" not in (each.__doc__ or "") and not (isinstance(each, type) and issubclass(each, Exception))
+    ]
     assert not lacking, "\n".join(lacking)
 
 

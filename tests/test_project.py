@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def imports(path: Path) -> set[Path]:
     """The files of ours that a file imports, wherever in it, those for types alone too."""
-    found = set()
+    files = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
@@ -32,8 +32,8 @@ def imports(path: Path) -> set[Path]:
         for name in names:
             file = ROOT / Path(*name.split(".")).with_suffix(".py")
             if file.is_file():
-                found.add(file)
-    return found - {path}
+                files.add(file)
+    return files - {path}
 
 
 def test_no_import_leads_back():
@@ -42,6 +42,21 @@ def test_no_import_leads_back():
     while free := {path for path, needs in waiting.items() if not needs & waiting.keys()}:
         waiting = {path: needs for path, needs in waiting.items() if path not in free}
     assert not waiting, {str(path.relative_to(ROOT)): [n.name for n in needs] for path, needs in waiting.items()}
+
+
+def test_one_method_looks_up():
+    """A public name, as `svdlab.load`, may be of any floor, so imports do not tell: only `Setup.fitting` takes one."""
+    nodes = {path: ast.walk(ast.parse(path.read_text())) for path in (ROOT / "svdlab").rglob("*.py")}
+    uses = {
+        (path.name, node.attr)
+        for path in nodes
+        for node in nodes[path]
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "svdlab"
+        and node.attr in svdlab.__all__
+    }
+    assert uses == {("setup.py", "fitting_setup")}
 
 
 def test_files_are_short_and_folders_small():

@@ -21,7 +21,7 @@ from svdlab.messages import did_you_mean, shorten
 
 GiB = 2**30
 DESKTOP_BYTES = int(0.7 * GiB)  # what a desktop and a browser take of a card, 0.5 to 1 GiB
-SEEN_OF_SOLD = 0.97  # of the memory that a card is sold with, a program sees so much, or a little more
+VISIBLE_SHARE = 0.97  # of the memory that a card is sold with, a program sees so much, or a little more
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ _BY_NAME: dict[str, dict[int, Card]] = {}  # name in capitals: GB as sold: card
 # The memory that a program sees is what PyTorch's messages in public issues say, or those of a card of the same size.
 # 16 bits: dense products summed in 32 bits, half of what is advertised for GeForce. 32 bits: without tensor cores.
 for _line in csv.DictReader(Path(__file__).with_suffix(".csv").read_text().splitlines()):
-    _name, _sold, _seen, _half, _single, _bandwidth, _source = _line.values()
+    _name, _sold, _visible, _half, _single, _bandwidth, _source = _line.values()
     _flops = {"fp16": float(_half) * 1e12, "bf16": float(_half) * 1e12, "fp32": float(_single) * 1e12}
     if _name.startswith(("RTX 20", "T4", "V100")):  # Turing and Volta: PyTorch emulates bf16 there, and slowly
         del _flops["bf16"]
     _full = f"{_name} {_sold}GB" if _name in CARDS else _name
     _taken = DESKTOP_BYTES if _name.startswith("RTX") else 0  # the others have no socket for a monitor
-    _card = Card(_full, int(float(_seen) * GiB), _taken, _flops, float(_bandwidth) * 1e9, _SOURCES[_source])
+    _card = Card(_full, int(float(_visible) * GiB), _taken, _flops, float(_bandwidth) * 1e9, _SOURCES[_source])
     CARDS[_full] = _BY_NAME.setdefault(_name.upper(), {})[int(_sold)] = _card
 
 
@@ -123,6 +123,10 @@ def this_card() -> Card | None:
     """This machine's card with the memory that is free on it now; None where there is none.
 
     What this process holds counts as free. The rates of a card that is not known by name are measured.
+
+    Example:
+        >>> if card := this_card():
+        ...     fits = estimate(Setup("svd-xt")).fits_on(card)
     """
     import torch
 
@@ -136,7 +140,13 @@ def this_card() -> Card | None:
 
 
 def this_device() -> Card:
-    """This machine's card; without one its processor, or Apple's GPU, whose rates are measured in half a second."""
+    """This machine's card; without one its processor, or Apple's GPU, whose rates are measured in half a second.
+
+    Example:
+        >>> from svdlab import this_device
+        >>> this_device().free_bytes > 0
+        True
+    """
     if card := this_card():
         return card
     here = Machine.here()
@@ -191,7 +201,7 @@ def parse_memory(text: str | int) -> int:
         return text
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([GM])(i?)B?\s*", str(text)[:50], re.IGNORECASE)
     unit = {"G": GiB, "M": 2**20}[match[2].upper()] if match else 0
-    size = int(float(match[1]) * unit * (1 if match[3] else SEEN_OF_SOLD)) if match else 0
+    size = int(float(match[1]) * unit * (1 if match[3] else VISIBLE_SHARE)) if match else 0
     if size <= 0:
         expected = "is no amount of memory: expected something like '12GB', or bytes over 0."
         raise ValueError(f"memory={shorten(text)} {expected}")

@@ -80,6 +80,10 @@ class Estimate:
         request: what is asked, complete.
         stages: a `Stage` for each of "encode", "denoise" and "decode".
         component_bytes: weights of "image_encoder", "unet" and "vae", wherever they wait.
+
+    Example:
+        >>> list(estimate(Setup("svd-xt", dtype="fp16")).stages)
+        ['encode', 'denoise', 'decode']
     """
 
     setup: Setup

@@ -33,6 +33,11 @@ class Quality:
         saturation_drift_levels: mean of max(R, G, B) - min(R, G, B), last minus first: -255 to 255.
         black_frames: how many have no value over 2 of 255.
         non_finite: whether the latents hold NaN or infinity. None where there are no latents.
+
+    Example:
+        With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
+        >>> rows[0].quality.black_frames
+        0
     """
 
     motion_mean_px: float
@@ -61,6 +66,12 @@ class Difference:
         ssim_worst: of the frame that is furthest.
         mean_abs_levels: mean difference of a value, 0 to 255.
         max_abs_levels: the largest difference of a value, 0 to 255.
+
+    Example:
+        With a `clip` that `generate` made:
+        >>> from svdlab import difference
+        >>> difference(clip, clip).max_abs_levels
+        0
     """
 
     psnr_db: float

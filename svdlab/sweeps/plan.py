@@ -31,6 +31,10 @@ class Plan:
         total, done, failed, to_make: Numbers of clips: all, those in the folder, failed earlier, made by `run`.
         seconds: To make them on this machine, without loading weights; None where no row tells.
         disk_bytes: The disk that they need.
+
+    Example:
+        >>> print(Plan(total=15, done=3, failed=0, to_make=12, seconds=100.0, disk_bytes=480_000))
+        15 clips: 3 there already, 12 to make, about 1.7 min, about 0.5 MB.
     """
 
     total: int
