@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from svdlab.generation.clip import OnStep
 
 
-# The fields of a request that are settled here; every other one goes to diffusers' pipeline under its own name.
-_NOT_OF_DIFFUSERS = ("image", "seed", "sigmas", "decode_chunk_size", "fit", "focus", "variant")
+# These fields of a request are used here. Every other one is an argument of diffusers' pipeline, of the same name.
+_OWN_FIELDS = ("image", "seed", "sigmas", "decode_chunk_size", "fit", "focus", "variant")
 
 
 class GenerationError(RuntimeError):
@@ -111,7 +111,7 @@ def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands 
         )
     if seeds is None:
         return _generate_one(pipeline, request, setup, picture, on_step, progress)
-    with quiet_requests():  # what there is to warn of was said for the first
+    with quiet_requests():  # the first one has warned already, of the same values
         requests = [dataclasses.replace(request, seed=seed) for seed in seeds]
     return [_generate_one(pipeline, each, setup, picture, on_step, progress) for each in requests]
 
@@ -131,8 +131,8 @@ def _generate_one(
     latents: Any = None
     frames: Any = None
     started = sampled = 0.0
-    steps = {"total": request.num_inference_steps, "desc": f"seed {request.seed}", "unit": "step"}
-    with exclusive(pipeline), keep_precision(pipeline), torch.no_grad(), Progress(**steps, disable=not progress) as bar:
+    options: Any = {"total": request.num_inference_steps, "desc": f"seed {request.seed}", "disable": not progress}
+    with exclusive(pipeline), keep_precision(pipeline), torch.no_grad(), Progress(unit="step", **options) as bar:
 
         def after_step(done: int, total: int, latents: torch.Tensor) -> None:
             nonlocal stage
@@ -182,7 +182,7 @@ def _encode_and_denoise(
 
     output: Any = pipeline(
         picture,
-        **{name: value for name, value in vars(request).items() if name not in _NOT_OF_DIFFUSERS},
+        **{name: value for name, value in vars(request).items() if name not in _OWN_FIELDS},
         sigmas=None if request.sigmas is None else list(request.sigmas),
         generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
         output_type="latent",

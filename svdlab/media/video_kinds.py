@@ -1,4 +1,7 @@
-"""Which kind of video a file is, by its first bytes: its name may promise anything."""
+"""Which kind of video a file is, by its first bytes: its name may promise anything.
+
+Rows and clips are passed around, so a file is decoded only if it begins like one of the kinds that svdlab writes.
+"""
 
 from __future__ import annotations
 

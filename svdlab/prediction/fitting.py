@@ -211,20 +211,20 @@ def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> 
     if setup.resolved().dtype == "bf16" and "bf16" not in safer_dtypes():
         fp16 = lighter(replace(setup, dtype="fp16"), request, memory_bytes)
         return f"This card keeps all scores of attention in bf16: use dtype='fp16', for which {fp16}"
-    card, now = _rated(None), estimate(setup, request)
-    limit = min(now.needed_bytes - 1, memory_bytes or now.needed_bytes)
-    changing = tuple(t for t, (o, _) in zip(setup.optimizations, setup.parsed, strict=True) if not o.exact)
-    bases = (setup, replace(setup, optimizations=changing))
+    card, present = _rated(None), estimate(setup, request)
+    limit = min(present.needed_bytes - 1, memory_bytes or present.needed_bytes)
+    approximate = tuple(t for t, (o, _) in zip(setup.optimizations, setup.parsed, strict=True) if not o.exact)
+    bases = (setup, replace(setup, optimizations=approximate))
     fitting = ([each for each in candidates(base, request, card) if each.fits(limit)] for base in bases)
-    texts, least, before = [], now.needed_bytes, now.seconds(card)
+    texts, least, present_seconds = [], present.needed_bytes, present.seconds(card)
     for each in next(filter(None, fitting), []):  # the best first, then each that needs less than all before it
         if each.needed_bytes < least:
             least, seconds, cost = each.needed_bytes, each.seconds(card), ""
-            if seconds and before:
-                more = seconds.middle / before.middle - 1
+            if seconds and present_seconds:
+                more = seconds.middle / present_seconds.middle - 1
                 cost = ", no slower" if more < WORTH - 1 else f", about {100 * more:.0f} % slower"
             texts.append(f"optimizations={each.setup.optimizations} ({least / 2**30:.1f} GiB{cost})")
-    predicted = f"{now.needed_bytes / 2**30:.1f} GiB were predicted"
+    predicted = f"{present.needed_bytes / 2**30:.1f} GiB were predicted"
     if texts:
         return f"{predicted}; by prediction these fit: {'; '.join(texts[:3])}."
     less = f"lower decode_chunk_size (now {request.decode_chunk_size}), num_frames or the size"

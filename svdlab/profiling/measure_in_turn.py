@@ -1,6 +1,8 @@
-"""A ladder measured: the processes of its rungs make clips in turn, and their frames are compared with the first's.
+"""A ladder measured: each rung has a process of its own, and their frames are compared with the first rung's.
 
-So what else the machine does meanwhile meets them all. On a card, and where memory is short, one runs after another.
+On a processor all of them are loaded side by side and make clips in turn, so that other programs slow each of them
+equally. On a card, and where memory is short, they run one after another.
+A rung goes the way of a sweep's trial: key, claim, row. Rungs that another process has claimed are waited for.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ def profile(
                 claims = rungs.claim_missing(stack, len(rungs.missing) if together else 1)
                 rungs.measure(claims, repeats, bar)
             if not claims:
-                time.sleep(random.uniform(0.5, 1))  # by chance, so that two who give way to each other do not go on so
+                time.sleep(random.uniform(0.5, 1))  # random: else two could give way to each other for ever
     rows = zip((rungs.rows[key] for key in rungs.keys), trials, strict=True)
     return [dataclasses.replace(row, request=trial.request, axes=trial.axes) for row, trial in rows]
 
@@ -95,7 +97,7 @@ class _Rungs:
         self.trials = dict(zip(self.keys, trials, strict=True))
         self.first_frames = folder / f"{self.keys[0]}.npz"  # of the baseline's last clip
         self.rows: dict[str, Row] = {}
-        self.failed: dict[str, str] = {}  # when the failed rows were created that are measured again
+        self.failed: dict[str, str] = {}  # rungs to measure again, and when their failed rows were created
 
     @property
     def missing(self) -> list[str]:
@@ -109,7 +111,7 @@ class _Rungs:
         self.rows = {key: row for key, row in rows.items() if key not in self.failed}
 
     def restore_first_frames(self) -> None:
-        """Make the baseline's frames again, where rungs that are missing would be compared with none."""
+        """Make the baseline's frames again, if they were deleted and a missing rung is to be compared with them."""
         first = self.keys[0]
         if self.missing and first in self.rows and self.rows[first].status == "done" and not self.first_frames.exists():
             with claim(self.folder, f"{first}-frames") as scratch, self._start(first, scratch) as process:
@@ -122,7 +124,7 @@ class _Rungs:
         for key in self.missing[:most]:
             scratch = stack.enter_context(claim(self.folder, key))
             if is_contested(scratch):
-                break  # the rungs after it wait too, since they may be compared with its frames
+                break  # later rungs wait as well: it may be the baseline, whose frames they need
             row = find_row(self.folder, key, warn=False)
             if row and row.created != self.failed.get(key):
                 self.rows[key] = row
@@ -157,7 +159,7 @@ class _Rungs:
 
 
 def _fit_side_by_side(trials: Sequence[Trial]) -> bool:
-    """Whether the processes of all trials may wait beside one another: on a processor, in half of its free memory."""
+    """Whether the processes of all trials can be loaded at once: on a processor, within half of its free memory."""
     if any((trial.setup.device or best_device()) != "cpu" for trial in trials):
         return False
     needed = sum(estimate(trial.setup, trial.request).peak_bytes + _PROCESS_BYTES for trial in trials)

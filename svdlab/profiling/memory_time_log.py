@@ -159,7 +159,7 @@ class EventLog:
 
     def _sample_until_orphaned(self) -> None:
         while os.getppid() == self._parent:
-            if self._working.wait(1):  # between two stages nothing is asked: another process may be measured then
+            if self._working.wait(1):  # no samples between stages, when another process may be measured
                 self._write_sample()
                 time.sleep(0.05 if self._card else 0.01)  # a card keeps its peaks, and asking it takes time
         os._exit(1)  # nobody would read the rest
@@ -175,27 +175,28 @@ def _busy_seconds() -> tuple[float, float, float]:
 
 
 def read_events(file: Path) -> tuple[Measurement, dict[str, Any]]:
-    """What the events in a file add up to, and the other facts: notes, why it failed, whether all was done."""
+    """The measurement that the events in a file add up to, and the facts beside it: `notes`, `failed`, `done`."""
     stages, samples, resident, facts = [], [], [], {}
     for line in file.read_text().splitlines() if file.exists() else ():
         try:
-            seconds, event, given = json.loads(line)
+            seconds, event, values = json.loads(line)
         except ValueError:  # cut short: the process was killed
             break
         if event == "begin":
-            stages.append({**given, "begun_seconds": seconds, "seconds": None, "peaks": {}})
+            stages.append({**values, "begun_seconds": seconds, "seconds": None, "peaks": {}})
             samples.append([])
         elif event == "end":
             stages[-1]["seconds"] = seconds - stages[-1]["begun_seconds"]
-            stages[-1] |= {"step_seconds": tuple(given["step_seconds"]), "others_busy": given["others_busy"]}
+            stages[-1] |= {"step_seconds": tuple(values["step_seconds"]), "others_busy": values["others_busy"]}
         elif event in ("sample", "peaks") and stages[-1]["seconds"] is None:  # not between two stages
-            stages[-1]["peaks"] |= {name: max(n, stages[-1]["peaks"].get(name, 0)) for name, n in given.items()}
+            peaks = stages[-1]["peaks"]
+            peaks |= {name: max(size, peaks.get(name, 0)) for name, size in values.items()}
             if event == "sample":
-                samples[-1].append({"seconds": seconds} | given)
+                samples[-1].append({"seconds": seconds} | values)
         elif event == "resident":
-            resident.append({"seconds": seconds} | given)
+            resident.append({"seconds": seconds} | values)
         elif event == "fact":
-            facts |= given
+            facts |= values
     points = [
         point
         for stage, stage_samples in zip(stages, samples, strict=True)

@@ -1,4 +1,8 @@
-"""The numbers that a diagnosis rests on: how far things travel, how decode chunks show, how even a picture is."""
+"""The numbers that a diagnosis rests on: how far things travel, how decode chunks show, how even a picture is.
+
+`Quality` has what is worth keeping of every clip. Here are the numbers beside it that only `diagnose` compares with
+its thresholds. `measures` lists both kinds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A star and a note beside a row, in a small file `<key>.note`: they travel with the folder; no row is touched."""
+"""A star and a note beside a row, in a small file `<key>.note`.
+
+They travel with the folder. A row itself is never changed by what somebody thinks of it, so a note has a file of its
+own, and is read each time anew: another kernel may have written it.
+"""
 
 from __future__ import annotations
 

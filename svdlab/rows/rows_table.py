@@ -1,4 +1,7 @@
-"""Rows as a tidy pandas table: a line for each row, a column for each field, for grouping and plotting."""
+"""Rows as a tidy pandas table: a line for each row, a column for each field, for grouping and plotting.
+
+Fields of setup, request, timings, quality, measurement and machine are columns side by side, under their own names.
+"""
 
 from __future__ import annotations
 

@@ -74,11 +74,11 @@ def rows_with_clips(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: there is none; the sentence quotes the first failure.
     """
-    done: Any = frame[frame["status"] == "done"] if len(frame) else frame
-    if not len(done):
+    lines: Any = frame[frame["status"] == "done"] if len(frame) else frame
+    if not len(lines):
         reason = frame["error"].tolist()[0] if len(frame) else "the folder holds no rows; run a sweep into it"
         raise ValueError(f"There is no clip to study: {reason}")
-    return done
+    return lines
 
 
 def complete_measures(frame: pd.DataFrame, knob: str, measures: Iterable[str] = MEASURES) -> list[str]:

@@ -30,12 +30,12 @@ class PictureCache:
     def fitted(self, request: Request) -> FittedPicture:
         """The picture of a complete request; a ValueError where it cannot be read."""
         source = request.image if isinstance(request.image, str) else id(request.image)
-        wanted = (source, request.height, request.width, request.fit, request.focus)
-        if wanted not in self._pictures:
+        key = (source, request.height, request.width, request.fit, request.focus)
+        if key not in self._pictures:
             make_room(self._pictures)
             image = conditioning(request)
-            self._pictures[wanted] = request.image, FittedPicture(image, image_sha256(image))  # held: its id stays its
-        return self._pictures[wanted][1]
+            self._pictures[key] = request.image, FittedPicture(image, image_sha256(image))  # held: its id stays its
+        return self._pictures[key][1]
 
 
 def make_room(cache: dict[Any, Any]) -> None:

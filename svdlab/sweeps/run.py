@@ -115,11 +115,11 @@ def _rows_of_finished_sweep(
     Whether the cluster has cards, on which its precision depends, is not known before Ray runs: both ways are tried.
     """
     finished = []
-    for same_dtype in (_on_cluster(trials, has_cards) for has_cards in (True, False)):
-        keys = _keys(same_dtype, pictures)
+    for resolved in (_on_cluster(trials, has_cards) for has_cards in (True, False)):
+        keys = _keys(resolved, pictures)
         rows = _find_rows(keys, folder, warn=False)
         if len(rows) == len(set(keys)) and not (retry_failed and any(r.status == "failed" for r in rows.values())):
-            finished.append(_in_order(rows, keys, same_dtype))
+            finished.append(_in_order(rows, keys, resolved))
     return finished[0] if finished and all(rows == finished[0] for rows in finished) else None
 
 
@@ -149,7 +149,7 @@ def _make_rows(
         task = queue.popleft()
         if task.key in elsewhere:
             bar.wait(len(queue) + 1)
-            time.sleep(random.uniform(0.1, 0.4))  # by chance, so that two who give way to each other do not go on so
+            time.sleep(random.uniform(0.1, 0.4))  # random: else two could give way to each other for ever
             if is_claimed(folder, task.key):
                 queue.append(task)
                 continue

@@ -35,11 +35,11 @@ def summary(frame: pd.DataFrame, knob: str) -> pd.DataFrame:
         >>> summary(rows_table(rows), "motion_bucket_id")["clips"].to_dict()
         {30: 1, 220: 1}
     """
-    done = rows_with_clips(frame)
-    if knob not in done:
+    lines: Any = rows_with_clips(frame)
+    if knob not in lines:
         raise ValueError(f"The rows have no {knob!r}: expected a field of a request, such as motion_bucket_id.")
-    groups: Any = done.groupby(knob)
-    table = groups[complete_measures(done, knob)].median().rename(columns=MEASURES).rename(columns=str)
+    groups = lines.groupby(knob)
+    table = groups[complete_measures(lines, knob)].median().rename(columns=MEASURES).rename(columns=str)
     table.insert(0, "clips", groups.size())
     table["seconds"] = groups[["sample_seconds", "decode_seconds"]].median().sum(axis=1)
     return table.round(4)
@@ -76,29 +76,29 @@ def findings(frame: pd.DataFrame, knob: str) -> str:
     """
     table: Any = summary(frame, knob)
     clips = int(table["clips"].sum())
-    done: Any = rows_with_clips(frame)
-    names = complete_measures(done, knob)
-    medians: Any = done.groupby(knob)[names].median()
+    lines: Any = rows_with_clips(frame)
+    names = complete_measures(lines, knob)
+    medians: Any = lines.groupby(knob)[names].median()
     if len(medians) < 2:
         return f"Only one value of `{knob}` was tried: give it two or more to compare."
     first, last = (f"{value:g}" if isinstance(value, float) else str(value) for value in medians.index[[0, -1]])
-    values = f"from {first} to {last}" if is_numeric(done, knob) else f"of {len(medians)} kinds"
-    effects = {name: effect(done, knob, name) for name in names}
+    values = f"from {first} to {last}" if is_numeric(lines, knob) else f"of {len(medians)} kinds"
+    effects = {name: effect(lines, knob, name) for name in names}
     chance = "± is the 95 % interval over seeds"
     if any(each.verdict == "one seed" for each in effects.values()):
         chance = "no two seeds at every value, so nothing tells a change from chance"
-    lines = [f"`{knob}` {values}, {clips} clips ({chance}):", ""]
-    lines += [f"- **{MEASURES[name]}** {_course(effects[name], MEASURES[name], medians[name])}." for name in names]
+    texts = [f"`{knob}` {values}, {clips} clips ({chance}):", ""]
+    texts += [f"- **{MEASURES[name]}** {_course(effects[name], MEASURES[name], medians[name])}." for name in names]
     if not names:
-        lines.append("No measure has a number at every value: run with quality=True to measure clips.")
-    return "\n".join([*lines, "", _advice(effects, medians, knob)])
+        texts.append("No measure has a number at every value: run with quality=True to measure clips.")
+    return "\n".join([*texts, "", _advice(effects, medians, knob)])
 
 
 def _course(effect: Effect, measure: Measure, medians: pd.Series) -> str:
-    """The words for an effect; two medians show what it rests on."""
+    """The words for an effect, with two medians: at the ends of the knob, or without a trend the least and the most."""
     numeric = effect.change is not None
-    shown = medians.iloc[[0, -1]] if numeric and effect.verdict != "differs" else medians.sort_values().iloc[[0, -1]]
-    numbers = " and ".join(f"{value:.3g} at {place}" for place, value in shown.items())
+    ends = medians.iloc[[0, -1]] if numeric and effect.verdict != "differs" else medians.sort_values().iloc[[0, -1]]
+    numbers = " and ".join(f"{value:.3g} at {place}" for place, value in ends.items())
     if effect.verdict == "one seed":
         return f"is {numbers}"
     if effect.verdict in ("rises", "falls"):

@@ -1,4 +1,8 @@
-"""Figures of a sweep: what one knob does to a clip, measure by measure."""
+"""Figures of a sweep: what one knob does to a clip, measure by measure.
+
+They are drawn from a table of rows (`rows_table`). The verdict above each plot is that of `knob_effects`, which judges
+a change against the scatter over seeds.
+"""
 
 from __future__ import annotations
 
