@@ -55,19 +55,18 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
     try:
         try:
             HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS)
-            plan = snapshot_download(**files, dry_run=True)
+            listing = snapshot_download(**files, dry_run=True)
         except (OSError, errors.HTTPError) as refusal:  # pyright: ignore[reportPrivateImportUsage]  (httpx's)
-            try:  # what is in the cache will do
-                return Path(snapshot_download(**files, local_files_only=True))
-            except errors.LocalEntryNotFoundError:
-                raise (refusal.__cause__ or refusal) if isinstance(refusal, errors.DryRunError) else refusal from None
-        weights = {file.filename.split("/")[0] for file in plan if file.filename.endswith(".safetensors")}
+            if folder := _cached_folder(files):
+                return folder
+            raise (refusal.__cause__ or refusal) if isinstance(refusal, errors.DryRunError) else refusal from None
+        weights = {file.filename.split("/")[0] for file in listing if file.filename.endswith(".safetensors")}
         if lacking := next((component for component in COMPONENTS if component not in weights), None):
             raise WeightsError(
                 f"{repository} has no {_KIND[half]} safetensors files for its {lacking} (*.bin files are not "
                 f"read, because they can run code): use dtype={'fp32' if half else 'fp16'!r}, or another revision."
             )
-        missing_bytes = sum(file.file_size or 0 for file in plan if file.will_download)
+        missing_bytes = sum(file.file_size or 0 for file in listing if file.will_download)
         _check_disk(missing_bytes, Path(constants.HF_HUB_CACHE), repository)
         downloading = missing_bytes > 0
         with closing_bars() as bar:
@@ -76,6 +75,16 @@ def fetch(variant: Variant, *, half: bool, revision: str | None = None) -> Path:
             return Path(snapshot_download(**files))
     except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
         raise WeightsError(_sentence(error, repository, revision, downloading)) from error
+
+
+def _cached_folder(files: dict[str, Any]) -> Path | None:
+    """The folder in the cache that holds all files that are asked for, whatever the hub says; None where one lacks."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(**files, local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None
 
 
 def is_cached(variant: Variant, *, half: bool, revision: str | None = None) -> bool:
