@@ -68,7 +68,7 @@ def bundled(tmp_path, monkeypatch):
 def make(tried):
     """The panel when its clip is there."""
     tried.generate()
-    tried.worker.task.result()
+    tried.worker.future.result()
     assert tried.alert.value == ""
     return tried
 
@@ -248,7 +248,7 @@ def test_a_file_that_does_not_arrive_leaves_no_clip_of_the_old_picture(bundled):
     assert "mine.jpg is on its way" in bundled.form.picture.figure.value
     bundled.generate()
     assert "mine.jpg is still on its way" in bundled.alert.value
-    assert bundled.worker.task is None
+    assert bundled.worker.future is None
     letterbox.value = '{"name": "mine.jpg", "problem": "it is empty"}'
     assert "could not be sent (it is empty): the picture is still rocket" in html.unescape(alert.value)
     assert "rocket: 128 × 72" in bundled.form.picture.figure.value
@@ -331,7 +331,7 @@ def test_cancel_stops_within_a_step_and_leaves_the_pipeline_fit(tried, tmp_path)
     tried.generate()
     until(lambda: "step" in tried.worker.progress.value)
     tried.cancel()
-    tried.worker.task.result()
+    tried.worker.future.result()
     assert "cancelled" in tried.worker.progress.value
     assert (tried.alert.value, len(tried.clips), tried.worker.stop.disabled) == ("", 1, True)
     assert not [p for p in (tmp_path / "made").iterdir() if p.name.startswith(".") or "failed" in p.name]
@@ -356,7 +356,7 @@ def test_clips_wait_in_a_queue_and_each_can_be_removed(tried, small):
         assert waiting() == ["6", "8"]
         tried.cancel()
         until(lambda: len(tried.worker.queue.children) == 1)
-    tried.worker.task.result()
+    tried.worker.future.result()
     assert [row.request.seed for row in tried.rows] == [6, 8]
     with exclusive(load_cached(small[0])):
         tried.generate()
@@ -401,12 +401,12 @@ def test_a_panel_and_a_cell_share_a_pipeline(tried, small):
         tried.generate()
         until(lambda: "waiting" in tried.worker.progress.value)
         together = generate(pipeline, request, progress=False).frames
-        assert not tried.worker.task.done()
-    tried.worker.task.result()
+        assert not tried.worker.future.done()
+    tried.worker.future.result()
     assert (tried.alert.value, len(tried.clips)) == ("", 1)
     tried.generate()
     frames = generate(pipeline, request, progress=False).frames
-    tried.worker.task.result()
+    tried.worker.future.result()
     assert (tried.alert.value, len(tried.clips)) == ("", 2)
     assert alone == together == frames
     assert tried.clips[0].frames == tried.clips[1].frames
@@ -416,16 +416,16 @@ def test_predictions_and_clips_do_not_wait_for_each_other(tried, small, monkeypa
     with exclusive(load_cached(small[0])):
         tried.generate()  # waits
         tried.form.picture.letterbox.value = "{}"
-        tried.form.marks.task.result(60)
-        assert not tried.worker.task.done()
-    tried.worker.task.result()
+        tried.form.marks.future.result(60)
+        assert not tried.worker.future.done()
+    tried.worker.future.result()
     gate = threading.Event()
     monkeypatch.setattr(setup_marks, "predict", lambda *_: gate.wait() and ((), CARDS["T4"]))
     set_to(tried, decode_chunk_size=1)
     make(tried)
-    assert not tried.form.marks.task.done()
+    assert not tried.form.marks.future.done()
     gate.set()
-    tried.form.marks.task.result()
+    tried.form.marks.future.result()
 
 
 def test_the_picture_is_read_once_and_before_weights(small, tmp_path):
@@ -497,7 +497,7 @@ def test_the_same_again_replaces_its_file_and_a_file_that_is_gone_is_told(tried)
 def test_a_clip_that_fails_says_why(small, tmp_path):
     tried = panel(Setup("svd", weights=str(tmp_path / "gone")), small[1], results=tmp_path)
     tried.generate()
-    tried.worker.task.result()
+    tried.worker.future.result()
     assert re.search('role="alert">weights=.*gone.* is neither', tried.alert.value)
     assert tried.worker.stop.disabled
 
@@ -506,9 +506,9 @@ def test_setups_are_marked_with_what_they_need(monkeypatch):
     """Predicted here; the browser's tests do it as the panel does, in a process of its own."""
     monkeypatch.setattr(setup_marks, "predict", _predict)
     bundled = panel(request=Request(image="rocket", num_frames=2, decode_chunk_size=2))
-    assert bundled.form.marks.task is None
+    assert bundled.form.marks.future is None
     bundled.form.picture.letterbox.value = "{}"  # as a page says when it shows the panel
-    bundled.form.marks.task.result()
+    bundled.form.marks.future.result()
     labels = {setup: text for text, setup in bundled.controls["setup"].options}
     assert re.fullmatch(r"✓ plain: \d\.\d GiB", labels[Setup("tiny")])
     assert len(labels) > 1
@@ -517,7 +517,7 @@ def test_setups_are_marked_with_what_they_need(monkeypatch):
     slow = dataclasses.replace(this_device(), flops={"fp32": 1.0})
     monkeypatch.setattr(setup_marks, "predict", lambda *args: (_predict(*args)[0], slow))
     set_to(bundled, num_inference_steps=5)
-    bundled.form.marks.task.result()
+    bundled.form.marks.future.result()
     assert re.search(r"No card here: .* hours or more a clip", bundled.form.marks.value)
     assert "hours or more" in bundled.form.marks.warning(bundled.setup)
 
@@ -561,5 +561,5 @@ def text(data: bytes) -> str:
 def test_a_setup_that_does_not_fit_is_not_said_to_fit(tried, monkeypatch):
     monkeypatch.setattr(setup_marks, "predict", lambda setup, r, _: ([estimate(setup, r)], Card("a card", 1000)))
     set_to(tried, decode_chunk_size=1)
-    tried.form.marks.task.result()
+    tried.form.marks.future.result()
     assert "✗ does not fit" in tried.form.marks.value

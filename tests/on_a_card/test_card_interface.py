@@ -55,7 +55,7 @@ def test_a_panel_shows_previews_is_cancelled_and_makes_the_next_clip(tmp_path):
     shown = panel(small_setup(), small_request(num_inference_steps=3), results=tmp_path)
     shown.worker.preview.observe(lambda change: looks.append(change["new"]), "value")
     shown.generate()
-    shown.worker.task.result()
+    shown.worker.future.result()
     assert shown.alert.value == ""
     assert any("<img" in look for look in looks)
     between = allocated_bytes()
@@ -66,12 +66,12 @@ def test_a_panel_shows_previews_is_cancelled_and_makes_the_next_clip(tmp_path):
         assert time.monotonic() < until
         time.sleep(0.01)
     shown.cancel()
-    shown.worker.task.result()
+    shown.worker.future.result()
     assert "cancelled" in shown.worker.progress.value
     assert allocated_bytes() == between
     shown.controls["num_inference_steps"].value = 3
     shown.generate()
-    shown.worker.task.result()
+    shown.worker.future.result()
     assert shown.clips[1].frames == shown.clips[0].frames
     unload_cached()
     assert allocated_bytes() == before

@@ -46,8 +46,8 @@ def panel(setup: Setup | None = None, request: Request | None = None, *, results
 
     Example:
         >>> from svdlab import panel
-        >>> tried = panel()
-        >>> tried.request.motion_bucket_id
+        >>> page = panel()
+        >>> page.request.motion_bucket_id
         127
     """
     return Panel(setup, request or Request(image="rocket"), results)
@@ -58,7 +58,7 @@ class Panel(w.VBox):
 
     `request` and `setup` are what the controls say now. `rows` and `clips` are what was made, oldest first; a clip is
     read from its file when it is asked for. `generate()` and `cancel()` press the buttons. `restore(path)` brings back
-    the settings of a saved clip. `controls` holds the controls by name: `tried.controls["seed"].value = 3`.
+    the settings of a saved clip. Its `controls` are widgets by name: `page.controls["seed"].value = 3`.
     """
 
     def __init__(self, setup: Setup | None, request: Request, results: str | Path | None = None) -> None:

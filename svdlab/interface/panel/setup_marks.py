@@ -30,14 +30,14 @@ class SetupMarks(w.HTML):
     """A line under the dropdown of setups, and the marks in it. A setup that nobody chose gives way to one that fits.
 
     `offer` names the setup to begin with, `predict` marks it and others for a request, `warning` is what a clip costs
-    before it is begun. `task` is the prediction underway.
+    before it is begun. `future` is the prediction underway.
     """
 
     def __init__(self, dropdown: w.Dropdown) -> None:
         super().__init__()
         self.add_class("svdlab-fits")
         self.dropdown, self.is_shown, self.is_chosen = dropdown, False, False
-        self.task: Future[None] | None = None
+        self.future: Future[None] | None = None
         self._lock, self._question = threading.Lock(), 0
         self._hours: dict[Setup, float] = {}  # of a clip, for setups that take very long
 
@@ -55,7 +55,7 @@ class SetupMarks(w.HTML):
                 self._question += 1
             self._tell("predicting memory and time…")
             setup: Any = self.dropdown.value
-            self.task = _THREAD.submit(self._mark, self._question, setup, with_image(request, "-"))
+            self.future = _THREAD.submit(self._mark, self._question, setup, with_image(request, "-"))
 
     def warning(self, setup: Setup) -> str:
         """What a clip costs before it begins, where that is much: a download, or hours; "" where it is little."""
@@ -76,14 +76,14 @@ class SetupMarks(w.HTML):
         try:
             import_libraries()
             card = this_card()
-            predictions, here = predict(setup, request, card)
+            predictions, device = predict(setup, request, card)
         except Exception as error:  # a prediction is a help, no condition
             return self._tell(f"No prediction: {describe_error(error, where=False)}")
         estimates = {each.setup: each for each in predictions}
-        labels, fitting = {}, [each for each, e in estimates.items() if e.fits(here.memory_bytes)]
-        hours = {}
+        fitting = [each for each, e in estimates.items() if e.fits(device.memory_bytes)]
+        labels, hours = {}, {}
         for each, e in estimates.items():
-            seconds = e.seconds(here)
+            seconds = e.seconds(device)
             if card is None and seconds and seconds.low > _LONG_SECONDS:
                 hours[each] = seconds.low / 3600
             time = f", {seconds}" if seconds and (card or each in hours) else ""
@@ -92,16 +92,16 @@ class SetupMarks(w.HTML):
         with self._lock:
             if question != self._question:
                 return None
-            now: Any = self.dropdown.value
-            keep = self.is_chosen or now in fitting or not fitting
-            options = [(text, each) for each, text in ({now: now.label} | labels).items()]
-            self._hours, now = hours, now if keep else fitting[0]
-            assign(self.dropdown, options=options, value=now)
-        size = f"{here.memory_bytes / 2**30:.1f} GiB of {here.name if card else 'this machine'}"
-        if now in hours:
-            fit = "which are enough" if now in fitting else "which are too little"
-            return self._tell(f"No card here: {hours[now]:,.0f} hours or more a clip, in {size}, {fit}")
-        return self._tell(f"✓ fits the {size}" if now in fitting else f"✗ does not fit the {size}")
+            chosen: Any = self.dropdown.value
+            keep = self.is_chosen or chosen in fitting or not fitting
+            options = [(text, each) for each, text in ({chosen: chosen.label} | labels).items()]
+            self._hours, chosen = hours, chosen if keep else fitting[0]
+            assign(self.dropdown, options=options, value=chosen)
+        size = f"{device.memory_bytes / 2**30:.1f} GiB of {device.name if card else 'this machine'}"
+        if chosen in hours:
+            fit = "which are enough" if chosen in fitting else "which are too little"
+            return self._tell(f"No card here: {hours[chosen]:,.0f} hours or more a clip, in {size}, {fit}")
+        return self._tell(f"✓ fits the {size}" if chosen in fitting else f"✗ does not fit the {size}")
 
     def _tell(self, text: str) -> None:
         self.value = f"<small>{escape(text)}</small>"

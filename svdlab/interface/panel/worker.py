@@ -47,20 +47,20 @@ def import_libraries() -> None:
 
 @dataclass(eq=False)
 class _Job:
-    """A clip that waits or is underway: `task` is its place in the thread's queue, `line` what the page shows of it."""
+    """A clip that waits or is underway: `future` is its place in the thread's queue, `line` its line on the page."""
 
     trial: Trial
     picture: Image.Image
     cancelled: threading.Event = field(default_factory=threading.Event)
-    task: Future[None] | None = None
+    future: Future[None] | None = None
     line: w.HBox | None = None
 
 
 class ClipWorker(w.VBox):
     """Buttons, a line of progress, and the queue: `start` makes clips in the background, `cancel` stops one.
 
-    `preview` shows what the model expects meanwhile. `task` is the clip that was begun last. Rows and clips go to
-    `results`, and each row to `add`.
+    `preview` shows what the model expects meanwhile. `future` belongs to the clip that was queued last. Rows and clips
+    go to `results`, and each row to `add`.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ClipWorker(w.VBox):
         self.queue = w.VBox().add_class("svdlab-queue")
         self._clear = Button("Remove all", "Make none of the clips that wait", self._remove_all)
         super().__init__([w.HBox([self.go, count, self.stop, self.progress]).add_class("svdlab-go"), self.queue])
-        self.task: Future[None] | None = None
+        self.future: Future[None] | None = None
         self._jobs: list[_Job] = []
         self._add, self._alert, self._results = add, alert, results
 
@@ -98,7 +98,7 @@ class ClipWorker(w.VBox):
             if not self._jobs:
                 self.tell("waiting for the clip of another panel…")
             self._jobs.append(job)
-            job.task = self.task = _THREAD.submit(self._run, job)
+            job.future = self.future = _THREAD.submit(self._run, job)
         self._show_queue()
 
     def cancel(self) -> None:
@@ -109,7 +109,7 @@ class ClipWorker(w.VBox):
     def _cancel(self, job: _Job) -> None:
         job.cancelled.set()
         self.stop.disabled = True
-        if job.task and job.task.cancel():  # it had not begun
+        if job.future and job.future.cancel():  # it had not begun
             self._end(job, "cancelled")
 
     def _remove_all(self) -> None:
@@ -141,7 +141,7 @@ class ClipWorker(w.VBox):
         self._show_queue()
 
     def _show_queue(self, underway: _Job | None = None) -> None:
-        lines = [job.line for job in self._jobs if job is not underway and not (job.task and job.task.running())]
+        lines = [job.line for job in self._jobs if job is not underway and not (job.future and job.future.running())]
         self.queue.children = [*lines, self._clear] if len(lines) > 1 else lines
         self.stop.disabled = not self._jobs
 

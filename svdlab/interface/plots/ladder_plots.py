@@ -54,7 +54,7 @@ def waterfall(rows: Sequence[Row]) -> DescribedFigure:
     labels = rung_labels([rung.row for rung in rungs])
     axes[0].set_yticks(range(len(rungs)), [textwrap.fill(label, 26 if wide else 16) for label in labels])
     axes[0].invert_yaxis()
-    _key(figure, {"less than the rung above": "blue", "more": "orange", "unchanged": "pale"})
+    _legend(figure, {"less than the rung above": "blue", "more": "orange", "unchanged": "pale"})
     pairs = zip(labels, rungs, strict=True)
     words = [f"{label}: {rung.peak_gib:.2f} GiB, {rung.seconds:.2f} s." for label, rung in pairs]
     figure.describe(f"What each rung gives or costs{_where(rows)}", " ".join(words))
@@ -133,7 +133,7 @@ def stages(things: Sequence[Row | Estimate]) -> DescribedFigure:
     time.set_xlabel("TFLOP a clip" if predicted else "seconds a clip")
     memory.set_yticks(range(len(things)), labels)
     memory.invert_yaxis()
-    _key(figure, {name: colour for name, colour in _STAGES.items() if name != "load"})
+    _legend(figure, {name: colour for name, colour in _STAGES.items() if name != "load"})
     models = ", ".join(dict.fromkeys(thing.setup.variant for thing in things))
     what = "predicted" if predicted else "measured"
     figure.describe(f"Where memory and time go, stage by stage ({models}, {what})", " ".join(words))
@@ -219,7 +219,7 @@ def predicted(rows: Sequence[Row]) -> DescribedFigure:
     return figure
 
 
-def _key(figure: DescribedFigure, names: dict[str, str]) -> None:
+def _legend(figure: DescribedFigure, names: dict[str, str]) -> None:
     """What the colours of the bars mean, below the figure."""
     from matplotlib.patches import Patch
 
