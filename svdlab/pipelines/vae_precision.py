@@ -30,11 +30,11 @@ def keep_precision(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
     vae: Any = pipeline.vae
     before = {name: tensor.dtype for name, tensor in _floating(vae)}
     casts = logging.getLogger("diffusers.models.modeling_utils")
-    casts.addFilter(_names_modules)
+    casts.addFilter(_is_no_empty_warning)
     try:
         yield
     finally:
-        casts.removeFilter(_names_modules)
+        casts.removeFilter(_is_no_empty_warning)
         # Each tensor: Ctrl-C may come while half of them are converted. By name: offloading exchanges the objects.
         for name, tensor in _floating(vae):
             if tensor.dtype != before.get(name, tensor.dtype):
@@ -70,8 +70,8 @@ def decode(
     return pixels, broken
 
 
-def _names_modules(record: logging.LogRecord) -> bool:
-    """Not so of diffusers' warning, at each cast, of modules that should be kept in float32 where there are none."""
+def _is_no_empty_warning(record: logging.LogRecord) -> bool:
+    """False for a warning that diffusers gives at each cast: that modules are kept in float32, with an empty list."""
     return "kept in float32: []" not in record.getMessage()
 
 

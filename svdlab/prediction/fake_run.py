@@ -153,7 +153,7 @@ def _folder(setup: Setup) -> Path | None:
 
 
 def _replace_parameters(module: nn.Module, change: Callable[[Any], Any], recurse: bool = True) -> nn.Module:
-    """`Module._apply`, which swaps a fake parameter's inside for another's, and fails where anybody refers to it."""
+    """In place of `Module._apply`, which exchanges what a fake parameter holds: that fails if anything refers to it."""
     from torch.nn import Parameter
 
     for child in module.children() if recurse else ():

@@ -80,7 +80,7 @@ class RowMaker:
             return self.fill(row, picture, scratch)
 
     def fill(self, row: Row, picture: FittedPicture, scratch: Path) -> Row:
-        """Answer the question of a row on the pipeline, and write both beside the claim that is held for it."""
+        """Make the clip of a row, and write both into the folder that `scratch`, the claim of its key, lies in."""
         folder = scratch.parent
         if self._pipeline is None:
             return write_row(replace(row, status="failed", error=self._load_error), folder, scratch)
