@@ -49,10 +49,10 @@ from .rows.row_files import read_rows as read_rows
 from .rows.rows_table import rows_table as rows_table
 from .setup import Setup as Setup
 from .sweeps import study as study
+from .sweeps.dry_run import DryRun as DryRun
+from .sweeps.dry_run import dry_run as dry_run
 from .sweeps.grid import Trial as Trial
 from .sweeps.grid import grid as grid
-from .sweeps.plan import Plan as Plan
-from .sweeps.plan import plan as plan
 from .sweeps.run import run as run
 from .variants import VARIANTS as VARIANTS
 from .variants import Variant as Variant

@@ -21,8 +21,8 @@ from sweeps import check_whole, trials_of
 from svdlab import Setup
 from svdlab.rows.row_files import read_rows
 from svdlab.sweeps import ray_cluster
+from svdlab.sweeps.dry_run import dry_run
 from svdlab.sweeps.make_row import Task
-from svdlab.sweeps.plan import plan
 from svdlab.sweeps.run import run
 
 ray = pytest.importorskip("ray")
@@ -197,7 +197,7 @@ def test_a_cluster_makes_the_rows_that_this_machine_makes(two_cores, setup, ask,
     check_whole(tmp_path / "there", asked, failed=2)
     assert "2 workers" in (said := capsys.readouterr().err)
     assert "clips a minute" in said
-    assert plan(asked, tmp_path / "there").to_make == 0
+    assert dry_run(asked, tmp_path / "there").to_make == 0
     assert spread(asked, tmp_path / "there") == rows[:-1]
     again = spread(asked, tmp_path / "there", retry_failed=True)
     assert again[:4] == rows[:4]

@@ -19,7 +19,7 @@ from svdlab.quality.quality import Quality
 from svdlab.request import conditioning
 from svdlab.sweeps import make_row as make_row_module
 from svdlab.sweeps import picture_cache
-from svdlab.sweeps.plan import plan
+from svdlab.sweeps.dry_run import dry_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -111,11 +111,11 @@ def test_what_fails_is_a_row_and_the_rest_go_on(setup, ask, tmp_path, monkeypatc
     assert rows[1].error.startswith("RuntimeError: CUDA out of memory (test_run.py, line ")
     assert rows[2].error == "The weights are wet: dry them."
     assert (rows[1].clip, rows[1].quality) == (None, None)
-    assert str(plan(trials, tmp_path)).startswith("4 clips: 2 there already, 2 failed before (retry_failed=True")
+    assert str(dry_run(trials, tmp_path)).startswith("4 clips: 2 there already, 2 failed before (retry_failed=True")
 
     monkeypatch.setattr(make_row_module, "generate", generate)
     assert quick(trials, tmp_path) == rows  # left alone
-    assert plan(trials, tmp_path, retry_failed=True).to_make == 2
+    assert dry_run(trials, tmp_path, retry_failed=True).to_make == 2
     assert [row.status for row in quick(trials, tmp_path, retry_failed=True)] == ["done"] * 4
     check_whole(tmp_path, trials)
 
@@ -150,18 +150,18 @@ def test_quality_goes_into_the_row_and_its_failure_into_the_notes(setup, ask, tm
 
 def test_a_plan_counts_and_estimates(setup, ask, tmp_path):
     trials = trials_of(setup, ask, seed=range(4))
-    before = plan(trials, tmp_path / "rows")
+    before = dry_run(trials, tmp_path / "rows")
     assert (before.total, before.done, before.to_make, before.seconds) == (4, 0, 4, None)
     assert str(before) == "4 clips: none there yet, 4 to make, time unknown, about 0.0 MB."
     assert not (tmp_path / "rows").exists()
     rows = quick(trials[:2], tmp_path / "rows")
-    after = plan([*trials, trials[0]], tmp_path / "rows")  # a trial that comes twice is one clip
+    after = dry_run([*trials, trials[0]], tmp_path / "rows")  # a trial that comes twice is one clip
     assert (after.total, after.done, after.to_make) == (4, 2, 2)
     assert after.seconds == pytest.approx(sum(sum(row.timings.values()) for row in rows), rel=0.5)
     sizes = [row.clip.stat().st_size for row in rows if row.clip]
     assert after.disk_bytes == pytest.approx(sum(sizes), rel=0.01)
     quick(trials, tmp_path / "rows")
-    assert str(plan(trials, tmp_path / "rows")) == "4 clips: 4 there already, nothing to make."
+    assert str(dry_run(trials, tmp_path / "rows")) == "4 clips: 4 there already, nothing to make."
 
 
 def test_progress_is_one_plain_line(setup, ask, tmp_path, capsys):

@@ -24,7 +24,7 @@ _BYTES_PER_PIXEL = 0.3  # of the bundled model's MP4s with their cover, where th
 
 
 @dataclass(frozen=True)
-class Plan:
+class DryRun:
     """What `run` would do; `print` it for a sentence.
 
     Args:
@@ -33,7 +33,7 @@ class Plan:
         disk_bytes: The disk that they need.
 
     Example:
-        >>> print(Plan(total=15, done=3, failed=0, to_make=12, seconds=100.0, disk_bytes=480_000))
+        >>> print(DryRun(total=15, done=3, failed=0, to_make=12, seconds=100.0, disk_bytes=480_000))
         15 clips: 3 there already, 12 to make, about 1.7 min, about 0.5 MB.
     """
 
@@ -55,7 +55,7 @@ class Plan:
         return f"{self.total:,} clip{'s' * (self.total != 1)}: {', '.join(parts)}."
 
 
-def plan(trials: Iterable[Trial], folder: str | Path, *, retry_failed: bool = False) -> Plan:
+def dry_run(trials: Iterable[Trial], folder: str | Path, *, retry_failed: bool = False) -> DryRun:
     """What `run(trials, folder)` would make and take. Loads no weights and writes nothing.
 
     Args:
@@ -67,8 +67,8 @@ def plan(trials: Iterable[Trial], folder: str | Path, *, retry_failed: bool = Fa
         ValueError: If a picture cannot be read.
 
     Example:
-        >>> from svdlab import Request, Setup, grid, plan
-        >>> print(plan(grid(Setup("tiny"), Request(image="rocket"), seed=range(15)), "results/new"))
+        >>> from svdlab import Request, Setup, dry_run, grid
+        >>> print(dry_run(grid(Setup("tiny"), Request(image="rocket"), seed=range(15)), "results/new"))
         15 clips: none there yet, 15 to make, time unknown, about 0.6 MB.
     """
     pictures = PictureCache()
@@ -79,7 +79,7 @@ def plan(trials: Iterable[Trial], folder: str | Path, *, retry_failed: bool = Fa
     ]
     rows = [row for row in read_rows(folder) if row.clip_file()] if Path(folder).is_dir() else []
     sizes = [row.clip.stat().st_size / _pixels(row.request) for row in rows if row.clip]
-    return Plan(
+    return DryRun(
         total=len(trials_by_key),
         done=list(status.values()).count("done"),
         failed=list(status.values()).count("failed"),
