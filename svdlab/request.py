@@ -213,7 +213,7 @@ class Request:
         return Request(**fields)
 
     def concerns(self) -> list[str]:
-        """One sentence for each value that the model was not trained for; none for a request with open fields."""
+        """One sentence for each value that the model was not trained for; empty as long as a field is open."""
         return [] if self.variant is None or self._is_open() else list(self._concerns(variant(self.variant)))
 
     def _concerns(self, v: Variant) -> Iterator[str]:

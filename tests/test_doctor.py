@@ -141,9 +141,9 @@ def test_too_little_disk_is_a_note(monkeypatch, tmp_path):
 
 def test_a_missing_library_of_an_extra_is_a_note(monkeypatch):
     installed = module.installed
-    monkeypatch.setattr(module, "installed", lambda name: None if name == "anywidget" else installed(name))
+    monkeypatch.setattr(module, "installed", lambda name: None if name == "jupyterlab" else installed(name))
     notebooks, lab = module._notebooks()
-    assert (notebooks.state, lab.state, lab.fact) == ("ok", "note", "missing: anywidget")
+    assert (notebooks.state, lab.state, lab.fact) == ("ok", "note", "missing: jupyterlab")
 
 
 def test_what_fits_is_what_a_plan_recommends():

@@ -98,9 +98,9 @@ class Clip:
         Args:
             path: `.mp4`, `.gif`, `.webp` or, without a suffix, a folder of PNG frames. Missing folders are made.
             fps: Playback speed, 0.1 to 240. Left out, the clip plays at the `fps` that it was conditioned on.
-            options: `loop` is how often it plays: 0 (default) for ever, or 1, 2 and more. `max_bytes` is the most that
-                a GIF may take, 1 or more; its colours and size give way; default: no limit. `crf` is the quality of
-                an MP4: 0 (lossless) to 51 (worst), default 17.
+            options: `loop` is how often it plays: 0 (default) for ever, or 1, 2 and more; an MP4 repeats its frames.
+                `max_bytes` is the most that a GIF may take, 1 or more; its colours and size give way; default: no
+                limit. `crf` is the quality of an MP4: 0 (lossless) to 51 (worst), default 17.
 
         Returns:
             The path. An older file there is replaced.

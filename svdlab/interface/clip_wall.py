@@ -45,9 +45,9 @@ class _Layout:
 def wall(rows: Iterable[Row], across: str, down: str | None = None, width: int | None = None) -> Shown:
     """The clips of rows in small, in a grid that plays in step, under one bar of controls.
 
-    Columns and lines stand in the order of numbers, words in that of the rows. Where several rows have the same two
-    values, the first with a clip is shown. A cell without a clip is grey and says why. `show(row.open())` plays one
-    clip at its full size.
+    Along both edges numbers are sorted; words keep the order in which the rows have them. Where several rows have the
+    same two values, the first with a clip is shown. A cell without a clip is grey and says why. `show(row.open())`
+    plays one clip at its full size.
 
     Args:
         rows: As `run` or `read_rows` returned them.

@@ -42,11 +42,11 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
 
     A filter has words and terms, and leaves the rows that meet all of them: `rocket seed=4 motion>0.6 bucket 100..180`.
     A term is a column, one of = != < > <= >=, and a value, or a column and a range with both its ends. A column goes by
-    its name, or by one word of it: `bucket` is `motion_bucket_id`. Of text, = means that it is part of it. A word is
-    looked for in every column, a number alone has to equal a cell, and ★ is for rows with a star.
+    its name, or by one word of it: `bucket` is `motion_bucket_id`. Of text, = means that it is part of it. A bare
+    word matches any column that contains it, a bare number a cell that equals it, and ★ the rows with a star.
 
     Args:
-        folders: A study, which is the folder that `run` wrote; a folder of studies; or several of these.
+        folders: A study, which is the folder that `run` or `profile` wrote; a folder of studies; or several of these.
         inside: What the page itself holds. True: all clips and their previews (small and moving), so that the notebook
             exported as HTML plays them. False: neither; the running kernel sends each when it is looked at, by a widget
             of anywidget. Left out: previews up to 4 MiB, and the clips as well if all of
@@ -54,8 +54,9 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
 
     Returns:
         A `Review`, which shows itself as the last line of a cell. From Python, with keys of rows: `star(key)`,
-        `note(key, text)`, `compare(key, key)`, `again(key)`, `delete(key)`, `restore()`, and `export(path)`, which
-        copies the starred clips. `rows` and `starred` are lists of rows.
+        `note(key, text)` and `compare(key, key)`. `again(key)` gives the lines that make a clip again. `delete(key)`
+        moves a row aside with its clip, and `restore()` brings it back for a week. `export(path)` copies the starred
+        clips. `rows` and `starred` are lists of rows.
 
     Raises:
         FileNotFoundError: There is no such folder.

@@ -34,6 +34,9 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
     Args:
         setup: how the model runs. Published weights are downloaded the first time, with a progress bar.
 
+    Returns:
+        A new pipeline at every call: delete the one before (`del pipeline`) where a card holds only one.
+
     Raises:
         WeightsError: the weights cannot be had or read.
         MemoryError: they cannot fit.

@@ -42,7 +42,7 @@ def profile(
     """Measure a ladder, each rung in a process of its own; its frames are compared with the first rung's.
 
     On a CPU with enough memory, all rungs are loaded together and take turns, one clip each per round. On a GPU, and
-    with less memory, they run one after another. The first rung is compared with another clip of its own. Rows
+    with less memory, they run one after another. The first rung is compared with a second clip of itself. Rows
     that the folder has already are not measured again, whatever their `repeats`. Stopped at any moment, even by
     `kill -9`, the next call measures what is missing, and waits for what other processes are measuring.
 
@@ -51,8 +51,10 @@ def profile(
         folder: Where the rows are, and the first rung's frames; it is made if it is missing.
         repeats: Calls after the first one, in each process.
         retry_failed: Whether rungs that failed in an earlier call are measured again.
-        memory_limit_bytes: As for `measure`, of each process.
-        timeout_seconds: As for `measure`, of each process; waiting for a turn does not count.
+        memory_limit_bytes: Of each process: torch's on a card, all its data on a processor (Linux). Default: none. A
+            rung that needs more becomes a failed row.
+        timeout_seconds: Of each process's work, without waiting for its turn. Default: none. A rung that takes longer
+            becomes a failed row.
         progress: Whether a bar shows how many rungs are measured.
 
     Returns:

@@ -98,7 +98,7 @@ class Row:
     def clip_problem(self, verify: bool = False) -> str | None:
         """Why the clip's file is not the one that the row was written with; None where it is, or there is none.
 
-        It has to be a regular file of the row's size that begins like the video its name promises.
+        It has to be a regular file of `clip_bytes` bytes, and its first bytes have to fit its suffix.
 
         Args:
             verify: compare the file's hash too, which reads all of it.

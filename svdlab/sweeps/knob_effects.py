@@ -100,9 +100,13 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
     """What a knob does to a measure, judged against the spread over seeds.
 
     Args:
-        frame: lines that have a clip.
+        frame: a table of rows, `rows_table`, without failed ones: `frame[frame["status"] == "done"]`.
         knob: a field that varies.
         measure: a column that has a number at every value of the knob.
+
+    Returns:
+        An `Effect`. Its `verdict` is "rises", "falls", "differs", "no clear effect" or "one seed"; `change` ± `margin`
+        is in the measure's unit; `is_clear` says whether it stands out from chance.
 
     Example:
         With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:

@@ -44,7 +44,8 @@ def run(
     """Make the rows of a sweep that a folder does not have yet, and return a row for every trial, old or new.
 
     A trial that fails becomes a row that says why, and the rest go on. Stopped at any moment, even by `kill -9`, the
-    next call makes what is missing. Weights are loaded once for each setup and kept for the next run.
+    next call makes what is missing. Weights are loaded once for each setup; those of the last one stay loaded for the
+    next run, until the process ends.
 
     Args:
         trials: What to make, as `grid` gives it.

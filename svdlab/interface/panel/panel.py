@@ -38,8 +38,8 @@ def panel(setup: Setup | None = None, request: Request | None = None, *, results
         results: the folder for rows and clips, which `read_rows` reads; None takes "results/panel".
 
     Returns:
-        A `Panel`. Keep it, and go on in Python with its `clips`, `rows`, `request` and `setup`, with `generate()` and
-        `cancel()`, and with `restore(path)` of a saved clip.
+        A `Panel`. Keep it, and go on in Python with its `clips`, `rows`, `request` and `setup`, with `generate()`,
+        which returns at once, `cancel()`, and `restore(path)`, which sets the controls as for a saved clip.
 
     Raises:
         ImportError: ipywidgets is missing.
