@@ -69,7 +69,6 @@ resolve-colab: $(INSTALLED)  ## whether svdlab goes together with Colab's versio
 RUN := build/notebooks_run
 $(RUN)/01_quickstart.ipynb: ARGS = -p variant tiny
 $(RUN)/02_micro_conditioning.ipynb: ARGS = -y "{axes: {motion_bucket_id: [20, 127, 220], seed: [1, 2, 3]}}"
-$(RUN)/03_memory_and_speed.ipynb: ARGS = -p repeats 3
 $(RUN)/%.ipynb: notebooks/%.ipynb
 	@mkdir -p $(RUN)
 	$(BIN)/papermill --engine svdlab --log-level WARNING --no-progress-bar --cwd $(RUN) $(ARGS) $< $@

@@ -55,6 +55,7 @@ class Part(NamedTuple):
     steps: int = 0
     decodes: int = 0
     seconds: float = 1.0  # beside its steps and decodes: compiling, another process
+    needed: bool = False  # by later parts, so it is never left out
 
 
 class Bench:
@@ -288,7 +289,7 @@ def all_parts(bench: Bench, edge: int) -> list[Part]:
         Part("card", partial(card_facts, edge)),
         Part("load", bench.load, seconds=30),
         Part("plain, few steps", bench.steps, few),
-        Part("plain", bench.clip, all_steps, 1),
+        Part("plain", bench.clip, all_steps, 1, needed=True),
         Part("plain, trace of a step", bench.trace, 4),
         *(Part(name, way, few) for name, way in ways.items()),
         Part(f"decode at {chunk}", partial(bench.decode, chunk), decodes=1),
@@ -316,8 +317,10 @@ def run(parts: list[Part], bench: Bench, until: float) -> None:
 
     with (bench.folder / ROWS).open("a") as file:
         while parts:
-            while parts and sum(map(cost, parts)) > until - time.monotonic():
-                longest = max(parts, key=cost)
+            while (spare := [part for part in parts if not part.needed]) and (
+                sum(map(cost, parts)) > until - time.monotonic()
+            ):
+                longest = max(spare, key=cost)
                 parts.remove(longest)
                 print(f"left out: {longest.name}, about {cost(longest):.0f} s", flush=True)
             if not parts:

@@ -112,6 +112,14 @@ def test_advice_names_the_two_ends_of_the_choice_and_only_where_they_are_clear(f
     assert "`" not in study.findings(frame, "motion_bucket_id").splitlines()[-1]
 
 
+def test_nothing_is_recommended_from_changes_that_cannot_be_seen(frame):
+    frame["motion_mean_px"] = 1 + frame["motion_fast_px"] / 1000
+    frame["likeness_mean_ssim"] = 0.9 - frame["motion_fast_px"] / 1000
+    text = study.findings(frame, "motion_bucket_id")
+    assert text.count("hardly to be seen") == 2
+    assert "For this picture" not in text
+
+
 def test_one_value_is_nothing_to_compare_and_failures_are_quoted(frame):
     assert "give it two or more" in study.findings(frame[frame["motion_bucket_id"] == 20], "motion_bucket_id")
     with pytest.raises(ValueError, match="no clip to study: The card is too small"):

@@ -102,11 +102,16 @@ def _course(effect: Effect, measure: Measure, medians: pd.Series) -> str:
     if effect.verdict == "one seed":
         return f"is {numbers}"
     if effect.verdict in ("rises", "falls"):
-        hardly = ", hardly to be seen" if abs(effect.change or 0) < measure.span / 10 else ""
+        hardly = "" if _can_be_seen(effect, measure) else ", hardly to be seen"
         return f"{effect.verdict} by {abs(effect.change or 0):.2g} ± {effect.margin:.1g}{hardly}: {numbers}"
     if effect.is_clear:
         return f"differs{', in no one direction' * numeric}: {numbers}"
     return f"shows no clear effect over {effect.seeds} seeds: {numbers}"
+
+
+def _can_be_seen(effect: Effect, measure: Measure) -> bool:
+    """Whether a change stands out from chance, and is large enough to tell two clips apart."""
+    return effect.is_clear and (effect.change is None or abs(effect.change) >= measure.span / 10)
 
 
 def _advice(effects: dict[str, Effect], medians: Any, knob: str) -> str:
@@ -121,12 +126,13 @@ def _advice(effects: dict[str, Effect], medians: Any, knob: str) -> str:
     moved, stayed = f"{most} moved most", f"{alike} stayed most like it"
     if effects[motion].verdict == "one seed":
         return "Nothing to choose by yet: add seeds to the sweep, three or more, and the clips made so far are kept."
-    if not (effects[motion].is_clear or effects[likeness].is_clear):
-        return "Nothing to choose by: neither motion nor likeness changes clearly."
-    if not effects[likeness].is_clear:
-        choice = f"{moved}, and likeness shows no clear effect"
-    elif not effects[motion].is_clear:
-        choice = f"{stayed}, and motion shows no clear effect"
+    moves, changes = (_can_be_seen(effects[name], MEASURES[name]) for name in (motion, likeness))
+    if not (moves or changes):
+        return "Nothing to choose by: neither motion nor likeness changes enough to be seen."
+    if not changes:
+        choice = f"{moved}, and likeness hardly changes"
+    elif not moves:
+        choice = f"{stayed}, and motion hardly changes"
     elif most == alike:
         choice = f"{most} both moved most and stayed most like it: take that"
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tempfile
 import warnings
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from micro_model import micro_pipeline
 
-from svdlab import Request, Setup
+from svdlab import Estimate, Request, Setup
 
 SMALL = {"height": 64, "width": 64, "num_frames": 2, "num_inference_steps": 2, "decode_chunk_size": 2}
 
@@ -39,3 +40,8 @@ def allocated_bytes() -> int:
     """What this process has on the card when nothing is left to collect."""
     gc.collect()
     return torch.cuda.memory_allocated()
+
+
+def most_bytes(prediction: Estimate) -> float:
+    """What a clip may allocate: 2 % over the prediction; on a real card cuDNN takes workspaces too."""
+    return 1.02 * prediction.peak_bytes if "pretended_card" in sys.modules else prediction.needed_bytes

@@ -24,13 +24,14 @@ def test_parts_are_rows_as_they_end_and_the_longest_are_left_out_by_name(tmp_pat
         Part("card", lambda: {"name": "A card", "libraries": {}}),
         Part("plain", lambda: {"step_seconds": [1.0, 3.0, 2.0], "allocated_bytes": 2**30, "decode_seconds": None}),
         Part("breaks", lambda: 1 / 0),
+        Part("dear and needed", dict, steps=8, needed=True),
         Part("long", lambda: pytest.fail("there is no time"), steps=25, decodes=1),
         Part("longer", lambda: pytest.fail("there is no time"), seconds=60),
     ]
     run(parts, bench, time.monotonic() + 20)
     rows = [json.loads(line) for line in (tmp_path / ROWS).read_text().splitlines()]
-    assert [row["part"] for row in rows] == ["card", "plain", "breaks"]
-    assert "ZeroDivisionError" in rows[-1]["error"]
+    assert [row["part"] for row in rows] == ["card", "plain", "breaks", "dear and needed"]
+    assert "ZeroDivisionError" in rows[2]["error"]
     left = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
     assert [line.split(",")[0] for line in left] == ["left out: longer", "left out: long"]
     text = table(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import random
 import re
 import time
@@ -49,6 +50,7 @@ def test_out_of_memory_at_any_moment_says_where_and_the_next_clip_is_as_before(
 def test_the_error_quotes_the_limit_that_was_set_and_not_the_card(monkeypatch):
     monkeypatch.setattr("svdlab.generation.generate.lighter", lambda *arguments: f"Limit {arguments[-1]}.")
     pipeline, total = load(small_setup()), torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()  # else what earlier tests had may serve the clip
     limit = torch.cuda.memory_allocated()
     try:
         torch.cuda.set_per_process_memory_fraction(limit / total)
@@ -103,7 +105,8 @@ def test_bf16_is_advised_only_where_it_has_its_kernels(monkeypatch, capability, 
     assert cards._measured_rates.__wrapped__("cuda")[0].keys() == {"fp16", *dtypes}
 
 
-def test_an_fp16_clip_casts_its_vae_without_a_warning_of_no_modules(caplog):
+def test_an_fp16_clip_casts_its_vae_without_a_warning_of_no_modules(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)  # to where `caplog` listens
     generate(load(small_setup(dtype="fp16")), small_request(num_inference_steps=1), progress=False)
     assert "kept in float32" not in caplog.text
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from small_clips import allocated_bytes, small_request, small_setup
+from small_clips import allocated_bytes, most_bytes, small_request, small_setup
 
 from svdlab import Machine, Setup, doctor, estimate, find_card, ladder, panel, profile
 from svdlab.pipelines.pipeline_cache import unload_cached
@@ -83,6 +83,7 @@ def test_a_ladder_measures_what_was_predicted_on_the_card(tmp_path):
     rows = profile(ladder(small_setup(), ["group-offload"], request), tmp_path, repeats=1, progress=False)
     for row in rows:
         assert row.error is None
-        assert row.measurement.peak_allocated_bytes == pytest.approx(estimate(row.setup, request).peak_bytes, rel=0.02)
+        prediction = estimate(row.setup, request)
+        assert 0.98 * prediction.peak_bytes < row.measurement.peak_allocated_bytes < most_bytes(prediction)
         assert all(stage.peaks["allocated_bytes"] for stage in row.measurement.stages if stage.stage != "prepare")
     assert rows[1].measurement.fidelity.max_abs_levels == 0

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from small_clips import allocated_bytes, small_request, small_setup
+from small_clips import allocated_bytes, most_bytes, small_request, small_setup
 
 from svdlab import Clip, Setup, estimate, generate, load
 from svdlab.optimizations.registry import in_order, optimizations, parse
@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")
 
 ROUNDING = 1e-3  # of latents that begin at 700
 NEAR = 0.3  # of an approximate one's latents, relative
-VALUES = ("group-offload=block", "group-offload=stream", "attention=math")
-NAMES = (*optimizations(), *VALUES)
+VALUES = ("group-offload=block", "group-offload=stream", "attention=efficient", "attention=math")
+NAMES = (*(name for name in optimizations() if name != "attention"), *VALUES)  # flash takes no fp32
 
 
 def is_allowed(names: tuple[str, ...]) -> bool:
@@ -73,11 +73,11 @@ def check(names: tuple[str, ...], plain: Clip) -> None:
     pipeline = load(setup)  # which looks whether each holds
     clip = generate(pipeline, request, progress=False)
     peak = torch.cuda.max_memory_allocated() - before  # since the clip began
-    predicted = estimate(setup, request).peak_bytes
+    prediction = estimate(setup, request)
     check_frames(names, clip, plain)
     # The largest layer need not compute at the highest moment of a decode, and is predicted so; a graph frees earlier.
     least = 0.96 if "sequential-offload" in names else 0.5 if "compile-" in str(names) else 0.98
-    assert least < peak / predicted < 1.02
+    assert least * prediction.peak_bytes < peak < most_bytes(prediction)
     del pipeline, clip
     assert allocated_bytes() == before
 

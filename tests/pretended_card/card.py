@@ -41,7 +41,7 @@ def build(folder: Path) -> Path:
     command = ["g++", *options, *includes, str(SOURCE), "-o", str(beside), *libraries]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    except OSError as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise RuntimeError(f"there is no compiler ({error})") from None
     if done.returncode:
         complaints = [line for line in done.stderr.splitlines() if "error" in line]
