@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from svdlab.atomic_files import atomic_write
 
@@ -80,6 +80,22 @@ def rate_at(done: float, step: int, warm_up: int) -> float:
     return min(1.0, (step + 1) / warm_up) * min(1.0, max(0.03, (1 - done) * 3))
 
 
+def hasten(optimizer: torch.optim.Optimizer, parts: list[Tensor], factor: float) -> None:
+    """Lengthen every step of these views of parameters: what is new in a grown model starts at zero, far behind."""
+    before: list[Tensor] = []
+
+    def remember(*_) -> None:
+        before[:] = [part.detach().clone() for part in parts]
+
+    @torch.no_grad()
+    def lengthen(*_) -> None:
+        for part, old in zip(parts, before, strict=True):
+            part.detach().add_(part - old, alpha=factor - 1)
+
+    optimizer.register_step_pre_hook(remember)
+    optimizer.register_step_post_hook(lengthen)
+
+
 class Clock:
     """Seconds spent inside `with clock:`: of this process on a CPU, of the card's work on a card."""
 
@@ -116,7 +132,7 @@ def train(
     `options` are `training.train.Options`.
     """
     parameters = [each for each in run.model.parameters() if each.requires_grad]
-    last, saved, exported, losses, parent = time.monotonic(), run.seconds, run.seconds, [], os.getppid()
+    last, saved, exported, losses, parent = drawing.now(), run.seconds, run.seconds, [], os.getppid()
     while run.seconds < minutes * 60 and (options.steps is None or run.step < options.steps):
         for group in run.optimizer.param_groups:
             group["lr"] = rate * rate_at(run.seconds / (minutes * 60), run.step, warm_up)
@@ -129,7 +145,7 @@ def train(
         run.average.update(run.model)
         run.step += 1
         losses.append(loss.detach())
-        now = time.monotonic()
+        now = drawing.now()  # on a shared CPU the time that others took is not this run's
         clock = torch.tensor([run.seconds + now - last], dtype=torch.float64)
         last = now
         if options.processes > 1:

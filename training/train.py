@@ -27,16 +27,17 @@ from torch import Tensor
 from svdlab.tiny import WEIGHTS
 
 from .clips import Source, random_clips
-from .model import FRAMES, HEIGHT, SIGNALS, WIDTH, build_pipeline, build_unet, build_vae, decode, encode, grow
+from .model import FRAMES, HEIGHT, LATENTS, SIGNALS, WIDTH, build_pipeline, build_unet, build_vae, decode, encode, grow
 from .objective import half, speed_up, unet_loss
 from .optimizer import Muon
-from .runs import Average, Clock, Run, place, train
+from .runs import Average, Clock, Run, hasten, place, train
 from .scenes import HELD_OUT_END, draw
 
 CARD = torch.cuda.is_available()
 FILE = "diffusion_pytorch_model.safetensors"
 SHORT_FRAMES = 5
 VAE_FRAMES = 3  # that follow each other, for the decoder's layers over time
+NEW_PARTS = 8.0  # how much faster the weights of the new latent channels learn than the others
 DETAIL = 0.4  # size of the new latent channels; the first ones have 0.6. Larger, the UNet's loss would be mostly theirs
 
 
@@ -88,6 +89,9 @@ def vae_run(options: Options, rank: int) -> AutoencoderKLTemporalDecoder:
     run = Run("vae ", vae, optimizer, Average(vae, power=30), options.checkpoints / "vae.pt")
     first = deepcopy(vae).requires_grad_(False) if before else None
     run.load()
+    if before:
+        new = slice(SIGNALS, LATENTS)
+        hasten(optimizer, [vae.encoder.conv_out.weight[new], vae.decoder.conv_in.weight[:, new]], NEW_PARTS)
     if options.compile:
         vae.encoder.compile()
         vae.decoder.compile()
@@ -150,6 +154,10 @@ def unet_run(options: Options, rank: int, vae: AutoencoderKLTemporalDecoder) -> 
     optimizer = Muon(unet.parameters(), options.rate, adam_only=edges)
     run = Run("unet", unet, optimizer, Average(unet), options.checkpoints / "unet.pt")
     run.load()
+    if before:
+        new, condition = slice(SIGNALS, LATENTS), slice(LATENTS + SIGNALS, 2 * LATENTS)
+        parts = [unet.conv_in.weight[:, new], unet.conv_in.weight[:, condition], unet.conv_out.weight[new]]
+        hasten(optimizer, parts, NEW_PARTS)
     dice, drawing = torch.Generator(options.device).manual_seed(7_919 * run.step + rank), Clock(options.device)
     source: Source | None = None
 
