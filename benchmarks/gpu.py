@@ -317,10 +317,10 @@ def run(parts: list[Part], bench: Bench, until: float) -> None:
 
     with (bench.folder / ROWS).open("a") as file:
         while parts:
-            while (spare := [part for part in parts if not part.needed]) and (
-                sum(map(cost, parts)) > until - time.monotonic()
-            ):
+            spare = [part for part in parts if not part.needed]
+            while spare and sum(map(cost, parts)) > until - time.monotonic():
                 longest = max(spare, key=cost)
+                spare.remove(longest)
                 parts.remove(longest)
                 print(f"left out: {longest.name}, about {cost(longest):.0f} s", flush=True)
             if not parts:

@@ -115,7 +115,7 @@ def _can_be_seen(effect: Effect, measure: Measure) -> bool:
 
 
 def _advice(effects: dict[str, Effect], medians: Any, knob: str) -> str:
-    """Where this picture moved most and where it stayed most alike; nothing where neither stands out from chance."""
+    """Where this picture moved most and where it stayed most alike; nothing where neither change can be seen."""
     motion, likeness = "motion_mean_px", "likeness_mean_ssim"
     if motion not in effects or likeness not in effects:
         return ""
