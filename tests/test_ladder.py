@@ -96,6 +96,8 @@ def test_overlapping_spreads_are_no_difference_and_a_busy_machine_is_named(rows)
     assert "no exact setup differs" in advice
     assert "other programs used up to 40 % of the processors" in advice
     assert "the same clip of the first setup took 2.00 to 3.00 s" in advice
+    lean = dataclasses.replace(busy[2], setup=dataclasses.replace(busy[2].setup, optimizations=("channels-last",)))
+    assert "as far as the clips tell: `fp16, channels-last`\n" in ladder_advice([rows[0], busy[2], lean])
 
 
 def test_the_advice(rows):

@@ -159,6 +159,8 @@ def ladder_advice(rows: Sequence[Row]) -> str:
     lines = [f"- **the fastest, exact:** {fastest}: {fastest.compared(baseline)} than `{baseline.row.setup.label}`"]
     if fastest.compared(baseline) == "no difference":
         lines = ["- **time:** no exact setup differs from the first one by more than the clips of one setup differ"]
+    elif equals := [rung for rung in exact if rung is not fastest and rung.compared(fastest) == "no difference"]:
+        lines[0] += f"; no slower, as far as the clips tell: {', '.join(f'`{each.row.setup.label}`' for each in equals)}"
     lines.append(f"- **the least memory, exact:** {leanest}")
     for rung in rungs:
         faster = rung.seconds < fastest.seconds and rung.compared(fastest) != "no difference"
