@@ -7,7 +7,16 @@ Ask for a clip (`Request`), say how the model should run (`Setup`), get frames (
 >>> clip = generate(load(setup), setup.request(image="rocket", seed=11))
 >>> path = clip.save("rocket.mp4")
 
-Importing this package loads no torch: the public names, listed in `__init__.pyi`, are imported when first used.
+What there is, by task; `help(svdlab.NAME)` explains each, with an example:
+
+    one clip              Request, Setup, load, generate, chain, Clip, read, conditioning, VARIANTS
+    many clips            grid, dry_run, run, read_rows, rows_table, study.findings; unload_cached frees the card
+    looking and choosing  show, wall, save_wall, review, report, panel, plots
+    what fits a card      Setup.fitting (one setup), fitting_table (all of them), estimate (one prediction in full)
+    memory and time       ladder, profile, ladder_table, ladder_advice; measure (one setup)
+    what is wrong         assess, difference, diagnose, measures; doctor (this machine)
+
+Importing this package loads no torch: names are imported when first used.
 """
 
 from importlib.metadata import version

@@ -20,6 +20,7 @@ from .machine import Machine as Machine
 from .media.show import show as show
 from .pipelines.hub import WeightsError as WeightsError
 from .pipelines.load import load as load
+from .pipelines.pipeline_cache import unload_cached as unload_cached
 from .prediction.cards import find_card as find_card
 from .prediction.cards import parse_memory as parse_memory
 from .prediction.cards import this_card as this_card

@@ -77,8 +77,9 @@ class Request:
         all of them:        fps 7, motion bucket 127, noise 0.02
 
     Args:
-        image: a bundled example's name such as "rocket", a path, an http(s) or data: URL, a file's bytes, a PIL image,
-            or an array (H, W) or (H, W, 3 or 4) of uint8 or of floats in 0..1.
+        image: a bundled example's name (rocket, rocket-left, rocket-right, rocket-up, shapes, launch), a path
+            ("./rocket" for a file of such a name), an http(s) or data: URL, a file's bytes, a PIL image, or an array
+            (H, W) or (H, W, 3 or 4) of uint8 or of floats in 0..1. Transparency is laid over white.
         seed: 0 to 2**63 - 1, default 0; the noise is the same on every device.
         height: pixels, 64 to 4096, a multiple of 8.
         width: as `height`.

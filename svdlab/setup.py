@@ -42,7 +42,7 @@ class Setup:
             leaf, attention flash, the compile modes default, and forward-chunking a chunk that suits the clip.
             Default: none.
             {optimizations}
-        revision: a branch, tag or commit of the hub's repository; default: its main branch.
+        revision: a branch, tag or commit of the hub's repository, refused for other weights; default: its main branch.
         device: "cuda", "cuda:1", "mps" or "cpu"; default: the best one here.
 
     Raises:

@@ -39,7 +39,10 @@ def chain(
         picture: As for `generate`.
 
     Returns:
-        A clip of segments x frames, less one frame at each joint, with `seams` for the joints and without latents.
+        A clip of segments x frames, less one frame at each joint, with `Clip.seams` for the joints, without latents.
+
+    Raises:
+        ValueError: `segments` is under 1, or what `generate` raises. The segments made so far are lost.
 
     Example:
         With `pipeline = load(Setup("tiny"))` and a `clip` of two frames that it made before:

@@ -58,7 +58,8 @@ class Clip:
         setup: How the model ran; None for a pipeline that svdlab did not load.
         timings: Seconds by name: `sample_seconds` (encoding and denoising) and `decode_seconds`.
         notes: What was noticed or mended on the way, a sentence each.
-        seams: Where the segments of a chained clip join, each with `frame` and `jump`.
+        seams: Where the segments of a chained clip join, each with `frame`, the index of a segment's first frame, and
+            `jump`, the change into it over the usual change: 1 cannot be seen, 3 is a cut, None if nothing moves.
         latents: What was decoded, (frames, channels, height, width), on the processor, scaled as the UNet has them: the
             VAE takes them divided by `pipeline.vae.config.scaling_factor`. None for a clip from a file.
         picture: What the model saw: RGB, of the request's size. Left out, it is fitted from the request's image.
@@ -98,7 +99,8 @@ class Clip:
         Args:
             path: `.mp4`, `.gif`, `.webp` or, without a suffix, a folder of PNG frames. Missing folders are made.
             fps: Playback speed, 0.1 to 240. Left out, the clip plays at the `fps` that it was conditioned on.
-            options: `loop` is how often it plays: 0 (default) for ever, or 1, 2 and more; an MP4 repeats its frames.
+            options: `loop` is how often it plays: 0 (default) for ever, or 1, 2 and more. An MP4 cannot say so: it
+                holds its frames once, or as often as 2 and more say.
                 `max_bytes` is the most that a GIF may take, 1 or more; its colours and size give way; default: no
                 limit. `crf` is the quality of an MP4: 0 (lossless) to 51 (worst), default 17.
 

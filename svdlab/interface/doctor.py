@@ -86,8 +86,9 @@ def doctor() -> Readiness:
     `svdlab doctor` does the same from the shell; its exit code is 1 if there is a problem; `--json` writes a report.
 
     Returns:
-        The checks. `.ready` is True if none of them is a problem; `.to_json()` is for a bug report. A check that fails
-        is a problem that says why.
+        `.checks`, each with `name`, `state`, `fact` and `todo`: an "ok" is a plain fact, a "note" something slow or
+        left out, a "problem" keeps clips from being made. `.ready` is True if there is no problem; `.to_json()` is for
+        a bug report. A check that fails is a problem that says why. It takes a few seconds, and downloads nothing.
 
     Example:
         >>> print(doctor())

@@ -53,10 +53,13 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
             them together take 4 MiB at most; the rest comes as with False.
 
     Returns:
-        A `Review`, which shows itself as the last line of a cell. From Python, with keys of rows: `star(key)`,
-        `note(key, text)` and `compare(key, key)`. `again(key)` gives the lines that make a clip again. `delete(key)`
-        moves a row aside with its clip, and `restore()` brings it back for a week. `export(path)` copies the starred
-        clips. `rows` and `starred` are lists of rows.
+        A `Review`, which shows itself as the last line of a cell. From Python, with keys of rows:
+        `star(key)`, `star(key, on=False)` and `note(key, text)` write a small file beside the row;
+        `compare(key, key)` shows two to six clips in step, `again(key)` gives the lines that make a clip again;
+        `delete(key)` moves a row aside with its clip; `restore()` brings back what this review deleted, `restore(key)`
+        one row. What was deleted over a week ago is erased at the next time that a row of the study is deleted;
+        `export(path)` copies the starred clips into a folder or a `.zip`, in place of an older export.
+        `rows` and `starred` are lists of rows.
 
     Raises:
         FileNotFoundError: There is no such folder.

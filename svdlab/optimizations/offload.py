@@ -84,10 +84,10 @@ MODEL_OFFLOAD = _offloading(
 )
 GROUP_OFFLOAD = _offloading(
     "group-offload",
-    what="one layer at a time on the card, or one block; with streams the next one comes while one computes",
+    what="one layer at a time on the card (leaf), one block, or one layer while the next one comes (stream)",
     apply=_apply_group,
     holds=_group_holds,
-    values=f"how weights come: {', '.join(_GROUPS)}",
+    values=", ".join(_GROUPS),
     accepts=_GROUPS.__contains__,
     conflicts={"sequential-offload": _ALONE},
     residence=_group_residence,

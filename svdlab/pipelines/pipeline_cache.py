@@ -29,7 +29,13 @@ def load_cached(setup: Setup) -> StableVideoDiffusionPipeline:
 
 
 def unload_cached() -> None:
-    """Let go of the pipeline that `load_cached` keeps, and of its memory on the card."""
+    """Let go of the pipeline that `run` and the panel keep loaded, and of its memory on the card.
+
+    Call it before `load` or `measure` where the card holds only one. The next `run` loads again.
+
+    Example:
+        >>> unload_cached()
+    """
     _kept.clear()
     free_memory()
 

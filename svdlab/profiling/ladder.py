@@ -160,7 +160,8 @@ def ladder_advice(rows: Sequence[Row]) -> str:
     if fastest.compared(baseline) == "no difference":
         lines = ["- **time:** no exact setup differs from the first one by more than the clips of one setup differ"]
     elif equals := [rung for rung in exact if rung is not fastest and rung.compared(fastest) == "no difference"]:
-        lines[0] += f"; no slower, as far as the clips tell: {', '.join(f'`{each.row.setup.label}`' for each in equals)}"
+        names = ", ".join(f"`{rung.row.setup.label}`" for rung in equals)
+        lines[0] += f"; no slower, as far as the clips tell: {names}"
     lines.append(f"- **the least memory, exact:** {leanest}")
     for rung in rungs:
         faster = rung.seconds < fastest.seconds and rung.compared(fastest) != "no difference"

@@ -54,7 +54,7 @@ def measure(
     Args:
         setup: How the model runs.
         request: The clip to make.
-        repeats: Calls after the first one, whose medians the measurement gives.
+        repeats: Calls after the first one, whose medians the measurement gives; with 0 there are none.
         memory_limit_bytes: Of torch on a card; on a processor of all the process's data, which only Linux enforces.
             Default: all there is.
         timeout_seconds: The process is stopped after so many seconds of loading and making clips. Default: never.
@@ -62,6 +62,10 @@ def measure(
     Returns:
         A row whose `measurement` holds stages, peaks, medians and memory over time. If the process ran out of memory,
         crashed or took too long, its status is "failed", `error` says why, and the measurement reaches until then.
+        Nothing is written into a folder, no clip is kept, and no frames are compared: `profile` does that.
+
+    Raises:
+        ValueError: If the picture cannot be read, or the setup cannot make the request.
 
     Example:
         >>> row = measured[0]  # as `measure(Setup("tiny"), Request(image="rocket"), repeats=1)` returns it

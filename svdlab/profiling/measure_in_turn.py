@@ -41,8 +41,8 @@ def profile(
 ) -> list[Row]:
     """Measure a ladder, each rung in a process of its own; its frames are compared with the first rung's.
 
-    On a CPU with enough memory, all rungs are loaded together and take turns, one clip each per round. On a GPU, and
-    with less memory, they run one after another. The first rung is compared with a second clip of itself. Rows
+    On a CPU, if half of its free memory is enough, all rungs are loaded together and take turns, one clip each per
+    round. Else, and on a GPU, they run one after another. The first rung is compared with a second clip of itself. Rows
     that the folder has already are not measured again, whatever their `repeats`. Stopped at any moment, even by
     `kill -9`, the next call measures what is missing, and waits for what other processes are measuring.
 
@@ -60,7 +60,9 @@ def profile(
     Returns:
         The rows in the order of the trials, failed ones with their reasons. `ladder_table(rows)` makes a table of them,
         `plots.waterfall(rows)` a figure. `row.measurement` has `clip_seconds`, `peak_bytes` and more; its `fidelity`
-        says how near the frames come: `psnr_db` (dB, 100 if equal), `ssim` (1 if equal), `max_abs_levels` (of 255).
+        says how near the frames come: `psnr_db` (dB, 100 if equal), `ssim` (1 if equal), `max_abs_levels` (of 255),
+        and `latents_relative` (0 if equal: the size of the difference over that of the latents). These are None where
+        the first rung failed.
 
     Raises:
         ValueError: If a picture cannot be read.

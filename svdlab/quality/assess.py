@@ -25,11 +25,12 @@ def assess(frames: Frames, picture: Image.Image | None = None) -> Quality:
     """Measure a clip: 0.2 s for 14 frames of 128x72, 1 s for 25 of 1024x576, on one thread.
 
     Args:
-        frames: a clip, or its RGB frames: at least two, of one size.
+        frames: a clip, or its frames as RGB PIL images: at least two, of one size.
         picture: the conditioning picture, of the frames' size; left out, the clip's own. Without one, likeness is None.
 
     Raises:
-        ValueError: fewer than two frames, frames or a picture of different sizes, or sides out of all measure.
+        ValueError: fewer than two frames, frames or a picture of different sizes, or a side under 16 pixels or over 8
+            times the other.
 
     Example:
         With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:

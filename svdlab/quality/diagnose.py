@@ -102,8 +102,12 @@ def diagnose(clip: Clip) -> Findings:
 
     Returns:
         `Findings`, a list that prints itself; empty where nothing needs a cure. Each has a `symptom`, the `evidence`,
-        the likely `cause`, an `advice`, and `changes` (of the request) and `setup_changes` to try next.
-        `findings.apply(request)` gives a request with all changes, and `findings.apply(setup)` a setup.
+        the likely `cause`, an `advice`, and `changes` (of the request) and `setup_changes` to try next, both by field.
+        `findings.apply(request)` gives a request with all changes, and `findings.apply(setup)` a setup; of two changes
+        of one field the graver finding's. A clip from `read` has no latents, which are then not looked at.
+
+    Raises:
+        ValueError: the clip has a single frame, or frames of different sizes.
 
     Example:
         With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:

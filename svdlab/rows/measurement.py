@@ -47,7 +47,8 @@ class Measurement:
 
     Attributes:
         stages: in the order in which they ran.
-        before: memory when loading began, by kind (`process_bytes`, …): the imports had taken some.
+        before: memory when loading began, by kind, since the imports had taken some. The kinds are `process_bytes`,
+            and on a card `allocated_bytes`, `reserved_bytes` (both torch's) and `device_bytes` (everybody's).
         process_peak_bytes: the most that the process had in memory, as the kernel counts it.
         threads: of torch on the processor.
         resident: each change of where the weights lay: `seconds`, and for each component its bytes by device.
@@ -114,7 +115,7 @@ class Measurement:
 
     @property
     def others_busy(self) -> float | None:
-        """Median share of the machine's processors that other programs used during the calls after the first."""
+        """Median share (0 to 1) of the machine's processors that other programs used, the first call left out."""
         stages = (stage for call in self._steady_calls for stage in call)
         return _median(stage.others_busy for stage in stages if stage.others_busy is not None)
 

@@ -34,8 +34,9 @@ def rows_table(rows: str | Path | Iterable[Row]) -> pandas.DataFrame:
         of `Quality`: `motion_mean_px` (pixels a frame), `likeness_mean_ssim` (-1 to 1), `flicker_percent` and on;
         of `Measurement.figures`, in measured rows: `clip_seconds`, `peak_allocated_bytes`, `psnr_db` and on;
         of the machine and its libraries, with `machine_` before: `machine_name`, `machine_torch`.
-        Lists of names are one text. A name that occurs twice is one column: `variant` is the same in both places, and
-        of a measured row `sample_seconds` and `decode_seconds` are the medians of its measurement.
+        Lists of names are one text: "model-offload, single-token", or "" for none. A name that occurs twice is one
+        column: `variant` is the same in both places, and of a measured row `sample_seconds` and `decode_seconds` are
+        the medians of its measurement.
         A failed row has `status` "failed", its sentence in `error`, no `clip`, and nothing under the numbers (NaN).
         `frame.to_parquet("rows.parquet")` or `frame.to_csv("rows.csv")` writes the table.
 

@@ -72,9 +72,10 @@ def grid(
         paired: Axes that move together, `{"fps": [6, 12], "motion_bucket_id": [60, 180]}`, slower than the others. Each
             has values as `axes` do, a range too; all need equally many.
         max_trials: The most trials that are built.
-        **axes: Fields of `Request`. Each has a list of values, a single value, or a range with both its ends,
-            `{"start": 0, "stop": 240, "step": 60}`. A range of a whole-number field is rounded. A value that comes
-            twice counts once. `focus=(0.2, 0.5)` is one point and `sigmas=(…)` one schedule; several stand in a list.
+        **axes: Fields of `Request`. Each has a list of values, a single value, or a range,
+            `{"start": 0, "stop": 240, "step": 60}`, which holds its stop if a step lands there: 0, 60, 120, 180, 240.
+            A range of a whole-number field is rounded. A value that comes twice counts once. `focus=(0.2, 0.5)` is one
+            point and `sigmas=(…)` one schedule; several stand in a list.
 
     Raises:
         ValueError: If an axis is no field of a request, or a trial cannot be, or there are more than `max_trials`.

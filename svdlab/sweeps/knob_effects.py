@@ -106,7 +106,11 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
 
     Returns:
         An `Effect`. Its `verdict` is "rises", "falls", "differs", "no clear effect" or "one seed"; `change` ± `margin`
-        is in the measure's unit; `is_clear` says whether it stands out from chance.
+        is in the measure's unit, the margin that of 95 % confidence over the seeds, two at least; `is_clear` says
+        whether the change is larger.
+
+    Raises:
+        KeyError: the table has no such column.
 
     Example:
         With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:

@@ -44,17 +44,17 @@ def run(
     """Make the rows of a sweep that a folder does not have yet, and return a row for every trial, old or new.
 
     A trial that fails becomes a row that says why, and the rest go on. Stopped at any moment, even by `kill -9`, the
-    next call makes what is missing. Weights are loaded once for each setup; those of the last one stay loaded for the
-    next run, until the process ends.
+    next call makes what is missing, and several processes may run into one folder. Weights are loaded once for each
+    setup; those of the last one stay loaded for the next run, until `unload_cached()` lets go of them.
 
     Args:
         trials: What to make, as `grid` gives it.
-        folder: The results folder. It is made where it is missing.
+        folder: The results folder, for a JSON, an MP4 and a preview of each row. It is made where it is missing.
         on: Where: "" is this process. "ray" is the Ray cluster that runs on this machine, or, if none does, one that is
             started for this call; every card gets a worker. An address such as "ray://head:10001" is a cluster
             elsewhere. It needs `pip install "svdlab[ray]"`. A trial that kills three workers becomes a failed row.
         store: An address that fsspec knows, such as "s3://bucket/motion", for a cluster only. Workers put a copy of
-            what they make there, and what is there already is brought into the folder first.
+            what they make there, and what is there already is brought into the folder first. It needs `on`.
         retry_failed: Whether trials that failed in an earlier run are made again.
         progress: Whether a line shows the progress.
         quality: Whether every new clip is measured (`Row.quality`), which takes a few seconds a clip. Rows that are
