@@ -32,7 +32,17 @@ def checkpoint(micro, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def setup(checkpoint):
+    """`micro` as a sweep loads it: in full precision, on the processor."""
+    from svdlab import Setup
+    from svdlab.pipelines.pipeline_cache import unload_cached
+
+    yield Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
+    unload_cached()
+
+
+@pytest.fixture(scope="session")
 def picture():
     """A conditioning picture with nothing in it that repeats: 48x32 (width x height)."""
     import numpy as np
@@ -44,19 +54,28 @@ def picture():
 
 
 @pytest.fixture
-def ask(picture):
+def make_request(picture):
     """A request that suits `micro`, without the warnings that its size and steps deserve."""
     import warnings
 
     from svdlab import Request
 
-    def asked(**fields):
+    def make_request(**fields):
         small = {"height": 64, "width": 96, "num_frames": 6, "num_inference_steps": 2, "decode_chunk_size": 3}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return Request.for_variant("svd", **{"image": picture, "seed": 5} | small | fields)
 
-    return asked
+    return make_request
+
+
+@pytest.fixture
+def motion(tmp_path) -> Path:
+    """The folder of a study of motion: six rows, whose clips are drawn."""
+    import studies
+
+    studies.write_study(tmp_path / "motion")
+    return tmp_path / "motion"
 
 
 @pytest.fixture

@@ -12,6 +12,6 @@ import pytest
 def mount(folder: Path, *options: str) -> None:
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, check=False) if shutil.which("mount") else None
-    if done is None or done.returncode:
+    process = subprocess.run(command, capture_output=True, check=False) if shutil.which("mount") else None
+    if process is None or process.returncode:
         pytest.skip("only root may mount a small disk here")

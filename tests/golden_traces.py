@@ -20,14 +20,14 @@ from svdlab.optimizations.registry import in_order
 from svdlab.prediction import fake_run
 
 
-def published() -> Iterator[tuple[Setup, Request]]:
+def published_sizes() -> Iterator[tuple[Setup, Request]]:
     """What `candidates` compares at the published sizes, with and without guidance, and what else tests ask for."""
     for frames, dtype, guidance in itertools.product((25, 14), ("fp16", "bf16", "fp32"), (3.0, 1.0)):
-        chunk, half = f"forward-chunking={5 if frames == 25 else 2}", ("split-guidance",) * (guidance > 1)
-        graphs = [(), ("single-token",), ("single-token", *half), ("single-token", *half, chunk)]
+        chunk, split = f"forward-chunking={5 if frames == 25 else 2}", ("split-guidance",) * (guidance > 1)
+        graphs = [(), ("single-token",), ("single-token", *split), ("single-token", *split, chunk)]
         if dtype == "fp16" and guidance > 1:
             graphs += [("fp8", *names) for names in graphs[1:]]
-            graphs += [half, (*half, chunk), ("forward-chunking",), (*half, "single-token", "forward-chunking")]
+            graphs += [split, (*split, chunk), ("forward-chunking",), (*split, "single-token", "forward-chunking")]
         decoding = itertools.product([(), ("lean-decode",)], sorted({1, 2, 5, 7, 8, 14, frames}))
         for names, decode_chunk in (*((names, 5) for names in graphs), *decoding):
             request = Request(
@@ -40,12 +40,12 @@ def main() -> None:
     """Write the file, a line a trace."""
     warnings.simplefilter("ignore", UserWarning)
     words, old, new = sys.argv[1:], json.loads(fake_run.SHIPPED.read_text()), {}
-    for setup, request in published():
+    for setup, request in published_sizes():
         keys = fake_run._keys(setup, request)
-        kept = [key for key in keys.values() if key in old and words and not any(word in key for word in words)]
-        new |= {key: old[key] for key in kept}
-        missing = [name for name, key in keys.items() if key not in new]
-        for name, stage in fake_run.fake_run(setup, request, missing).items():
+        kept_keys = [key for key in keys.values() if key in old and words and not any(word in key for word in words)]
+        new |= {key: old[key] for key in kept_keys}
+        stages = [name for name, key in keys.items() if key not in new]
+        for name, stage in fake_run.fake_run(setup, request, stages).items():
             new[keys[name]] = asdict(stage)
             print(keys[name], flush=True)
     lines = [f"{json.dumps(key)}: {json.dumps(trace)}" for key, trace in sorted(new.items())]

@@ -49,10 +49,10 @@ class HubServer:
             self.refs[ref] = sha
         return sha
 
-    def fetched(self) -> set[str]:
+    def fetched_files(self) -> set[str]:
         """The files whose content was asked for."""
-        found = (re.match(r"GET .*/resolve/[^/]+/(.*)", request) for request in self.requests)
-        return {match[1] for match in found if match}
+        matches = (re.match(r"GET .*/resolve/[^/]+/(.*)", request) for request in self.requests)
+        return {match[1] for match in matches if match}
 
     def stop(self) -> None:
         """From here on, connections are refused."""
@@ -98,24 +98,24 @@ class _Handler(BaseHTTPRequestHandler):
         elif hub.gated and file and token not in hub.readers:
             self._refuse(403 if token else 401, "GatedRepo", f"Access to model {hub.repository} is restricted.")
         elif file:
-            self._file(commit, unquote(file[2]))
+            self._send_file(commit, unquote(file[2]))
         elif api and api[1] == "tree":
-            self._json(self._tree(hub.commits[commit]))
+            self._send_json(self._list_files(hub.commits[commit]))
         else:
-            siblings = [{"rfilename": file["path"]} for file in self._tree(hub.commits[commit])]
-            about = {"id": hub.repository, "modelId": hub.repository, "sha": commit, "private": hub.private}
-            self._json(about | {"siblings": siblings})
+            siblings = [{"rfilename": file["path"]} for file in self._list_files(hub.commits[commit])]
+            info = {"id": hub.repository, "modelId": hub.repository, "sha": commit, "private": hub.private}
+            self._send_json(info | {"siblings": siblings})
 
     do_HEAD = do_GET
 
-    def _tree(self, folder: Path) -> list[dict[str, object]]:
+    def _list_files(self, folder: Path) -> list[dict[str, object]]:
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         return [
             {"type": "file", "path": file.relative_to(folder).as_posix(), "size": file.stat().st_size, "oid": "0" * 40}
             for file in files
         ]
 
-    def _file(self, commit: str, name: str) -> None:
+    def _send_file(self, commit: str, name: str) -> None:
         path = self.hub.commits[commit] / name
         headers = {"X-Repo-Commit": commit}
         if not path.is_file():
@@ -130,29 +130,29 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{stat.st_size - 1}/{stat.st_size}"
         cut = self.command == "GET" and self.hub.cut and self.hub.cut in name
         length = stat.st_size - start
-        self._head(206 if part else 200, headers, length)
+        self._send_head(206 if part else 200, headers, length)
         if self.command == "GET":
             with path.open("rb") as file:
                 file.seek(start)
-                left = length // 2 if cut else length
-                while left and (block := file.read(min(left, 2**20))):
+                remaining = length // 2 if cut else length
+                while remaining and (block := file.read(min(remaining, 2**20))):
                     self.wfile.write(block)
-                    left -= len(block)
+                    remaining -= len(block)
         return None
 
-    def _json(self, value: object) -> None:
-        self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _send_json(self, value: object) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _refuse(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        named = {"X-Error-Code": code, "X-Error-Message": message}
-        self._answer(status, b"", (headers or {}) | {name: value for name, value in named.items() if value})
+        reasons = {"X-Error-Code": code, "X-Error-Message": message}
+        self._send(status, b"", (headers or {}) | {name: value for name, value in reasons.items() if value})
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self._head(status, headers, len(body))
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self._send_head(status, headers, len(body))
         if self.command == "GET":
             self.wfile.write(body)
 
-    def _head(self, status: int, headers: dict[str, str], length: int) -> None:
+    def _send_head(self, status: int, headers: dict[str, str], length: int) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -15,18 +15,18 @@ RTX = Machine("cuda", "NVIDIA GeForce RTX 3060", 12 * GiB, 8, "3.12", {})
 
 def rung(*optimizations: str, gib: float, seconds: float, dtype: str = "fp16", psnr: float = 100.0) -> Row:
     """A row as `svdlab.measure` leaves one on a card: load, a first call, and a steady one of two steps."""
-    stages, at = [], 0.0
+    stages, start = [], 0.0
     for call in (None, 0, 1):
         names = ("load",) if call is None else ("encode", "denoise", "decode", "finish")
         for name in names:
-            share = {"encode": 0.05, "denoise": 0.6, "decode": 0.3, "finish": 0.05}.get(name, 1.0) * seconds
+            stage_seconds = {"encode": 0.05, "denoise": 0.6, "decode": 0.3, "finish": 0.05}.get(name, 1.0) * seconds
             peak = {"denoise": gib, "decode": 0.8 * gib}.get(name, 0.4 * gib) * GiB
             peaks = {"process_bytes": GiB, "allocated_bytes": int(peak), "reserved_bytes": int(1.1 * peak)}
-            stage = {"stage": name, "call": call, "begun_seconds": at, "seconds": share, "peaks": peaks}
-            stages.append(stage | ({"step_seconds": [share / 2] * 2} if name == "denoise" else {}))
-            at += share
+            stage = {"stage": name, "call": call, "begun_seconds": start, "seconds": stage_seconds, "peaks": peaks}
+            stages.append(stage | ({"step_seconds": [stage_seconds / 2] * 2} if name == "denoise" else {}))
+            start += stage_seconds
     times = [stage["begun_seconds"] for stage in stages]
-    line = [stage["peaks"]["allocated_bytes"] for stage in stages]
+    allocated = [stage["peaks"]["allocated_bytes"] for stage in stages]
     resident = [{"seconds": 0.1, "unet": {"cuda": 3 * GiB}, "vae": {"cpu": GiB, "cuda": 0}}]
     return Row(
         key="0" * 16,
@@ -38,7 +38,11 @@ def rung(*optimizations: str, gib: float, seconds: float, dtype: str = "fp16", p
             {
                 "stages": stages,
                 "before": {"seconds": 0.0, "process_bytes": GiB, "allocated_bytes": 0, "device_bytes": GiB},
-                "timeline": {"seconds": times, "allocated_bytes": line, "device_bytes": [n + GiB for n in line]},
+                "timeline": {
+                    "seconds": times,
+                    "allocated_bytes": allocated,
+                    "device_bytes": [n + GiB for n in allocated],
+                },
                 "resident": resident,
                 "fidelity": {"psnr_db": psnr, "ssim": 0.99, "max_abs_levels": 1, "latents_relative": 1e-4},
             },

@@ -60,3 +60,17 @@ def micro_pipeline(
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def break_decoder(pipeline: Any, dtype: Any) -> Any:
+    """The pipeline with a VAE whose decoder overflows in one precision (in all, if None)."""
+    decode = pipeline.vae.decode
+
+    def overflow(latents, **options):
+        output = decode(latents, **options)
+        if dtype in (None, latents.dtype):
+            output.sample[1] = float("nan")
+        return output
+
+    pipeline.vae.decode = overflow
+    return pipeline

@@ -1,4 +1,4 @@
-"""Pictures and servers for the tests of `svdlab.media.images`."""
+"""Pictures, drawn clips, and the servers of the tests of `svdlab.media.images`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import IO, Any, cast
 
 import numpy as np
@@ -22,7 +23,16 @@ def scene(width: int = 40, height: int = 24) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def encoded(picture: Image.Image, format: str = "PNG", **options) -> bytes:
+@cache
+def draw_frames(seed: int, bucket: float, world: str = "rocket", frames: int = 14, scale: int = 1) -> list[Image.Image]:
+    """A clip of a drawn world whose motion is known, at 7 frames a second, `scale` times 128x72."""
+    from training.scenes import draw
+
+    clip = draw([seed], bucket, 7, frames, 72 * scale, 128 * scale, world=world)[0][0]
+    return [Image.fromarray(f) for f in (clip.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)]
+
+
+def encode(picture: Image.Image, format: str = "PNG", **options) -> bytes:
     file = io.BytesIO()
     picture.save(file, format, **options)
     return file.getvalue()

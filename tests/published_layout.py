@@ -16,7 +16,7 @@ from svdlab.pipelines.hub import COMPONENTS
 from svdlab.pipelines.random_weights import blank
 from svdlab.variants import VARIANTS, Variant
 
-BESIDE = {  # what lies beside the pipeline's own files: the same weights for other programs, texts and pictures
+OTHER_FILES = {  # what lies beside the pipeline's own files: the same weights for other programs, texts and pictures
     "svd": {"svd.safetensors": 9_559_625_980, "svd_image_decoder.safetensors": 9_503_255_628},
     "svd-xt": {"svd_xt.safetensors": 9_559_625_564, "svd_xt_image_decoder.safetensors": 9_503_255_044},
     "svd-xt-1.1": {"svd_xt_1_1.safetensors": 4_779_984_940},
@@ -24,14 +24,14 @@ BESIDE = {  # what lies beside the pipeline's own files: the same weights for ot
 ANIMATELCM = "wangfuyun/AnimateLCM-SVD-xt"
 ANIMATELCM_BYTES = 6_098_682_464  # of its first file
 TEXTS = (".gitattributes", "LICENSE.md", "README.md", "output_tile.gif", "comparison.png")
-_STEM = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
+_FILE_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 
 
 def write_repository(variant: Variant, folder: Path) -> Path:
     """Everything that a variant's repository lists, at its true size and with nothing in it."""
     write_weights(variant, folder)
     write_weights(variant, folder, half=False)
-    for name, size in (BESIDE[variant.name] | dict.fromkeys(TEXTS, 4096)).items():
+    for name, size in (OTHER_FILES[variant.name] | dict.fromkeys(TEXTS, 4096)).items():
         _truncate(folder / name, size)
     return folder
 
@@ -46,11 +46,15 @@ def write_weights(
     pipeline.feature_extractor.save_pretrained(folder / "feature_extractor")
     for component in COMPONENTS:
         module = getattr(pipeline, component)
-        home = folder / component
-        home.mkdir(parents=True, exist_ok=True)
-        module.config.save_pretrained(home) if component == "image_encoder" else module.save_config(home)
+        component_folder = folder / component
+        component_folder.mkdir(parents=True, exist_ok=True)
+        module.config.save_pretrained(component_folder) if component == "image_encoder" else module.save_config(
+            component_folder
+        )
         tensors = {name: list(tensor.shape) for name, tensor in module.named_parameters()}
-        _write_component(home, _STEM[component] + (".fp16" if half else ""), tensors, half, shard_bytes, random)
+        _write_component(
+            component_folder, _FILE_STEMS[component] + (".fp16" if half else ""), tensors, half, shard_bytes, random
+        )
     return folder
 
 
@@ -67,26 +71,26 @@ _blank = cache(lambda name: blank(VARIANTS[name]))
 
 
 def _write_component(
-    home: Path, stem: str, tensors: dict[str, list[int]], half: bool, shard_bytes: int, random: bool
+    folder: Path, stem: str, tensors: dict[str, list[int]], half: bool, shard_bytes: int, random: bool
 ) -> None:
     shards: list[dict[str, list[int]]] = [{}]
-    taken = 0
+    shard_size = 0
     for name, shape in tensors.items():
-        taken += (size := _bytes(shape, half))
-        if shard_bytes and taken > shard_bytes:
+        shard_size += (size := _bytes(shape, half))
+        if shard_bytes and shard_size > shard_bytes:
             shards.append({})
-            taken = size
+            shard_size = size
         shards[-1][name] = shape
     if len(shards) == 1:
-        return _write_safetensors(home / f"{stem}.safetensors", shards[0], half, random)
-    places = {}
+        return _write_safetensors(folder / f"{stem}.safetensors", shards[0], half, random)
+    weight_map = {}
     for index, shard in enumerate(shards, 1):
         file = f"{stem}-{index:05}-of-{len(shards):05}.safetensors"
-        _write_safetensors(home / file, shard, half, random)
-        places |= dict.fromkeys(shard, file)
+        _write_safetensors(folder / file, shard, half, random)
+        weight_map |= dict.fromkeys(shard, file)
     total = sum(_bytes(shape, half) for shape in tensors.values())
     index_file = f"{stem.removesuffix('.fp16')}.safetensors.index{'.fp16' if half else ''}.json"
-    (home / index_file).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": places}))
+    (folder / index_file).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))
     return None
 
 

@@ -1,8 +1,10 @@
-"""Sweeps for tests: trials of two frames and one step, run quietly, and what must be in the folder afterwards."""
+"""Sweeps for tests: trials of two frames and one step, what must be in their folder afterwards, processes to kill."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import threading
 import warnings
 from pathlib import Path
@@ -15,15 +17,15 @@ from svdlab.sweeps.grid import Trial, grid
 from svdlab.sweeps.run import run
 
 
-def trials_of(setup, ask, steps: int = 1, **axes) -> list[Trial]:
-    return grid(setup, ask(num_inference_steps=steps, num_frames=2, decode_chunk_size=2), **axes)
+def make_trials(setup, make_request, steps: int = 1, **axes) -> list[Trial]:
+    return grid(setup, make_request(num_inference_steps=steps, num_frames=2, decode_chunk_size=2), **axes)
 
 
-def quick(trials, folder, **options):
+def run_quietly(trials, folder, **options):
     return run(trials, folder, **{"progress": False, "quality": False} | options)
 
 
-def check_whole(folder: Path, trials: list[Trial], failed: int = 0) -> None:
+def check_folder(folder: Path, trials: list[Trial], failed: int = 0) -> None:
     """Every row is there once, those that are done with a clip that decodes, and nothing else is."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -37,7 +39,7 @@ def check_whole(folder: Path, trials: list[Trial], failed: int = 0) -> None:
     assert {path.name for path in folder.iterdir() if path.suffix != ".png"} == names
 
 
-def forked(work) -> int:
+def fork(work) -> int:
     """The process id of a child that does `work` and ends; it has torch and the pipeline already."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -51,3 +53,19 @@ def forked(work) -> int:
         finally:
             os._exit(code)
     return process
+
+
+def die_at_call(name: str, number: int, after: bool) -> None:
+    """Let this process kill itself at the `number`-th call of `os.<name>`, before it or after it."""
+    real, count = getattr(os, name), itertools.count(1)
+
+    def deadly(*arguments, **options):
+        die = next(count) == number
+        if die and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        value = real(*arguments, **options)
+        if die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return value
+
+    setattr(os, name, deadly)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from functools import cache
+from functools import partial
 from itertools import pairwise
 
 import cv2
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pictures import draw_frames
 from PIL import Image
 
 from svdlab.generation.clip import Clip
@@ -21,23 +22,18 @@ from svdlab.quality.quality import Quality
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
 FPS = 7
-few = settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+two_examples = settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    before = cv2.getNumThreads()
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     yield
-    cv2.setNumThreads(before)
+    cv2.setNumThreads(threads)
 
 
-@cache
-def drawn(seed: int, bucket: float, frames: int = 4, scale: int = 1, world: str = "rocket") -> list[Image.Image]:
-    from training.scenes import draw
-
-    clip = draw([seed], bucket, FPS, frames, 72 * scale, 128 * scale, world=world)[0][0]
-    return [Image.fromarray(f) for f in (clip.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)]
+draw_four = partial(draw_frames, frames=4)
 
 
 def speed(bucket: float) -> float:
@@ -46,21 +42,21 @@ def speed(bucket: float) -> float:
     return pixels_per_frame(bucket, FPS)
 
 
-def panned(seed: int, dx: float, dy: float, world: str, frames: int = 4) -> list[Image.Image]:
+def draw_pan(seed: int, dx: float, dy: float, world: str, frames: int = 4) -> list[Image.Image]:
     """What a camera sees that moves by (dx, dy) pixels of 128x72 a frame: crops of a picture four times as fine."""
-    wide = drawn(seed, 0, 1, 6, world)[0]
+    large = draw_frames(seed, 0, world, frames=1, scale=6)[0]
     corners = [(128 + round(4 * k * dx), 72 + round(4 * k * dy)) for k in range(frames)]
-    return [wide.crop((x, y, x + 512, y + 288)).resize((128, 72), Image.Resampling.BOX) for x, y in corners]
+    return [large.crop((x, y, x + 512, y + 288)).resize((128, 72), Image.Resampling.BOX) for x, y in corners]
 
 
-def changed(frames: list[Image.Image], change) -> list[Image.Image]:
+def change_frames(frames: list[Image.Image], change) -> list[Image.Image]:
     """Each frame's pixels plus `change(k, shape)`."""
     pixels = [np.asarray(frame).astype(float) for frame in frames]
     pixels = [each + change(k, each.shape) for k, each in enumerate(pixels)]
     return [Image.fromarray(each.clip(0, 255).round().astype(np.uint8)) for each in pixels]
 
 
-def noise(deviation: float):
+def add_noise(deviation: float):
     dice = np.random.default_rng(0)
     return lambda _, shape: dice.normal(0, deviation, shape)
 
@@ -75,16 +71,16 @@ def test_the_rockets_speed_is_measured():
     which flickers by itself, and rockets of less than a twentieth of the picture make the spread.
     """
     for bucket in (64, 255):
-        each = [assess(drawn(seed, bucket)) for seed in range(100, 103)]
-        ratio = [(quality.object_motion_px or 0) / speed(bucket) for quality in each]
+        qualities = [assess(draw_four(seed, bucket)) for seed in range(100, 103)]
+        ratio = [(quality.object_motion_px or 0) / speed(bucket) for quality in qualities]
         assert ratio == pytest.approx([1] * 3, abs=0.25)
         assert np.mean(ratio) == pytest.approx(1, abs=0.08)
-        assert [quality.motion_fast_px / speed(bucket) for quality in each] == pytest.approx(ratio, rel=0.03)
+        assert [quality.motion_fast_px / speed(bucket) for quality in qualities] == pytest.approx(ratio, rel=0.03)
 
 
 def test_at_bucket_zero_only_the_flame_moves():
     for seed in (100, 101):
-        quality = assess(drawn(seed, 0))
+        quality = assess(draw_four(seed, 0))
         assert quality.motion_fast_px < 0.05  # of 2.3 at bucket 255; the flame covers about a hundredth of the picture
 
 
@@ -93,17 +89,17 @@ def test_motion_rises_with_the_bucket():
 
     buckets = [0, 64, 127, 190, 255]
     for seed in (100, 101):
-        each = [assess(drawn(seed, bucket)) for bucket in buckets]
+        qualities = [assess(draw_four(seed, bucket)) for bucket in buckets]
         for name in ("motion_fast_px", "motion_mean_px"):
-            rank: float = spearmanr(buckets, [getattr(quality, name) for quality in each])[0]  # pyright: ignore
+            rank: float = spearmanr(buckets, [getattr(quality, name) for quality in qualities])[0]  # pyright: ignore
             assert rank >= 0.99, (seed, name)
 
 
-@few
+@two_examples
 @given(seed=st.integers(0, 10_000), bucket=st.sampled_from([64, 127, 255]))
 def test_mirrors_and_backwards_move_as_much(seed, bucket):
     """DIS walks its patches from one corner, so a mirrored picture is not quite the mirrored flow: 5 % were seen."""
-    frames = drawn(seed, bucket)
+    frames = draw_four(seed, bucket)
     straight = assess(frames)
     mirrored = assess([frame.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for frame in frames])
     backwards = assess(frames[::-1])
@@ -111,24 +107,24 @@ def test_mirrors_and_backwards_move_as_much(seed, bucket):
         assert other.motion_fast_px == pytest.approx(straight.motion_fast_px, rel=0.1, abs=0.02)
 
 
-@few
+@two_examples
 @given(seed=st.integers(0, 10_000), offset=st.integers(-40, 40))
 def test_light_is_not_motion(seed, offset):
     """Frames get lighter and darker in turn, from 40 to 215 so that nothing is clipped."""
-    frames = [frame.point(lambda level: 40 + level * 175 / 255) for frame in drawn(seed, 127)]
-    lit = changed(frames, lambda k, _: offset * (k % 2))
-    before, after = assess(frames), assess(lit)
-    assert after.motion_fast_px == pytest.approx(before.motion_fast_px, rel=0.1, abs=0.02)
-    assert (after.camera_motion_px or 0) < 0.06  # None where a dim picture has too little to hold on to
-    assert after.flicker_percent >= before.flicker_percent - 0.05
+    frames = [frame.point(lambda level: 40 + level * 175 / 255) for frame in draw_four(seed, 127)]
+    flickering = change_frames(frames, lambda k, _: offset * (k % 2))
+    quality, flickering_quality = assess(frames), assess(flickering)
+    assert flickering_quality.motion_fast_px == pytest.approx(quality.motion_fast_px, rel=0.1, abs=0.02)
+    assert (flickering_quality.camera_motion_px or 0) < 0.06  # None where a dim picture has too little to hold on to
+    assert flickering_quality.flicker_percent >= quality.flicker_percent - 0.05
 
 
 @pytest.mark.parametrize("scale", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_larger_picture_moves_more_pixels_and_the_same_percent(scale):
-    small, large = assess(drawn(100, 127)), assess(drawn(100, 127, scale=scale))
+    small, large = assess(draw_four(100, 127)), assess(draw_four(100, 127, scale=scale))
     assert large.motion_fast_px == pytest.approx(small.motion_fast_px * scale, rel=0.1)
-    again = assess([frame.resize((256, 144), Image.Resampling.BICUBIC) for frame in drawn(100, 127)])
-    assert again.motion_fast_px == pytest.approx(2 * small.motion_fast_px, rel=0.03)
+    resized = assess([frame.resize((256, 144), Image.Resampling.BICUBIC) for frame in draw_four(100, 127)])
+    assert resized.motion_fast_px == pytest.approx(2 * small.motion_fast_px, rel=0.03)
 
 
 @pytest.mark.parametrize("seeds", [(71,), pytest.param((70, 71, 72), marks=pytest.mark.slow)])
@@ -138,7 +134,7 @@ def test_a_panning_camera_is_told_from_its_objects(seeds):
     for world in ("rocket", "photo"):
         for seed in seeds:
             for dx, dy in ((1.25, -0.75), (-3, 1), (6, 0)):
-                quality = assess(panned(seed, dx, dy, world))
+                quality = assess(draw_pan(seed, dx, dy, world))
                 length = float(np.hypot(dx, dy))
                 ratios.append((quality.camera_motion_px or 0) / length)
                 rests.append((quality.object_motion_px or 0) / length)
@@ -148,7 +144,7 @@ def test_a_panning_camera_is_told_from_its_objects(seeds):
     assert np.median(rests) < 0.05
 
 
-def test_an_approaching_camera_is_a_camera():
+def test_an_approaching_camera_is_measured_as_camera_motion():
     """A point moves in proportion to its distance from the one that is approached; the truth is the mean over all."""
     from training.scenes import draw
 
@@ -156,37 +152,37 @@ def test_an_approaching_camera_is_a_camera():
     rows, columns = np.mgrid[0.5:72, 0.5:128]
     across, down = truth.centres[0, 0].tolist()
     distance = np.hypot(columns - across, rows - down).mean() / 64  # in half widths
-    quality = assess(drawn(80, 255, world="photo"))
+    quality = assess(draw_four(80, 255, world="photo"))
     assert quality.camera_motion_px == pytest.approx(distance * float(truth.pixels_per_frame), rel=0.15)
     assert (quality.object_motion_px or 1) < 0.1
 
 
-def test_a_rocket_is_no_camera():
+def test_a_moving_rocket_is_not_taken_for_camera_motion():
     for bucket in (32, 127, 255):
-        quality = assess(drawn(100, bucket))
+        quality = assess(draw_four(100, bucket))
         assert quality.camera_motion_px == pytest.approx(0, abs=0.06)  # 0.05 % of the width: what counts as still
 
 
-def test_where_nothing_agrees_no_camera_is_named():
-    quality = assess(changed(drawn(100, 0), noise(60)))
+def test_pure_noise_has_no_camera_motion():
+    quality = assess(change_frames(draw_four(100, 0), add_noise(60)))
     assert (quality.camera_motion_px, quality.object_motion_px) == (None, None)
 
 
 # --- light, likeness, flags --------------------------------------------------------------------------------------
 
 
-def test_a_still_clip_is_still():
-    quality = assess([drawn(100, 0)[0]] * 4, drawn(100, 0)[0])
+def test_a_still_clip_has_no_motion_flicker_or_drift():
+    quality = assess([draw_four(100, 0)[0]] * 4, draw_four(100, 0)[0])
     assert (quality.motion_fast_px, quality.motion_mean_px, quality.camera_motion_px) == (0, 0, 0)
     assert quality.flicker_percent == 0
     assert (quality.likeness_first_psnr_db, quality.likeness_mean_ssim) == (PSNR_CAP_DB, pytest.approx(1))
     assert quality.sharpness_relative == pytest.approx(1)
     assert (quality.brightness_drift_levels, quality.saturation_drift_levels) == (0, 0)
-    grain = assess(changed([drawn(100, 0)[0]] * 4, noise(1)))  # a level of noise is what a codec leaves
+    grain = assess(change_frames([draw_four(100, 0)[0]] * 4, add_noise(1)))  # a level of noise is what a codec leaves
     assert grain.motion_fast_px < 0.06
 
 
-def test_black_is_black():
+def test_black_frames_are_counted():
     black, dim = (Image.new("RGB", (128, 72), (level,) * 3) for level in (2, 3))
     assert assess([black] * 3).black_frames == 3
     assert assess([dim, black, dim]).black_frames == 1
@@ -195,35 +191,40 @@ def test_black_is_black():
 
 
 def test_noise_is_flicker_and_hardly_motion_of_the_camera():
-    still = [drawn(100, 0)[0]] * 5
-    each = [assess(changed(still, noise(deviation))) for deviation in (0, 1, 2, 4, 8)]
-    flicker = [quality.flicker_percent for quality in each]
+    still = [draw_four(100, 0)[0]] * 5
+    qualities = [assess(change_frames(still, add_noise(deviation))) for deviation in (0, 1, 2, 4, 8)]
+    flicker = [quality.flicker_percent for quality in qualities]
     assert flicker == sorted(flicker)
-    for quality in each[:-1]:
+    for quality in qualities[:-1]:
         assert quality.camera_motion_px == pytest.approx(0, abs=0.1)
 
 
 def test_flicker_is_what_motion_does_not_explain():
-    pan = panned(71, 3, 1, "rocket")
+    pan = draw_pan(71, 3, 1, "rocket")
     change = np.mean([np.abs(np.subtract(a, b, dtype=float)).mean() for a, b in pairwise(pan)])
     assert assess(pan).flicker_percent < change / 2.55 / 2
-    lit = assess(changed([drawn(100, 0)[0]] * 4, lambda k, _: 10 * (k % 2)))
-    assert lit.flicker_percent == pytest.approx(10 / 2.55, rel=0.03)
+    quality = assess(change_frames([draw_four(100, 0)[0]] * 4, lambda k, _: 10 * (k % 2)))
+    assert quality.flicker_percent == pytest.approx(10 / 2.55, rel=0.03)
 
 
 def test_likeness_falls_as_the_clip_leaves_its_picture():
-    frames = drawn(100, 255, frames=6)
+    frames = draw_four(100, 255, frames=6)
     quality = assess(frames, frames[0])
     assert quality.likeness_first_ssim == pytest.approx(1)
     assert 1 > (quality.likeness_mean_ssim or 0) > 0
-    worse = assess(changed(frames, noise(10)), frames[0])
-    assert worse.likeness_first_psnr_db == pytest.approx(20 * np.log10(255 / 10), abs=1)  # of noise by definition
-    alone = assess(frames)
-    assert alone.likeness_first_ssim is alone.likeness_mean_ssim is alone.sharpness_relative is None
+    noisy = assess(change_frames(frames, add_noise(10)), frames[0])
+    assert noisy.likeness_first_psnr_db == pytest.approx(20 * np.log10(255 / 10), abs=1)  # of noise by definition
+    without_picture = assess(frames)
+    assert (
+        without_picture.likeness_first_ssim
+        is without_picture.likeness_mean_ssim
+        is without_picture.sharpness_relative
+        is None
+    )
 
 
 def test_blur_and_drift_are_seen():
-    frames = drawn(100, 0)
+    frames = draw_four(100, 0)
     fading = [Image.fromarray(cv2.GaussianBlur(np.asarray(f), (0, 0), 0.3 + k)) for k, f in enumerate(frames)]
     quality = assess(fading, frames[0])
     assert (quality.sharpness_relative or 1) < 0.7
@@ -236,12 +237,12 @@ def test_blur_and_drift_are_seen():
 # --- the record --------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_brings_its_picture_and_latents(ask):
+def test_a_clip_brings_its_picture_and_latents(make_request):
     import torch
 
     from svdlab.request import conditioning
 
-    request = ask()
+    request = make_request()
     frames = [conditioning(request)] * 6
     quality = assess(Clip(frames, request, None, latents=torch.zeros(6, 4, 8, 12)))
     assert quality == dataclasses.replace(assess(frames, frames[0]), non_finite=False)
@@ -262,21 +263,21 @@ def test_every_value_fits_into_json(size):
 
 
 def test_difference():
-    frames = drawn(100, 127)
+    frames = draw_four(100, 127)
     same = difference(frames, frames)
     assert (same.psnr_db, same.ssim_worst, same.max_abs_levels) == (PSNR_CAP_DB, pytest.approx(1), 0)
-    one_off = [*frames[:-1], changed(frames[-1:], lambda *_: 2)[0]]
-    apart = difference(one_off, frames)
-    assert (apart.max_abs_levels, apart.mean_abs_levels) == (2, pytest.approx(0.5, rel=0.02))
-    assert apart.psnr_worst_db == pytest.approx(20 * np.log10(255 / 2), abs=0.1)  # 42.1 dB
-    assert apart.psnr_db == pytest.approx((3 * PSNR_CAP_DB + apart.psnr_worst_db) / 4)
-    assert apart.ssim_worst < apart.ssim < 1
+    one_off = [*frames[:-1], change_frames(frames[-1:], lambda *_: 2)[0]]
+    result = difference(one_off, frames)
+    assert (result.max_abs_levels, result.mean_abs_levels) == (2, pytest.approx(0.5, rel=0.02))
+    assert result.psnr_worst_db == pytest.approx(20 * np.log10(255 / 2), abs=0.1)  # 42.1 dB
+    assert result.psnr_db == pytest.approx((3 * PSNR_CAP_DB + result.psnr_worst_db) / 4)
+    assert result.ssim_worst < result.ssim < 1
     with pytest.raises(ValueError, match=r"4 frames of 128x72 cannot be compared with 3 frames of 128x72"):
         difference(frames, frames[1:])
 
 
 def test_what_cannot_be_measured_is_refused():
-    frame = drawn(100, 0)[0]
+    frame = draw_four(100, 0)[0]
     with pytest.raises(ValueError, match="1 frames: at least 2 are needed"):
         assess([frame])
     with pytest.raises(ValueError, match="different sizes: 64x36, 128x72"):

@@ -13,18 +13,18 @@ from svdlab.generation.clip import Seam
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-def test_each_segment_starts_from_the_last_frame(micro, ask, tmp_path):
-    request = ask(num_frames=3, num_inference_steps=1, decode_chunk_size=3)
-    long = chain(micro, request, 3, progress=False)
-    assert (len(long.frames), long.segments) == (3 + 2 + 2, 3)
-    assert [seam.frame for seam in long.seams] == [3, 5]
+def test_each_segment_starts_from_the_last_frame(micro, make_request, tmp_path):
+    request = make_request(num_frames=3, num_inference_steps=1, decode_chunk_size=3)
+    chained = chain(micro, request, 3, progress=False)
+    assert (len(chained.frames), chained.segments) == (3 + 2 + 2, 3)
+    assert [seam.frame for seam in chained.seams] == [3, 5]
     first = generate(micro, request, progress=False)
     second = generate(micro, dataclasses.replace(request, image=first.frames[-1], seed=6), progress=False)
-    for made, expected in zip(long.frames, first.frames + second.frames[1:], strict=False):
-        assert np.array_equal(np.asarray(made), np.asarray(expected))
-    saved = read(long.save(tmp_path / "long.mp4"))
-    assert saved.seams == long.seams
-    assert saved.picture == long.picture == first.picture
+    for frame, expected in zip(chained.frames, first.frames + second.frames[1:], strict=False):
+        assert np.array_equal(np.asarray(frame), np.asarray(expected))
+    saved = read(chained.save(tmp_path / "long.mp4"))
+    assert saved.seams == chained.seams
+    assert saved.picture == chained.picture == first.picture
     assert generate(micro, saved.request, progress=False).frames == first.frames
 
 
@@ -38,6 +38,6 @@ def test_a_cut_shows_as_a_jump():
     assert Seam(2, None).jump is None
 
 
-def test_fewer_than_one_segment_is_refused(micro, ask):
+def test_fewer_than_one_segment_is_refused(micro, make_request):
     with pytest.raises(ValueError, match="segments=0 is under 1"):
-        chain(micro, ask(), 0)
+        chain(micro, make_request(), 0)

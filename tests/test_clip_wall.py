@@ -20,15 +20,15 @@ from svdlab.media.write_video import write_video
 @pytest.fixture
 def rows(tmp_path):
     """Buckets 20 and 200 at seeds 1 and 2, each a clip of one colour; the last one failed."""
-    found = []
+    rows = []
     for bucket, colour in ((200, (200, 0, 0)), (20, (0, 0, 200))):
         for seed in (1, 2):
             request = Request.for_variant("tiny", image="rocket", motion_bucket_id=bucket, seed=seed)
             frames = [Image.new("RGB", (128, 72), colour)] * (2 + seed)
             path = write_video(tmp_path / f"{bucket}-{seed}.mp4", frames, 7, metadata=None)
-            found.append(Row(key=path.stem, setup=Setup("tiny"), request=request, clip=path))
-    found[-1] = replace(found[-1], status="failed", error="out of <b>memory</b>", clip=None)
-    return found
+            rows.append(Row(key=path.stem, setup=Setup("tiny"), request=request, clip=path))
+    rows[-1] = replace(rows[-1], status="failed", error="out of <b>memory</b>", clip=None)
+    return rows
 
 
 def test_values_grow_to_the_right_and_downwards(rows):
@@ -53,14 +53,14 @@ def test_the_video_has_every_clip_in_its_place(rows, tmp_path):
 
 
 def test_two_pictures_of_one_name_have_a_place_each(rows):
-    alike = [
+    namesakes = [
         replace(row, request=replace(row.request, image=f"/{folder}/cat.png", motion_bucket_id=bucket))
         for bucket in (20, 200)
         for row, folder in zip(rows, ("mine", "yours"), strict=False)
     ]
-    shown = wall(alike, "image", "motion_bucket_id")
-    assert shown.labels == [f"image {f}/cat.png, motion_bucket_id {b}" for b in (20, 200) for f in ("mine", "yours")]
-    assert shown.html.count("data:image/webp") == 4
+    page = wall(namesakes, "image", "motion_bucket_id")
+    assert page.labels == [f"image {f}/cat.png, motion_bucket_id {b}" for b in (20, 200) for f in ("mine", "yours")]
+    assert page.html.count("data:image/webp") == 4
     in_memory = [
         replace(row, request=replace(row.request, image=Image.new("RGB", (128, 72), (i * 60, 0, 0))))
         for i, row in enumerate(rows[:2])
@@ -89,9 +89,9 @@ def test_setups_are_an_axis(rows):
 
 
 def test_one_knob_alone(rows):
-    seeds = Review([Entry(row, Path()) for row in rows[:2]])
-    assert seeds.wall(down="seed").labels == ["seed 1", "seed 2"]
-    assert seeds.wall().labels == ["seed 1", "seed 2"]
+    study = Review([Entry(row, Path()) for row in rows[:2]])
+    assert study.wall(down="seed").labels == ["seed 1", "seed 2"]
+    assert study.wall().labels == ["seed 1", "seed 2"]
 
 
 def test_a_wall_is_decoded_frame_by_frame(rows, tmp_path, monkeypatch):
@@ -99,24 +99,24 @@ def test_a_wall_is_decoded_frame_by_frame(rows, tmp_path, monkeypatch):
     frames = [Image.new("RGB", (128, 72), (i * 10, 0, 0)) for i in range(25)]
     clip = write_video(tmp_path / "long.mp4", frames, 7)
     del frames
-    iterate, decoded, alive = clip_wall.iterate_frames, [], []
+    iterate, decoded, living = clip_wall.iterate_frames, [], []
 
-    def spy(path):
+    def record_frames(path):
         for frame in iterate(path):
             decoded.append(weakref.ref(frame))
             yield frame
 
-    def consume(path, frames, fps):
+    def count_living(path, frames, fps):
         for _ in frames:
-            alive.append(sum(reference() is not None for reference in decoded))
+            living.append(sum(reference() is not None for reference in decoded))
 
-    monkeypatch.setattr(clip_wall, "iterate_frames", spy)
-    monkeypatch.setattr(clip_wall, "write_video", consume)
-    many = [replace(rows[0], clip=clip, request=replace(rows[0].request, seed=seed)) for seed in range(12)]
-    save_wall(many, tmp_path / "wall.mp4", "seed")
-    assert len(alive) == 25
+    monkeypatch.setattr(clip_wall, "iterate_frames", record_frames)
+    monkeypatch.setattr(clip_wall, "write_video", count_living)
+    wall_rows = [replace(rows[0], clip=clip, request=replace(rows[0].request, seed=seed)) for seed in range(12)]
+    save_wall(wall_rows, tmp_path / "wall.mp4", "seed")
+    assert len(living) == 25
     assert len(decoded) == 12 * 25
-    assert max(alive) <= 2 * len(many)
+    assert max(living) <= 2 * len(wall_rows)
 
 
 def test_a_clip_that_is_cut_short_leaves_the_others_alone(rows, tmp_path):
@@ -124,7 +124,7 @@ def test_a_clip_that_is_cut_short_leaves_the_others_alone(rows, tmp_path):
     assert len(read_frames(save_wall(rows, tmp_path / "wall.mp4", "motion_bucket_id", "seed"))[0]) == 4
 
 
-def test_nothing_to_hang_is_said(rows, tmp_path):
+def test_a_wall_without_clips_is_refused(rows, tmp_path):
     with pytest.raises(ValueError, match="no rows to put on a wall"):
         wall([], "seed")
     with pytest.raises(ValueError, match="Rows have no 'bucket'"):

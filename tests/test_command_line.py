@@ -23,9 +23,9 @@ SMALL = ["--num-frames", "2", "--num-inference-steps", "1", "--decode-chunk-size
 def test_a_clip_from_the_shell_and_its_twin(tmp_path):
     """The real program, in a directory outside the project, on the bundled model."""
     command = [sys.executable, "-m", "svdlab", "clip", "rocket", "--variant", "tiny", *SMALL, "--seed", "3"]
-    done = subprocess.run([*command, "-o", "out.mp4"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "out.mp4"
+    process = subprocess.run([*command, "-o", "out.mp4"], cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "out.mp4"
     first = read(tmp_path / "out.mp4")
     assert (first.request.num_frames, first.request.seed, len(first.frames)) == (2, 3, 2)
     assert main(["clip", "--again", str(tmp_path / "out.mp4"), "-o", str(tmp_path / "twin.mp4")]) == 0
@@ -33,27 +33,27 @@ def test_a_clip_from_the_shell_and_its_twin(tmp_path):
 
 
 @pytest.fixture
-def ask_clip(monkeypatch, tmp_path):
-    """`ask_clip(*options)`: the setup that `svdlab clip` would load, and the request that it would make of it."""
+def run_clip(monkeypatch, tmp_path):
+    """`run_clip(*options)`: the setup that `svdlab clip` would load, and the request that it would make of it."""
     monkeypatch.chdir(tmp_path)
-    loaded = []
-    monkeypatch.setattr(loading, "load", lambda setup: loaded.append(setup))
-    monkeypatch.setattr("svdlab.generation.chain.chain", lambda _, request, *__, **___: loaded.append(request) or clip)
+    calls = []
+    monkeypatch.setattr(loading, "load", lambda setup: calls.append(setup))
+    monkeypatch.setattr("svdlab.generation.chain.chain", lambda _, request, *__, **___: calls.append(request) or clip)
 
     clip = Clip([], Request.for_variant("tiny", image="rocket"), None)
     monkeypatch.setattr(Clip, "save", lambda self, path, **_: path)
 
-    def ask_clip(*options: str) -> tuple[Setup, Request]:
-        loaded.clear()
+    def run_clip(*options: str) -> tuple[Setup, Request]:
+        calls.clear()
         assert main(["clip", *options]) == 0
-        setup, request = loaded
+        setup, request = calls
         return setup, request
 
-    return ask_clip
+    return run_clip
 
 
 @pytest.fixture
-def again(monkeypatch):
+def saved_clip(monkeypatch):
     """`--again x.mp4` reads this clip: of another machine, with an optimisation."""
     setup = Setup("tiny", dtype="bf16", optimizations=("channels-last", "single-token"), device="cuda")
     clip = Clip([], setup.request(image="rocket", seed=3, motion_bucket_id=180), setup)
@@ -61,42 +61,42 @@ def again(monkeypatch):
     return clip
 
 
-def test_again_asks_for_the_same_with_the_options_on_top(ask_clip, again):
-    setup, request = ask_clip("--again", "x.mp4")
-    assert setup == dataclasses.replace(again.setup, device=None)
-    assert request == again.request
-    setup, request = ask_clip("--again", "x.mp4", "--dtype", "fp32", "--optimization", "split-guidance", "--fps", "9")
+def test_again_asks_for_the_same_with_the_options_on_top(run_clip, saved_clip):
+    setup, request = run_clip("--again", "x.mp4")
+    assert setup == dataclasses.replace(saved_clip.setup, device=None)
+    assert request == saved_clip.request
+    setup, request = run_clip("--again", "x.mp4", "--dtype", "fp32", "--optimization", "split-guidance", "--fps", "9")
     assert setup == Setup("tiny", dtype="fp32", optimizations=("channels-last", "single-token", "split-guidance"))
-    assert request == dataclasses.replace(again.request, fps=9)
-    setup, _ = ask_clip("--again", "x.mp4", "--weights", "elsewhere", "--variant", "tiny")
+    assert request == dataclasses.replace(saved_clip.request, fps=9)
+    setup, _ = run_clip("--again", "x.mp4", "--weights", "elsewhere", "--variant", "tiny")
     assert setup.weights == "elsewhere"
 
 
 @pytest.mark.parametrize("options", [["--variant", "svd"], ["--preset", "stability"]])
-def test_again_refuses_what_it_cannot_honour(options, again, capsys, tmp_path):
+def test_again_refuses_what_it_cannot_honour(options, saved_clip, capsys, tmp_path):
     assert main(["clip", "--again", "x.mp4", *options, "-o", str(tmp_path / "x.mp4")]) == 2
     assert options[0] in capsys.readouterr().err
 
 
-def test_optimizations_are_added_to_those_that_fit_this_machine(ask_clip, monkeypatch):
+def test_optimizations_are_added_to_those_that_fit_this_machine(run_clip, monkeypatch):
     fitting = Setup("svd", optimizations=("model-offload", "single-token", "forward-chunking=2"))
     monkeypatch.setattr(Setup, "fitting", lambda say: fitting)
-    setup, _ = ask_clip("rocket", "--optimization", "channels-last", "--optimization", "forward-chunking=1")
+    setup, _ = run_clip("rocket", "--optimization", "channels-last", "--optimization", "forward-chunking=1")
     assert setup.optimizations == ("channels-last", "model-offload", "single-token", "forward-chunking=1")
-    assert ask_clip("rocket", "--dtype", "bf16")[0] == dataclasses.replace(fitting, dtype="bf16")
+    assert run_clip("rocket", "--dtype", "bf16")[0] == dataclasses.replace(fitting, dtype="bf16")
 
 
 def test_variants_are_listed(capsys):
     assert main(["variants"]) == 0
     out = capsys.readouterr().out
-    for needed in ("svd-xt-1.1", "stabilityai/stable-video-diffusion-img2vid-xt", "gated", "4.2 GiB", "bundled"):
-        assert needed in out
+    for word in ("svd-xt-1.1", "stabilityai/stable-video-diffusion-img2vid-xt", "gated", "4.2 GiB", "bundled"):
+        assert word in out
 
 
 def test_version(capsys):
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit) as error:
         main(["--version"])
-    assert stop.value.code == 0
+    assert error.value.code == 0
     assert capsys.readouterr().out.startswith("svdlab 0.")
 
 
@@ -138,9 +138,9 @@ def test_errors_are_one_sentence_and_an_exit_code(arguments, code, words, capsys
     ],
 )
 def test_a_misspelled_option_gets_the_nearest_name(arguments, words, capsys):
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit) as error:
         main(arguments)
-    assert stop.value.code == 2
+    assert error.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("svdlab: ")
     assert words in line
@@ -150,18 +150,18 @@ def test_python_in_a_sentence_is_told_as_options(capsys):
     command_line._tell(
         "raise width=1016, use optimizations=('model-offload', 'fp8') or Setup('tiny'), not device='cuda'."
     )
-    told = capsys.readouterr().err
-    assert "raise --width 1016, use --optimization model-offload --optimization fp8 or --variant tiny" in told
-    assert "device='cuda'." in told  # which is no option
+    text = capsys.readouterr().err
+    assert "raise --width 1016, use --optimization model-offload --optimization fp8 or --variant tiny" in text
+    assert "device='cuda'." in text  # which is no option
 
 
 def test_several_seeds_are_clips_named_after_them_and_ctrl_c_says_what_was_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    made = []
+    seeds = []
 
     def chain(_, request, *__, **___):
-        made.append(request.seed)
-        if len(made) == 3:
+        seeds.append(request.seed)
+        if len(seeds) == 3:
             raise KeyboardInterrupt
         return Clip([], request, None)
 
@@ -170,7 +170,7 @@ def test_several_seeds_are_clips_named_after_them_and_ctrl_c_says_what_was_kept(
     monkeypatch.setattr(Clip, "save", lambda self, path, **_: Path(path).touch() or path)
     (tmp_path / "clip.mp4").touch()
     assert main(["clip", "rocket", "--variant", "tiny", "--seeds", "1..8"]) == 130
-    assert made == [1, 2, 3]
+    assert seeds == [1, 2, 3]
     out, err = capsys.readouterr()
     assert out.split() == ["clip_seed1.mp4", "clip_seed2.mp4"]
     assert "kept: clip_seed1.mp4, clip_seed2.mp4" in err
@@ -201,12 +201,12 @@ def test_plan_for_a_card_and_for_an_amount_of_memory(capsys):
     assert main(["plan", "--gpu", "RTX 3060", "--no-desktop"]) == 0
     assert "tight " not in capsys.readouterr().out.partition("Predicted")[0]
     assert main(["plan", "--memory", "8GB", "--optimization", "lean-decode"]) == 0
-    few = capsys.readouterr().out
-    assert all("lean-decode" in line for line in few.splitlines()[2:-4])
-    assert "minutes" not in few  # no times for a card that has no name
+    table = capsys.readouterr().out
+    assert all("lean-decode" in line for line in table.splitlines()[2:-4])
+    assert "minutes" not in table  # no times for a card that has no name
     assert main(["plan", "--memory", "2GB"]) == 0
-    none = capsys.readouterr().out
-    assert re.search(r"None fits\. The nearest needs .* GiB: group-offload", none)
+    sentence = capsys.readouterr().out
+    assert re.search(r"None fits\. The nearest needs .* GiB: group-offload", sentence)
     assert main(["plan", "--gpu", "RTX 3061"]) == 2
     assert "RTX 3060" in capsys.readouterr().err
     assert main(["plan", "--memory", "lots"]) == 2

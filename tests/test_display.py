@@ -7,11 +7,11 @@ import io
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from html_page import Page
 from PIL import Image
 
 from svdlab.media.read_video import probe
@@ -24,27 +24,7 @@ def clip(count: int = 4, size: tuple[int, int] = (128, 72)) -> SimpleNamespace:
     return SimpleNamespace(frames=[Image.new("RGB", size, (int(shade), 80, 120)) for shade in shades])
 
 
-class Page(HTMLParser):
-    """The elements of a page: (tag, attributes), and its text outside scripts and styles."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.inside = "", ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.inside = tag
-
-    def handle_data(self, data):
-        self.text += "" if self.inside in ("script", "style") else data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def embedded(attributes: dict[str, str | None]) -> bytes:
+def decode_source(attributes: dict[str, str | None]) -> bytes:
     return base64.b64decode((attributes["src"] or "").split(",", 1)[1])
 
 
@@ -54,32 +34,32 @@ def test_a_video_plays_without_any_script(tmp_path):
     assert {"autoplay", "loop", "muted", "playsinline", "controls"} <= tag.keys()
     assert (tag["src"] or "").startswith("data:video/mp4;base64,")
     assert page.all("source") == []  # JupyterLab would strip its src
-    (tmp_path / "x.mp4").write_bytes(embedded(tag))
+    (tmp_path / "x.mp4").write_bytes(decode_source(tag))
     assert probe(tmp_path / "x.mp4")[2:] == (7.0, 4, "h264")
     assert (tag["data-fps"], tag["data-frames"]) == ("7", "4")
 
 
 def test_a_page_that_keeps_neither_scripts_nor_videos_says_so():
     """GitHub's, and JupyterLab's of a notebook from elsewhere; a script takes the line away where scripts run."""
-    shown = show({"calm": clip(), "still": Image.new("RGB", (8, 8))})
-    text = Page(re.sub(r"</?video[^>]*>", "", shown.html)).text
+    page = show({"calm": clip(), "still": Image.new("RGB", (8, 8))})
+    text = Page(re.sub(r"</?video[^>]*>", "", page.html)).text
     assert "GitHub" in text
     assert "Trust Notebook" in text
     assert "4 frames" in text
     assert "function" not in text
-    assert "data-untrusted" in shown.html.partition("<script>")[2]
+    assert "data-untrusted" in page.html.partition("<script>")[2]
     assert "GitHub" not in Page(show(Image.new("RGB", (8, 8))).html).text
 
 
 def test_small_clips_are_enlarged_and_large_ones_are_not_sent_whole(tmp_path):
-    def sent(size: tuple[int, int], **options) -> tuple[int, int]:
-        (tmp_path / "x.mp4").write_bytes(embedded(Page(show(clip(2, size), **options).html).all("video")[0]))
+    def encoded_size(size: tuple[int, int], **options) -> tuple[int, int]:
+        (tmp_path / "x.mp4").write_bytes(decode_source(Page(show(clip(2, size), **options).html).all("video")[0]))
         return probe(tmp_path / "x.mp4")[:2]
 
-    assert sent((128, 72)) == (640, 360)
-    assert sent((127, 71), width=100) == (128, 72)  # even sides, whatever comes
-    assert sent((1024, 576), width=300) == (600, 338)
-    assert sent((64, 128)) == (256, 512)  # upright: not taller than the screen
+    assert encoded_size((128, 72)) == (640, 360)
+    assert encoded_size((127, 71), width=100) == (128, 72)  # even sides, whatever comes
+    assert encoded_size((1024, 576), width=300) == (600, 338)
+    assert encoded_size((64, 128)) == (256, 512)  # upright: not taller than the screen
 
 
 def test_labels_and_title_are_only_text():
@@ -103,7 +83,7 @@ def test_everything_that_can_be_shown(tmp_path):
     page = Page(text)
     assert [tag["data-fps"] for tag in page.all("video")] == ["7", "12", "12", "5", "5", "5"]
     assert len(page.all("img")) == 2
-    assert embedded(page.all("video")[1]) == mp4.read_bytes()
+    assert decode_source(page.all("video")[1]) == mp4.read_bytes()
     captions = re.findall(r"<figcaption[^>]*>(.*?)</figcaption>", text)
     assert captions == ["", "a.mp4", "a.mp4", "", "still.jpg", "b.gif", "c.webp", "d"]  # of what has a name
 
@@ -130,10 +110,10 @@ def test_the_page_asks_nothing_of_the_network():
     assert all(link.startswith("data:") for link in links)
 
 
-@pytest.mark.parametrize("nothing", [[], {}, 7, {"a": object()}])
-def test_what_cannot_be_shown_is_refused(nothing):
+@pytest.mark.parametrize("value", [[], {}, 7, {"a": object()}])
+def test_what_cannot_be_shown_is_refused(value):
     with pytest.raises(ValueError, match="give a clip"):
-        show(nothing)
+        show(value)
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
@@ -156,7 +136,7 @@ def test_importing_it_loads_no_torch():
 
 def test_pictures_inside_are_pngs():
     (tag,) = Page(show(clip().frames[2]).html).all("img")
-    with Image.open(io.BytesIO(embedded(tag))) as picture:
+    with Image.open(io.BytesIO(decode_source(tag))) as picture:
         assert (picture.format, picture.size) == ("PNG", (640, 360))
 
 
@@ -165,5 +145,5 @@ def test_a_photograph_stands_upright(tmp_path):
     exif[0x0112] = 6  # turned by a quarter
     Image.new("RGB", (64, 32)).save(tmp_path / "photo.jpg", exif=exif)
     (tag,) = Page(show(tmp_path / "photo.jpg").html).all("img")
-    with Image.open(io.BytesIO(embedded(tag))) as picture:
+    with Image.open(io.BytesIO(decode_source(tag))) as picture:
         assert picture.height == 2 * picture.width

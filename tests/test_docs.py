@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_page import Page
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -23,8 +23,8 @@ def test_every_link_of_a_page_leads_to_a_file(page):
         if target.startswith("https://"):
             continue
         notebook = re.fullmatch(r"notebooks/(\w+)\.md", target)
-        beside = ROOT / f"notebooks/{notebook[1]}.ipynb" if notebook else DOCS / target
-        assert beside.exists() or target == "reference.md", target
+        file = ROOT / f"notebooks/{notebook[1]}.ipynb" if notebook else DOCS / target
+        assert file.exists() or target == "reference.md", target
 
 
 @pytest.mark.slow
@@ -36,37 +36,25 @@ def test_the_examples_of_a_page_run_one_after_another(page, tmp_path, monkeypatc
         exec(block, names)
 
 
-class Page(HTMLParser):
-    """What a page loads, where it leads, and what on it can be led to."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.links: list[str] = []
-        self.anchors: set[str] = set()
-        self.feed(path.read_text())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.anchors |= {value for name in ("id", "name") if (value := values.get(name))}
-        if tag == "a" and values.get("href"):
-            self.links.append(str(values["href"]))
-        elif address := values.get("src") or (values.get("href") if tag == "link" else None):
-            self.loads.append(address)
-
-
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    pages = {path: Page(path) for path in tmp_path.rglob("*.html")}
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    pages = {path: Page(path.read_text()) for path in tmp_path.rglob("*.html")}
     assert len([path for path in pages if path.parent.name == "notebooks"]) == 5
+    anchors = {
+        path: {attributes.get(name) for _, attributes in page.elements for name in ("id", "name")}
+        for path, page in pages.items()
+    }
+    del pages[tmp_path / "404.html"]  # whose addresses begin at the server's root
     for path, page in pages.items():
-        if path.name != "404.html":  # whose addresses begin at the server's root
-            loads = [address for address in page.loads if not address.startswith("data:")]
-            assert [address for address in loads if not (path.parent / address.partition("?")[0]).is_file()] == []
-        for link in page.links if path.name != "404.html" else []:
+        addresses = [attributes.get("src") for _, attributes in page.elements]
+        addresses += [link.get("href") for link in page.all("link")]
+        files = [address.partition("?")[0] for address in addresses if address and not address.startswith("data:")]
+        assert [file for file in files if not (path.parent / file).is_file()] == []
+        links = [str(link["href"]) for link in page.all("a") if link.get("href")]
+        for link in links:
             if re.match(r"[a-z]+:", link):
                 continue
             file, _, anchor = link.partition("#")
@@ -74,4 +62,4 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
             if target.is_dir():
                 target /= "index.html"
             assert target.exists(), f"{path.name}: {link}"
-            assert not anchor or target.suffix != ".html" or anchor in pages[target].anchors, f"{path.name}: {link}"
+            assert not anchor or target.suffix != ".html" or anchor in anchors[target], f"{path.name}: {link}"

@@ -21,17 +21,19 @@ WITH_EXAMPLES = [path for path in MODULES if ">>>" in path.read_text()]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.REPORT_ONLY_FIRST_FAILURE
 
 
-def names_of_notebooks() -> set[tuple[str, str]]:
+def notebook_api() -> set[tuple[str, str]]:
     """The file and the name of what `svdlab` and its submodules offer, and of the classes that its functions return."""
-    offered = [getattr(svdlab, name) for name in svdlab.__all__]
-    offered += [inner for each in offered if inspect.ismodule(each) for inner in vars(each).values()]
-    offered = [each for each in offered if str(getattr(each, "__module__", "")).startswith("svdlab")]
-    returned = " ".join(str(inspect.signature(each).return_annotation) for each in offered if inspect.isfunction(each))
-    names = {(str(inspect.getsourcefile(each)), each.__name__) for each in offered if hasattr(each, "__qualname__")}
+    members = [getattr(svdlab, name) for name in svdlab.__all__]
+    members += [inner for each in members if inspect.ismodule(each) for inner in vars(each).values()]
+    members = [each for each in members if str(getattr(each, "__module__", "")).startswith("svdlab")]
+    returned_types = " ".join(
+        str(inspect.signature(each).return_annotation) for each in members if inspect.isfunction(each)
+    )
+    names = {(str(inspect.getsourcefile(each)), each.__name__) for each in members if hasattr(each, "__qualname__")}
     classes = {
         (str(path), name) for path in MODULES for name, node in definitions(path) if isinstance(node, ast.ClassDef)
     }
-    return names | {(path, name) for path, name in classes if name in re.findall(r"\w+", returned)}
+    return names | {(path, name) for path, name in classes if name in re.findall(r"\w+", returned_types)}
 
 
 def definitions(path: Path):
@@ -44,36 +46,44 @@ def definitions(path: Path):
                     yield f"{node.name}.{inner.name}", inner
 
 
-def owes(node: ast.FunctionDef | ast.ClassDef, name: str, in_notebooks: bool) -> str:
+def required_section(node: ast.FunctionDef | ast.ClassDef, name: str, in_notebooks: bool) -> str:
     """What the docstring of a definition has to have beside its sentence."""
     decorators = " ".join(map(ast.unparse, node.decorator_list))
     if isinstance(node, ast.ClassDef):
         return "Args: or Attributes:" if in_notebooks and "dataclass" in decorators else ""
-    given = node.args
-    arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+    signature = node.args
+    arguments = [
+        *signature.posonlyargs,
+        *signature.args,
+        *signature.kwonlyargs,
+        *filter(None, (signature.vararg, signature.kwarg)),
+    ]
     count = sum(argument.arg not in ("self", "cls") for argument in arguments)
     # Of what no notebook uses, each function of a file that takes two things or more.
-    owed = count > 0 if in_notebooks else count > 1 and "." not in name
-    return "Args:" if owed and "overload" not in decorators else ""
+    required = count > 0 if in_notebooks else count > 1 and "." not in name
+    return "Args:" if required and "overload" not in decorators else ""
 
 
 def test_names_say_what_they_are_and_those_of_notebooks_what_they_take():
-    lacking, offered = [], names_of_notebooks()
-    assert len(offered) > 60
+    problems, api = [], notebook_api()
+    assert len(api) > 60
     for path in MODULES:
         for name, node in definitions(path):
-            text, owed = ast.get_docstring(node) or "", owes(node, name, (str(path), name.split(".")[0]) in offered)
+            text, section = (
+                ast.get_docstring(node) or "",
+                required_section(node, name, (str(path), name.split(".")[0]) in api),
+            )
             if not text:
-                lacking.append(f"{path.name}: {name} has no docstring")
-            elif owed and not any(f"\n{section}" in text for section in owed.split(" or ")):
-                lacking.append(f"{path.name}: {name} has no {owed}")
+                problems.append(f"{path.name}: {name} has no docstring")
+            elif section and not any(f"\n{heading}" in text for heading in section.split(" or ")):
+                problems.append(f"{path.name}: {name} has no {section}")
     public = {name: getattr(svdlab, name) for name in svdlab.__all__ if callable(getattr(svdlab, name))}
-    lacking += [
+    problems += [
         f"{name} has no example"
         for name, each in public.items()
         if ">>>" not in (each.__doc__ or "") and not (isinstance(each, type) and issubclass(each, Exception))
     ]
-    assert not lacking, "\n".join(lacking)
+    assert not problems, "\n".join(problems)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +91,7 @@ def notebook_names(tmp_path_factory):
     """What an example may take for granted, as if a notebook had made it: a pipeline, a clip, rows in a folder."""
     from svdlab import Request, Setup, generate, grid, ladder, load, profile, run
 
-    folder, before = tmp_path_factory.mktemp("notebook"), Path.cwd()
+    folder, home = tmp_path_factory.mktemp("notebook"), Path.cwd()
     os.chdir(folder)
     setup = Setup("tiny")
     small = {"num_frames": 2, "num_inference_steps": 1, "decode_chunk_size": 2}
@@ -93,7 +103,7 @@ def notebook_names(tmp_path_factory):
         rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion", progress=False)
         measured = profile(ladder("tiny", ["single-token"], request), "results/ladder", repeats=1, progress=False)
         yield {"pipeline": pipeline, "clip": clip, "rows": rows, "measured": measured}
-    os.chdir(before)
+    os.chdir(home)
 
 
 @pytest.mark.xdist_group("examples")  # what they share takes a while to make

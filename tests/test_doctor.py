@@ -26,16 +26,16 @@ def by_name(text: str) -> dict[str, dict]:
 
 
 def test_this_machine_makes_clips_and_every_line_says_what_to_do_where_it_is_not_well():
-    here = doctor()
-    assert here.ready
-    names = {check.name for check in here.checks}
+    readiness = doctor()
+    assert readiness.ready
+    names = {check.name for check in readiness.checks}
     assert {"Python", "torch", "device", "versions", "token", "weights", "disk", "video"} <= names
-    for check in here.checks:
+    for check in readiness.checks:
         assert check.state in ("ok", "note", "problem")
         assert check.fact
         assert bool(check.todo) == (check.state != "ok"), check
-    assert repr(here) == str(here)
-    assert "tiny is bundled" in str(here)
+    assert repr(readiness) == str(readiness)
+    assert "tiny is bundled" in str(readiness)
 
 
 def test_json_is_for_a_bug_report_and_shows_no_token_and_touches_no_cache(tmp_path):
@@ -44,19 +44,19 @@ def test_json_is_for_a_bug_report_and_shows_no_token_and_touches_no_cache(tmp_pa
     home.mkdir()
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 580.95.05\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    own = {"HOME": str(home), "HF_HOME": str(home / "hub"), "HF_TOKEN": SECRET}
-    own |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+    variables = {"HOME": str(home), "HF_HOME": str(home / "hub"), "HF_TOKEN": SECRET}
+    variables |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "svdlab", "doctor", "--json"]
-    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True)
-    checks = by_name(done.stdout)
-    assert "present (never shown)" in done.stdout
-    assert SECRET not in done.stdout + done.stderr
-    assert str(home) not in done.stdout
+    process = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+    checks = by_name(process.stdout)
+    assert "present (never shown)" in process.stdout
+    assert SECRET not in process.stdout + process.stderr
+    assert str(home) not in process.stdout
     assert "~" in checks["disk"]["fact"]
     assert not (home / "hub").exists()
     assert "580.95.05" in checks["driver"]["fact"]
     assert checks["driver"]["state"] in ("note", "problem")
-    assert done.returncode == (checks["driver"]["state"] == "problem")
+    assert process.returncode == (checks["driver"]["state"] == "problem")
 
 
 def test_a_token_that_cannot_be_sent_is_not_shown_either(monkeypatch):
@@ -66,42 +66,39 @@ def test_a_token_that_cannot_be_sent_is_not_shown_either(monkeypatch):
     assert SECRET not in str(token)
 
 
-def without(library):
+def remove_library(library):
     return lambda patch: patch.setitem(sys.modules, library, None)
 
 
-def with_an_old_diffusers(patch):
+def set_version(library, version):
     installed = module.installed
-    patch.setattr(module, "installed", lambda name: "0.20" if name == "diffusers" else installed(name))
+    return lambda patch: patch.setattr(
+        module, "installed", lambda name: version if name == library else installed(name)
+    )
 
 
-def with_an_old_python(patch):
+def set_python_version(patch):
     patch.setattr("platform.python_version", lambda: "3.8.20")
 
 
-def with_an_old_extra(patch):
-    installed = module.installed
-    patch.setattr(module, "installed", lambda name: "1.0" if name == "papermill" else installed(name))
-
-
 @pytest.mark.parametrize(
-    ("break_it", "name", "words"),
+    ("damage", "name", "words"),
     [
-        (without("av"), "video", "ModuleNotFoundError"),
-        (without("torch"), "torch", "ModuleNotFoundError"),
-        (with_an_old_diffusers, "versions", "diffusers 0.20 ("),
-        (with_an_old_extra, "versions", "papermill 1.0 ("),
-        (with_an_old_python, "Python", "3.8.20"),
+        (remove_library("av"), "video", "ModuleNotFoundError"),
+        (remove_library("torch"), "torch", "ModuleNotFoundError"),
+        (set_version("diffusers", "0.20"), "versions", "diffusers 0.20 ("),
+        (set_version("papermill", "1.0"), "versions", "papermill 1.0 ("),
+        (set_python_version, "Python", "3.8.20"),
     ],
     ids=["no video library", "no torch", "an old library", "an old library of an extra", "an old Python"],
 )
 def test_what_is_broken_is_a_problem_the_rest_is_still_told_and_scripts_see_it(
-    monkeypatch, capsys, break_it, name, words
+    monkeypatch, capsys, damage, name, words
 ):
     for file in ("read_video", "write_video", "gif"):  # to be imported anew, and put back as module and as attribute
         monkeypatch.delitem(sys.modules, f"svdlab.media.{file}", raising=False)
         monkeypatch.delattr(f"svdlab.media.{file}", raising=False)
-    break_it(monkeypatch)
+    damage(monkeypatch)
     assert main(["doctor", "--json"]) == 1
     checks = by_name(capsys.readouterr().out)
     assert checks[name]["state"] == "problem"
@@ -115,8 +112,8 @@ def test_weights_that_are_cached_whole_or_cut_short(checkpoint, tmp_path, monkey
     commit, folder = "0" * 40, tmp_path / "models--stabilityai--stable-video-diffusion-img2vid-xt"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(commit)
-    copied = folder / "snapshots" / commit
-    shutil.copytree(checkpoint, copied)
+    snapshot = folder / "snapshots" / commit
+    shutil.copytree(checkpoint, snapshot)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
     def weights() -> str:
@@ -125,7 +122,7 @@ def test_weights_that_are_cached_whole_or_cut_short(checkpoint, tmp_path, monkey
     assert "ok       weights       svd-xt is in the cache" in weights()
     assert "svd-xt-1.1 is not in the cache" in weights()
     assert "asks for a token" in weights()
-    file = next((copied / "unet").glob("*.safetensors"))
+    file = next((snapshot / "unet").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:300])
     assert "svd-xt is in the cache, not whole" in weights()
     assert "fetch it again" in weights()
@@ -140,21 +137,20 @@ def test_too_little_disk_is_a_note(monkeypatch, tmp_path):
 
 
 def test_a_missing_library_of_an_extra_is_a_note(monkeypatch):
-    installed = module.installed
-    monkeypatch.setattr(module, "installed", lambda name: None if name == "jupyterlab" else installed(name))
+    set_version("jupyterlab", None)(monkeypatch)
     notebooks, lab = module._notebooks()
     assert (notebooks.state, lab.state, lab.fact) == ("ok", "note", "missing: jupyterlab")
 
 
 def test_what_fits_is_what_a_plan_recommends():
     cards = [*map(find_card, ("RTX 4090", "RTX 4060", "RTX 2060", "2GB"))]
-    large, eight, six, none = (module._fit("svd-xt", card) for card in cards)
-    assert [fit.state for fit in (large, eight, six, none)] == ["ok", "ok", "ok", "note"]
+    large, eight, six, tiny_card = (module._fit("svd-xt", card) for card in cards)
+    assert [fit.state for fit in (large, eight, six, tiny_card)] == ["ok", "ok", "ok", "note"]
     assert large.fact.startswith("svd-xt with fp16, single-token: ")
     assert "forward-chunking=5" in eight.fact
     assert "group-offload" in six.fact
     assert "forward-chunking=1" not in six.fact  # which brings the weights of a layer for each frame
-    assert "svdlab plan --variant svd-xt" in none.todo
+    assert "svdlab plan --variant svd-xt" in tiny_card.todo
     tight = module._fit("svd-xt", dataclasses.replace(cards[2], taken_bytes=cards[2].memory_bytes // 2))
     assert (tight.state, "close the browser" in tight.todo) == ("note", True)
 

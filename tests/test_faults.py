@@ -5,10 +5,10 @@ What is shown elsewhere, and not again here:
 - a full disk and an interrupt while a video is written, files cut short, hostile sizes inside: `test_video.py`;
 - a row cut short, foreign, of a newer version; folders merged: `test_rows.py`;
 - a sweep killed at random and at each dangerous system call, two on one folder at once, Ctrl-C: `test_locks.py`;
-- a parameter file with a name twice, YAML tags, unknown names, no YAML; a kernel that dies: `test_notebooks.py`; values
-  of wrong types and ranges: `test_request.py` and `test_grid.py`;
+- a parameter file with a name twice, YAML tags, unknown names, no YAML; a kernel that dies: `test_run_notebooks.py`;
+  values of wrong types and ranges: `test_request.py` and `test_grid.py`;
 - hostile labels and titles in HTML: `test_display.py`, and that nothing executes in a real browser: `tests/browser`;
-  pages of reviews and reports: `test_reviews.py`, `test_reports.py`.
+  pages of reviews and reports: `test_review.py`, `test_report.py`.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from sweeps import die_at_call, fork
 
-from svdlab import Setup, generate, read, run, show
+from svdlab import generate, read, show
 from svdlab.generation.clip import Clip
 from svdlab.generation.generate import GenerationError
 from svdlab.media.images import open_image
 from svdlab.media.read_video import read_frames, read_metadata
 from svdlab.media.write_video import write_video
 from svdlab.pipelines.load import load
-from svdlab.pipelines.pipeline_cache import unload_cached
 from svdlab.sweeps.grid import grid
 from svdlab.sweeps.make_row import make_row
 
@@ -44,21 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test kills forks of itself")
 
 
-@pytest.fixture(scope="module")
-def setup(checkpoint) -> Iterator[Setup]:
-    yield Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
-    unload_cached()
-
-
-def trials_of(setup, ask, seeds):
-    return grid(setup, ask(num_inference_steps=1, num_frames=2, decode_chunk_size=2), seed=seeds)
-
-
-def quick(trials, folder):
-    return run(trials, folder, progress=False, quality=False)
-
-
-def noisy(count: int = 4, size: tuple[int, int] = (128, 72)) -> list[Image.Image]:
+def noise_frames(count: int = 4, size: tuple[int, int] = (128, 72)) -> list[Image.Image]:
     return [Image.effect_noise(size, 80).convert("RGB") for _ in range(count)]
 
 
@@ -66,10 +51,10 @@ def noisy(count: int = 4, size: tuple[int, int] = (128, 72)) -> list[Image.Image
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip.webp", "frames"])
-def test_a_disk_that_is_full_keeps_the_clip_that_was_there(disk, ask, picture, name):
-    path = Clip([picture] * 2, ask(num_frames=2, decode_chunk_size=1), None).save(disk / name)
+def test_a_disk_that_is_full_keeps_the_clip_that_was_there(disk, make_request, picture, name):
+    path = Clip([picture] * 2, make_request(num_frames=2, decode_chunk_size=1), None).save(disk / name)
     with pytest.raises(OSError, match="No space left on device"):
-        write_video(path, noisy(12, (256, 144)), 7)
+        write_video(path, noise_frames(12, (256, 144)), 7)
     files = [file.readlink() for file in Path("/proc/self/fd").glob("*") if file.is_symlink()]
     assert not [file for file in files if file.is_relative_to(disk)]  # a deleted file that is open keeps its room
     assert len(read(path).frames) == 2
@@ -79,27 +64,16 @@ def test_a_disk_that_is_full_keeps_the_clip_that_was_there(disk, ask, picture, n
 # --- kills -----------------------------------------------------------------------------------------------------------
 
 
-def forked(work) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        work()
-    finally:
-        os._exit(0)
-    return pid
-
-
 @needs_fork
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "frames"])
 def test_killed_at_any_moment_of_an_export_there_is_a_whole_clip_the_old_or_the_new(tmp_path, name):
-    path, old, new = tmp_path / name, noisy(2), noisy(3)
+    path, old, new = tmp_path / name, noise_frames(2), noise_frames(3)
     write_video(path, old, 7, metadata="old")
     started = time.perf_counter()
     write_video(tmp_path / f"timing-{name}", new, 7)
-    each, chance = time.perf_counter() - started, random.Random(5)
-    kills, seen = 0, set()
+    seconds, dice = time.perf_counter() - started, random.Random(5)
+    kills, texts = 0, set()
     for _ in range(12):
 
         def work():
@@ -107,16 +81,16 @@ def test_killed_at_any_moment_of_an_export_there_is_a_whole_clip_the_old_or_the_
                 write_video(path, new, 7, metadata="new")
                 write_video(path, old, 7, metadata="old")
 
-        pid = forked(work)
-        time.sleep(chance.uniform(0.2, 2.5) * each)
+        pid = fork(work)
+        time.sleep(dice.uniform(0.2, 2.5) * seconds)
         kills += os.waitpid(pid, os.WNOHANG) == (0, 0)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         text = read_metadata(path)[0]
-        seen.add(text)
+        texts.add(text)
         assert len(read_frames(path)[0]) == {"old": 2, "new": 3}[text or ""]
     assert kills == 12
-    assert seen <= {"old", "new"}
+    assert texts <= {"old", "new"}
     write_video(path, new, 7, metadata="last")
     assert read_metadata(path)[0] == "last"
 
@@ -126,28 +100,17 @@ def test_killed_at_any_moment_of_an_export_there_is_a_whole_clip_the_old_or_the_
 @pytest.mark.parametrize("call", ["rename", "replace", "fsync", "unlink", "mkdir", "rmdir"])
 @pytest.mark.parametrize("name", ["clip.mp4", "frames"])
 def test_killed_before_and_after_every_dangerous_call_of_an_export(tmp_path, name, call):
-    old, new = noisy(2), noisy(3)
+    old, new = noise_frames(2), noise_frames(3)
     for after in (False, True):
         for number in range(1, 8):
             path = tmp_path / f"{after}{number}" / name
             write_video(path, old, 7, metadata="old")
 
             def work(path=path, after=after, number=number):
-                real, left = getattr(os, call), [number]
-
-                def deadly(*arguments, **named):
-                    left[0] -= 1
-                    if left[0] == 0 and not after:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    value = real(*arguments, **named)
-                    if left[0] == 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return value
-
-                setattr(os, call, deadly)
+                die_at_call(call, number, after)
                 write_video(path, new, 7, metadata="new")
 
-            killed = os.WIFSIGNALED(os.waitpid(forked(work), 0)[1])
+            killed = os.WIFSIGNALED(os.waitpid(fork(work), 0)[1])
             frames, text = len(read_frames(path)[0]), read_metadata(path)[0]
             assert (frames, text) in ((2, "old"), (3, "new"))
             if not killed:
@@ -159,12 +122,13 @@ def test_killed_before_and_after_every_dangerous_call_of_an_export(tmp_path, nam
 
 
 @pytest.mark.parametrize("stage", ["image_encoder", "vae.encoder", "unet", "vae.decoder"])
-def test_out_of_memory_in_any_stage_says_what_was_asked_and_the_next_clip_is_the_same(checkpoint, ask, tmp_path, stage):
+def test_out_of_memory_in_any_stage_says_what_was_asked_and_the_next_clip_is_the_same(
+    setup, make_request, tmp_path, stage
+):
     import torch
 
-    setup = Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
-    pipeline, request = load(setup), ask(num_inference_steps=2, num_frames=2, decode_chunk_size=2)
-    before = generate(pipeline, request, progress=False)
+    pipeline, request = load(setup), make_request(num_inference_steps=2, num_frames=2, decode_chunk_size=2)
+    expected = generate(pipeline, request, progress=False)
 
     def exhausted(*_):
         calls.append(stage)
@@ -187,7 +151,7 @@ def test_out_of_memory_in_any_stage_says_what_was_asked_and_the_next_clip_is_the
     assert "2 frames of 64x96, decode chunk 2" in sentence
     assert row.status == "failed"
     assert "Out of memory" in (row.error or "")
-    assert generate(pipeline, request, progress=False).frames == before.frames
+    assert generate(pipeline, request, progress=False).frames == expected.frames
 
 
 # --- pictures and parameter files ------------------------------------------------------------------------------------
@@ -230,8 +194,8 @@ def test_a_bomb_of_a_png_costs_no_memory(kind):
         assert "\n" not in outcome
         assert outcome.startswith("The data given")
     assert kind != "declared" or "too large" in str(outcome)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
-    assert grown * (1 if sys.platform == "darwin" else 1024) < 150 * 2**20
+    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
+    assert growth * (1 if sys.platform == "darwin" else 1024) < 150 * 2**20
 
 
 # --- hostile text ----------------------------------------------------------------------------------------------------
@@ -239,18 +203,18 @@ def test_a_bomb_of_a_png_costs_no_memory(kind):
 HOSTILE = "\"><img src=x onerror=alert(1)><script>alert(1)</script>'.png"
 
 
-def test_hostile_names_of_files_and_notes_are_only_text(tmp_path, ask, picture):
-    named = HOSTILE.replace("/", "∕")
-    file = tmp_path / named
+def test_hostile_names_of_files_and_notes_are_only_text(tmp_path, make_request, picture):
+    name = HOSTILE.replace("/", "∕")
+    file = tmp_path / name
     picture.save(file, "PNG")
-    clip = Clip([picture] * 2, ask(image=str(file), num_frames=2, decode_chunk_size=1), None, notes=(HOSTILE,))
-    page = str(show({HOSTILE: clip, named: file}, title=HOSTILE)) + clip._repr_html_() + str(show([file]))
+    clip = Clip([picture] * 2, make_request(image=str(file), num_frames=2, decode_chunk_size=1), None, notes=(HOSTILE,))
+    page = str(show({HOSTILE: clip, name: file}, title=HOSTILE)) + clip._repr_html_() + str(show([file]))
     assert "<script>alert" not in page
     assert "<img src=x" not in page
     assert "&lt;script&gt;alert(1)" in page
     saved = clip.save(tmp_path / "clip.mp4")
     assert read(saved).notes == (HOSTILE,)
     with pytest.raises(ValueError, match="There is no file") as refusal:
-        open_image(str(tmp_path / f"no{named}"))
+        open_image(str(tmp_path / f"no{name}"))
     assert "\n" not in str(refusal.value)
     assert io.BytesIO(saved.read_bytes()).read(8)[4:] == b"ftyp"

@@ -1,6 +1,6 @@
 """What comes from outside is read, or refused in one sentence: requests, saved clips, pictures; however it is damaged.
 
-60 cases each here, 5,000 each under `slow`. What longer runs found is at the end, by name.
+60 cases each here, 5,000 each under `slow`. What longer runs have broken is at the end.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from svdlab.media.read_video import probe, read_frames, read_metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SUPPRESSED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-few = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=SUPPRESSED)
-many = settings(max_examples=5000, deadline=None, suppress_health_check=SUPPRESSED)
+sixty_cases = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=SUPPRESSED)
+five_thousand_cases = settings(max_examples=5000, deadline=None, suppress_health_check=SUPPRESSED)
 
 FIELDS = json.loads(Request.for_variant("svd", image="rocket").to_json())
 LEAVES = (
@@ -44,17 +44,17 @@ REQUESTS = st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(max_size=8)
 DAMAGE = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=12)
 
 
-def refused(error: ValueError) -> None:
+def check_sentence(error: ValueError) -> None:
     assert str(error)
     assert "Traceback" not in str(error)
     assert len(str(error)) < 1000
 
 
-def damaged(data: bytes, damage: list[tuple[float, int]], kept: float) -> bytes:
+def damage_file(data: bytes, damage: list[tuple[float, int]], fraction: float) -> bytes:
     file = bytearray(data)
     for place, value in damage:
         file[min(int(place * len(file)), len(file) - 1)] = value
-    return bytes(file[: max(1, round(kept * len(file)))])
+    return bytes(file[: max(1, round(fraction * len(file)))])
 
 
 @cache
@@ -65,26 +65,26 @@ def picture() -> Image.Image:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def check_request(given: dict | str) -> None:
-    if isinstance(given, dict) and not isinstance(given.get("image", ""), str):
-        given = given | {"image": "rocket"}  # other kinds are for the image loader below
+def check_request(value: dict | str) -> None:
+    if isinstance(value, dict) and not isinstance(value.get("image", ""), str):
+        value = value | {"image": "rocket"}  # other kinds are for the image loader below
     try:
-        request = Request.from_json(given)
+        request = Request.from_json(value)
     except ValueError as error:
-        refused(error)
+        check_sentence(error)
         return
-    again = Request.from_json(request.to_json())
-    assert again == request
-    assert all(isinstance(sentence, str) for sentence in again.concerns())
+    copy = Request.from_json(request.to_json())
+    assert copy == request
+    assert all(isinstance(sentence, str) for sentence in copy.concerns())
 
 
-@few
+@sixty_cases
 @given(REQUESTS)
 def test_a_request_of_any_fields(changes):
     check_request(FIELDS | changes)
 
 
-@few
+@sixty_cases
 @given(st.text(max_size=60) | VALUES.map(json.dumps))
 def test_a_request_that_is_any_text(text):
     check_request(text)
@@ -94,7 +94,7 @@ def test_a_request_that_is_any_text(text):
 
 
 @cache
-def encoded(format: str) -> bytes:
+def encode(format: str) -> bytes:
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -104,18 +104,18 @@ def encoded(format: str) -> bytes:
 
 def check_picture(data: bytes) -> None:
     try:
-        found = open_image(data)
+        image = open_image(data)
     except ValueError as error:
-        refused(error)
+        check_sentence(error)
         return
-    assert found.mode == "RGB"
-    assert min(found.size) > 0
+    assert image.mode == "RGB"
+    assert min(image.size) > 0
 
 
-PICTURES = st.builds(damaged, st.sampled_from(images.FORMATS).map(encoded), DAMAGE, st.floats(0.3, 1.2))
+PICTURES = st.builds(damage_file, st.sampled_from(images.FORMATS).map(encode), DAMAGE, st.floats(0.3, 1.2))
 
 
-@few
+@sixty_cases
 @given(PICTURES | st.binary(max_size=80))
 def test_a_picture_of_any_bytes(data):
     check_picture(data)
@@ -137,11 +137,11 @@ def saved(tmp_path_factory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def silent():
-    before = av.logging.get_level()
+def quiet_av():
+    level = av.logging.get_level()
     av.logging.set_level(av.logging.PANIC)
     yield
-    av.logging.set_level(before)
+    av.logging.set_level(level)
 
 
 def check_clip(data: bytes, path: Path) -> None:
@@ -150,20 +150,20 @@ def check_clip(data: bytes, path: Path) -> None:
         try:
             reader(path)
         except ValueError as error:
-            refused(error)
+            check_sentence(error)
 
 
 CLIPS = st.tuples(st.sampled_from(["x.mp4", "x.gif", "x.webp", "frames"]), DAMAGE, st.floats(0.6, 1.2))
 
 
-@few
+@sixty_cases
 @given(CLIPS)
-def test_a_clip_of_any_bytes(saved, silent, tmp_path, given):
-    name, damage, kept = given
-    check_clip(damaged(saved[name], damage, kept), tmp_path / "x")
+def test_a_clip_of_any_bytes(saved, quiet_av, tmp_path, case):
+    name, damage, fraction = case
+    check_clip(damage_file(saved[name], damage, fraction), tmp_path / "x")
 
 
-@few
+@sixty_cases
 @given(REQUESTS, VALUES, VALUES, VALUES, VALUES)
 @example({"height": None}, None, [], [], [])
 def test_a_clip_with_any_settings_inside(tmp_path, changes, setup, seams, timings, notes):
@@ -173,20 +173,20 @@ def test_a_clip_with_any_settings_inside(tmp_path, changes, setup, seams, timing
     try:
         read(path)
     except ValueError as error:
-        refused(error)
+        check_sentence(error)
 
 
 @pytest.mark.slow
-def test_all_of_it_again_at_length(saved, silent, tmp_path):
+def test_thousands_of_cases_of_each(saved, quiet_av, tmp_path):
     for strategy, check in (
         (REQUESTS, lambda changes: check_request(FIELDS | changes)),
         (PICTURES, check_picture),
-        (CLIPS, lambda given: check_clip(damaged(saved[given[0]], *given[1:]), tmp_path / "x")),
+        (CLIPS, lambda given: check_clip(damage_file(saved[given[0]], *given[1:]), tmp_path / "x")),
     ):
-        many(given(strategy)(check))()
+        five_thousand_cases(given(strategy)(check))()
 
 
-# --- found ------------------------------------------------------------------------------------------------------------
+# --- once broken ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -200,25 +200,25 @@ def test_all_of_it_again_at_length(saved, silent, tmp_path):
         ({"seed": None}, "seed=None is not a whole number"),
     ],
 )
-def test_found_wrong_types_are_one_sentence(changes, sentence):
+def test_wrong_types_are_one_sentence(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         Request.from_json(FIELDS | changes)
 
 
-def test_found_a_field_left_open_beside_a_variant_is_filled_in():
+def test_a_field_left_open_beside_a_variant_is_filled_in():
     """It raised a TypeError when the concerns were looked for."""
     request = Request.from_json(FIELDS | {"fps": None, "num_frames": None})
     assert request.concerns() == []
     assert (request.filled("svd").fps, request.filled("svd").num_frames) == (7, 14)
 
 
-def test_found_thousands_of_brackets_are_no_request():
+def test_thousands_of_brackets_are_no_request():
     for text in ("[" * 100_000, '{"image": ' * 100_000):
         with pytest.raises(ValueError, match="This is not a request"):
             Request.from_json(text)
 
 
-def test_found_a_video_whose_codec_nobody_knows(saved, tmp_path):
+def test_a_video_of_an_unknown_codec_is_refused(saved, tmp_path):
     """PyAV gives such a stream no size."""
     (tmp_path / "x.mp4").write_bytes(saved["x.mp4"].replace(b"avc1", b"zzzz"))
     with pytest.raises(ValueError, match=r"no video in it that can be decoded|cannot be read"):

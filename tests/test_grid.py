@@ -39,8 +39,8 @@ def test_a_grid_is_every_combination_once_the_first_axis_slowest(axes):
 @given(start=st.integers(0, 255), stop=st.integers(0, 255), step=st.integers(-90, 90).filter(bool))
 def test_a_range_by_steps_has_both_its_ends(start, stop, step):
     def buckets() -> list[int]:
-        given = {"start": start, "stop": stop, "step": step}
-        return [t.request.motion_bucket_id for t in grid(RANDOM, ROCKET, motion_bucket_id=given)]
+        axis = {"start": start, "stop": stop, "step": step}
+        return [t.request.motion_bucket_id for t in grid(RANDOM, ROCKET, motion_bucket_id=axis)]
 
     expected = list(range(start, stop + (1 if step > 0 else -1), step))
     if expected:
@@ -96,15 +96,15 @@ def test_setups_are_the_slowest_axis():
         ({"image": [""]}, "image is empty"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(axes, sentence):
+def test_an_impossible_grid_is_refused_in_one_sentence(axes, sentence):
     with pytest.raises(ValueError, match=sentence):
         grid(RANDOM, ROCKET, **axes)
 
 
-def test_oddities_are_said_once():
-    with pytest.warns(UserWarning, match="is under 20") as said:
+def test_concerns_are_warned_of_once():
+    with pytest.warns(UserWarning, match="is under 20") as concerns:
         grid(RANDOM, ROCKET, num_inference_steps=[2, 3], seed=[1, 2, 3])
-    assert len(said) == 2
+    assert len(concerns) == 2
 
 
 def test_trials_share_the_picture(picture):

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections import namedtuple
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +38,7 @@ def halved(micro):
 
 
 @pytest.fixture(scope="session")
-def published(micro, halved, tmp_path_factory) -> Path:
+def published_folder(micro, halved, tmp_path_factory) -> Path:
     """`micro` as Stability's repositories are: fp16 and full files, and what is not to be fetched."""
     folder = tmp_path_factory.mktemp("published")
     micro.save_pretrained(folder)
@@ -64,9 +63,9 @@ def sandbox(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
     point_to(monkeypatch, "http://127.0.0.1:9")  # nothing listens there: a test without a server has no network
-    at_once = SimpleNamespace(sleep=lambda seconds: None)
-    monkeypatch.setattr(_http, "time", at_once)
-    monkeypatch.setattr(file_download, "time", at_once)
+    without_waiting = SimpleNamespace(sleep=lambda seconds: None)
+    monkeypatch.setattr(_http, "time", without_waiting)
+    monkeypatch.setattr(file_download, "time", without_waiting)
     resolve = socket.getaddrinfo
 
     def only_loopback(host, *args, **kwargs):
@@ -114,15 +113,31 @@ def local(folder: Path, **fields: Any) -> Setup:
     return setup(weights=str(folder), **fields)
 
 
-def refusal(asked: Setup, kind: type[Exception] = hub_module.WeightsError) -> str:
+def refusal(question: Setup, kind: type[Exception] = hub_module.WeightsError) -> str:
     """The one sentence that `load` refuses with; the token is nowhere in it, nor in the errors it came from."""
-    with pytest.raises(kind) as caught:
-        load(asked)
-    text = str(caught.value)
+    with pytest.raises(kind) as error:
+        load(question)
+    text = str(error.value)
     assert "\n" not in text
     assert text.endswith(".")
-    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert SECRET not in "".join(traceback.format_exception(error.value))
     return text
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path) -> Path:
+    """A copy of `checkpoint`, for a test to spoil."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "folder"))
+
+
+@pytest.fixture
+def repository(published_folder, tmp_path) -> Path:
+    """A copy of `published_folder`, for a test to spoil."""
+    return Path(shutil.copytree(published_folder, tmp_path / "repository"))
+
+
+def set_free_disk(monkeypatch, free: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
 
 
 def files(folder: Path) -> set[str]:
@@ -138,17 +153,17 @@ def blobs() -> list[Path]:
 def same_weights(pipeline, micro, dtype) -> bool:
     """Whether every tensor of `pipeline` is `micro`'s, rounded to half precision and then to `dtype`."""
     pairs = ((getattr(pipeline, c).state_dict(), getattr(micro, c).state_dict()) for c in hub_module.COMPONENTS)
-    return all(torch.equal(got[n], want[n].half().to(dtype)) for got, want in pairs for n in want)
+    return all(torch.equal(tensors[n], expected[n].half().to(dtype)) for tensors, expected in pairs for n in expected)
 
 
 # What is fetched
 
 
-def test_a_download_holds_the_fp16_files_and_nothing_else(serve, published, micro):
-    server = serve(published)
+def test_a_download_holds_the_fp16_files_and_nothing_else(serve, published_folder, micro):
+    server = serve(published_folder)
     pipeline = load(setup())
     assert same_weights(pipeline, micro, torch.float16)
-    assert server.fetched() == {
+    assert server.fetched_files() == {
         "model_index.json",
         "feature_extractor/preprocessor_config.json",
         "image_encoder/config.json",
@@ -161,11 +176,11 @@ def test_a_download_holds_the_fp16_files_and_nothing_else(serve, published, micr
     }
 
 
-def test_fp32_fetches_the_full_files(serve, published, micro):
-    server = serve(published)
+def test_fp32_fetches_the_full_files(serve, published_folder, micro):
+    server = serve(published_folder)
     pipeline = load(setup(dtype="fp32"))
     assert torch.equal(pipeline.unet.conv_in.weight, micro.unet.conv_in.weight)
-    weights = {name for name in server.fetched() if name.endswith(".safetensors")}
+    weights = {name for name in server.fetched_files() if name.endswith(".safetensors")}
     assert weights == {
         "image_encoder/model.safetensors",
         "unet/diffusion_pytorch_model.safetensors",
@@ -173,25 +188,25 @@ def test_fp32_fetches_the_full_files(serve, published, micro):
     }
 
 
-def test_bf16_is_read_from_the_fp16_files(serve, published, micro):
-    server = serve(published)
+def test_bf16_is_read_from_the_fp16_files(serve, published_folder, micro):
+    server = serve(published_folder)
     assert same_weights(load(setup(dtype="bf16")), micro, torch.bfloat16)
-    assert all(".fp16." in name for name in server.fetched() if name.endswith(".safetensors"))
+    assert all(".fp16." in name for name in server.fetched_files() if name.endswith(".safetensors"))
 
 
-def test_the_second_load_needs_no_network(serve, published, micro):
-    server = serve(published)
+def test_the_second_load_needs_no_network(serve, published_folder, micro):
+    server = serve(published_folder)
     first = setup_of(load(setup()))
     server.stop()
-    again = load(setup())
-    assert same_weights(again, micro, torch.float16)
-    assert setup_of(again) == first
+    second = load(setup())
+    assert same_weights(second, micro, torch.float16)
+    assert setup_of(second) == first
 
 
-def test_the_second_load_needs_no_network_offline(serve, published, monkeypatch):
+def test_the_second_load_needs_no_network_offline(serve, published_folder, monkeypatch):
     from huggingface_hub import constants
 
-    server = serve(published)
+    server = serve(published_folder)
     first = setup_of(load(setup()))
     server.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -199,8 +214,8 @@ def test_the_second_load_needs_no_network_offline(serve, published, monkeypatch)
     assert server.requests == []
 
 
-def test_what_is_cached_loads_while_the_hub_is_down_or_refuses(serve, published, micro):
-    server = serve(published)
+def test_what_is_cached_loads_while_the_hub_is_down_or_refuses(serve, published_folder, micro):
+    server = serve(published_folder)
     load(setup())
     server.status = 503
     assert same_weights(load(setup()), micro, torch.float16)
@@ -208,8 +223,8 @@ def test_what_is_cached_loads_while_the_hub_is_down_or_refuses(serve, published,
     assert same_weights(load(setup()), micro, torch.float16)
 
 
-def test_a_cache_of_fp16_files_does_not_pass_for_the_full_ones(serve, published):
-    server = serve(published)
+def test_a_cache_of_fp16_files_does_not_pass_for_the_full_ones(serve, published_folder):
+    server = serve(published_folder)
     load(setup())
     server.stop()
     assert "is not in the cache" in refusal(setup(dtype="fp32"))
@@ -220,7 +235,7 @@ def test_sharded_fp16_files_load(serve, halved, micro, tmp_path):
     server = serve(tmp_path / "sharded")
     pipeline = load(setup())
     assert same_weights(pipeline, micro, torch.float16)
-    assert sum(name.startswith("unet/") and name.endswith(".safetensors") for name in server.fetched()) > 1
+    assert sum(name.startswith("unet/") and name.endswith(".safetensors") for name in server.fetched_files()) > 1
     assert same_weights(load(local(tmp_path / "sharded")), micro, torch.float16)
 
 
@@ -236,11 +251,11 @@ def test_a_missing_shard_is_refused(halved, tmp_path):
 # Revisions
 
 
-def test_branch_tag_and_commit_are_honoured_and_the_setup_names_the_commit(serve, published, micro, tmp_path):
-    server = serve(published)
+def test_branch_tag_and_commit_are_honoured_and_the_setup_names_the_commit(serve, published_folder, micro, tmp_path):
+    server = serve(published_folder)
     newest = server.refs["main"]
     other = tmp_path / "other"
-    shutil.copytree(published, other)
+    shutil.copytree(published_folder, other)
     config = json.loads((other / "scheduler/scheduler_config.json").read_text())
     (other / "scheduler/scheduler_config.json").write_text(json.dumps(config | {"sigma_max": 80.0}))
     older = server.commit(other, "v1", "trial/branch")
@@ -259,8 +274,8 @@ def test_branch_tag_and_commit_are_honoured_and_the_setup_names_the_commit(serve
     assert setup_of(load(Setup.from_json(loaded.to_json()))) == loaded  # what was recorded makes it again
 
 
-def test_an_unknown_revision(serve, published):
-    server = serve(published)
+def test_an_unknown_revision_is_refused(serve, published_folder):
+    server = serve(published_folder)
     text = refusal(setup(revision="v9"))
     assert text == f"{REPOSITORY} has no revision 'v9': look it up at {server.endpoint}/{REPOSITORY}/commits/main."
     assert "has no revision" in refusal(setup(revision="a" * 40))
@@ -269,8 +284,8 @@ def test_an_unknown_revision(serve, published):
 # Refusals of the hub
 
 
-def test_a_gated_repository_without_a_token(serve, published):
-    server = serve(published)
+def test_a_gated_repository_without_a_token(serve, published_folder):
+    server = serve(published_folder)
     server.gated = True
     text = refusal(setup())
     assert text.startswith(f"{REPOSITORY} is gated, and no token was given: accept its licence at {server.endpoint}/")
@@ -278,15 +293,15 @@ def test_a_gated_repository_without_a_token(serve, published):
     assert "HF_TOKEN" in text
 
 
-def test_a_gated_repository_whose_licence_was_not_accepted(serve, published, monkeypatch):
-    server = serve(published)
+def test_a_gated_repository_whose_licence_was_not_accepted(serve, published_folder, monkeypatch):
+    server = serve(published_folder)
     server.gated, server.strangers = True, {SECRET}
     monkeypatch.setenv("HF_TOKEN", SECRET)
     assert "is gated, and the token given has no access to it: accept its licence at " in refusal(setup())
 
 
-def test_a_gated_repository_opens_to_the_right_token(serve, published, micro, monkeypatch):
-    server = serve(published)
+def test_a_gated_repository_opens_to_the_right_token(serve, published_folder, micro, monkeypatch):
+    server = serve(published_folder)
     server.gated, server.readers = True, {SECRET}
     monkeypatch.setenv("HF_TOKEN", SECRET)
     assert same_weights(load(setup()), micro, torch.float16)
@@ -294,8 +309,8 @@ def test_a_gated_repository_opens_to_the_right_token(serve, published, micro, mo
 
 
 @pytest.mark.parametrize("token", [None, SECRET])
-def test_a_repository_that_is_private_or_missing(serve, published, monkeypatch, token):
-    server = serve(published)
+def test_a_repository_that_is_private_or_missing(serve, published_folder, monkeypatch, token):
+    server = serve(published_folder)
     server.private, server.strangers = True, {SECRET}
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
@@ -304,23 +319,23 @@ def test_a_repository_that_is_private_or_missing(serve, published, monkeypatch, 
     assert text.startswith(f"{REPOSITORY} was not found on the hub, or {why}: open {server.endpoint}/{REPOSITORY}")
 
 
-def test_a_token_that_the_hub_does_not_know(serve, published, monkeypatch):
-    serve(published)
+def test_a_token_that_the_hub_does_not_know(serve, published_folder, monkeypatch):
+    serve(published_folder)
     monkeypatch.setenv("HF_TOKEN", SECRET)
     text = refusal(setup())
     assert text.startswith(f"The hub refuses the token given for {REPOSITORY} (401: ")
     assert "HF_TOKEN" in text
 
 
-def test_a_token_without_the_right_to_read_gated_repositories(serve, published, monkeypatch):
-    serve(published).status = 403
+def test_a_token_without_the_right_to_read_gated_repositories(serve, published_folder, monkeypatch):
+    serve(published_folder).status = 403
     monkeypatch.setenv("HF_TOKEN", SECRET)
     assert refusal(setup()).startswith(f"The hub refuses the token given for {REPOSITORY} (403: ")
 
 
 @pytest.mark.parametrize("token", [f"{SECRET} {SECRET}", f"{SECRET}\x01", f"{SECRET}…"])
-def test_a_token_that_cannot_be_sent_is_not_printed(serve, published, monkeypatch, token):
-    server = serve(published)
+def test_a_token_that_cannot_be_sent_is_not_printed(serve, published_folder, monkeypatch, token):
+    server = serve(published_folder)
     monkeypatch.setenv("HF_TOKEN", token)
     assert "token holds a space or another character" in refusal(setup())
     assert server.requests == []
@@ -338,10 +353,10 @@ def test_no_network_and_nothing_in_the_cache():
     assert "the hub cannot be reached" in refusal(setup(revision="a" * 40))
 
 
-def test_offline_mode_and_nothing_in_the_cache(serve, published, monkeypatch):
+def test_offline_mode_and_nothing_in_the_cache(serve, published_folder, monkeypatch):
     from huggingface_hub import constants
 
-    server = serve(published)
+    server = serve(published_folder)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     text = refusal(setup())
     assert "is not in the cache" in text
@@ -349,8 +364,8 @@ def test_offline_mode_and_nothing_in_the_cache(serve, published, monkeypatch):
     assert server.requests == []
 
 
-def test_a_hub_that_is_down(serve, published):
-    serve(published).status = 503
+def test_a_hub_that_is_down(serve, published_folder):
+    serve(published_folder).status = 503
     text = refusal(setup())
     assert "the hub cannot be reached" in text
     assert "503" in text
@@ -359,30 +374,30 @@ def test_a_hub_that_is_down(serve, published):
 def test_a_hub_that_accepts_and_never_answers(monkeypatch):
     monkeypatch.setattr(hub_module, "ANSWER_SECONDS", 0.2)
     assert hub_module.ANSWER_SECONDS < 20
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        point_to(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        point_to(monkeypatch, f"http://127.0.0.1:{listener.getsockname()[1]}")
         text = refusal(setup())
     assert "the hub cannot be reached (ReadTimeout" in text
 
 
-def test_control_characters_of_an_answer_are_removed(serve, published):
-    server = serve(published)
+def test_control_characters_of_an_answer_are_removed(serve, published_folder):
+    server = serve(published_folder)
     server.status, server.message = 503, "\x1b[2J\x07 down \x9b31m"
     assert refusal(setup()).isprintable()
 
 
-def test_a_download_shows_its_progress_without_a_terminal(serve, published, capfd):
-    serve(published)
+def test_a_download_shows_its_progress_without_a_terminal(serve, published_folder, capfd):
+    serve(published_folder)
     load(setup())
     assert "100%" in capfd.readouterr().err
     load(setup())
     assert capfd.readouterr().err == ""
 
 
-def test_bars_that_a_download_leaves_open_print_nothing_later(serve, published, capfd, monkeypatch):
+def test_bars_that_a_download_leaves_open_print_nothing_later(serve, published_folder, capfd, monkeypatch):
     bars = []
-    monkeypatch.setattr(progress_bar.Progress, "__init__", remember(bars, progress_bar.Progress.__init__))
-    serve(published)
+    monkeypatch.setattr(progress_bar.Progress, "__init__", record_instances(bars, progress_bar.Progress.__init__))
+    serve(published_folder)
     load(setup())
     capfd.readouterr()
     assert bars
@@ -391,53 +406,53 @@ def test_bars_that_a_download_leaves_open_print_nothing_later(serve, published, 
     assert capfd.readouterr().err == ""
 
 
-def remember(instances, method):
+def record_instances(instances, method):
     """The method, which also notes whose it is."""
 
-    def noting(self, *args, **options):
+    def record(self, *args, **options):
         instances.append(self)
         method(self, *args, **options)
 
-    return noting
+    return record
 
 
-def test_a_download_cut_in_the_middle_leaves_nothing_torn_and_goes_on(serve, published, micro):
-    server = serve(published)
+def test_a_download_cut_in_the_middle_leaves_nothing_torn_and_goes_on(serve, published_folder, micro):
+    server = serve(published_folder)
     server.cut = "unet/diffusion_pytorch_model"
     text = refusal(setup())
     assert text.startswith(f"Downloading {REPOSITORY} stopped (")
     assert "run it again" in text
-    sizes = {(published / name).stat().st_size for name in files(published)}
+    sizes = {(published_folder / name).stat().st_size for name in files(published_folder)}
     assert {blob.stat().st_size for blob in blobs()} <= sizes  # whole files only
     server.status = 503
     assert "is not in the cache" in refusal(setup())  # what is there does not pass for the whole
     server.status, server.cut = None, ""
-    before = {blob.name for blob in blobs()}
-    assert before, "what had arrived is kept"
+    kept = {blob.name for blob in blobs()}
+    assert kept, "what had arrived is kept"
     server.requests.clear()
     assert same_weights(load(setup()), micro, torch.float16)
-    assert "unet/diffusion_pytorch_model.fp16.safetensors" in server.fetched()
-    assert len(server.fetched()) == len(blobs()) - len(before)
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in server.fetched_files()
+    assert len(server.fetched_files()) == len(blobs()) - len(kept)
 
 
-def test_a_disk_that_fills_up_while_downloading(serve, published, disk, monkeypatch):
+def test_a_disk_that_fills_up_while_downloading(serve, published_folder, disk, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(disk / "hub"))
     monkeypatch.setattr(hub_module, "_check_disk", lambda *_: None)  # as where somebody else fills it meanwhile
-    serve(published)
+    serve(published_folder)
     text = refusal(setup())
     assert text.startswith(f"Downloading {REPOSITORY} stopped (")
     assert "No space left" in text
     assert "HF_HOME" in text
 
 
-def test_what_diffusers_has_downloaded_is_used(serve, published, micro, monkeypatch):
+def test_what_diffusers_has_downloaded_is_used(serve, published_folder, micro, monkeypatch):
     """Somebody who has run diffusers' own guide has the weights already."""
     from diffusers import StableVideoDiffusionPipeline
     from huggingface_hub import hf_api
 
-    server = serve(published)
+    server = serve(published_folder)
     monkeypatch.setattr(hf_api.api, "endpoint", server.endpoint)
     StableVideoDiffusionPipeline.from_pretrained(REPOSITORY, variant="fp16", dtype=torch.float16)
     server.stop()
@@ -459,8 +474,8 @@ def test_of_a_published_repository_the_pipelines_own_files_are_planned(published
     variant = VARIANTS[name]
     server = serve(published_repository(name), str(variant.repository))
     server.gated = variant.gated
-    planned = []
-    monkeypatch.setattr(hub_module, "_check_disk", lambda needed, *_: planned.append(needed) or 1 / 0)
+    sizes = []
+    monkeypatch.setattr(hub_module, "_check_disk", lambda needed, *_: sizes.append(needed) or 1 / 0)
     for dtype, size in (("fp16", variant.download_bytes), ("fp32", 2 * variant.download_bytes)):
         if server.gated:
             assert "is gated, and no token was given" in refusal(Setup(name, device="cpu", dtype=dtype))
@@ -468,7 +483,7 @@ def test_of_a_published_repository_the_pipelines_own_files_are_planned(published
             server.readers.add(SECRET)
         with pytest.raises(ZeroDivisionError):
             load(Setup(name, device="cpu", dtype=dtype))
-        assert planned.pop() == pytest.approx(size, rel=1e-3)
+        assert sizes.pop() == pytest.approx(size, rel=1e-3)
         monkeypatch.delenv("HF_TOKEN", raising=False)
 
 
@@ -483,7 +498,7 @@ def test_animatelcm_is_a_unet_alone_and_refused_by_saying_so(serve, tmp_path):
     server = serve(folder, ANIMATELCM)
     with pytest.raises(hub_module.WeightsError, match="has no full-precision safetensors files for its unet"):
         hub_module.fetch(dataclasses.replace(VARIANTS["svd-xt"], repository=ANIMATELCM), half=False)
-    assert server.fetched() == set()
+    assert server.fetched_files() == set()
 
 
 @pytest.mark.slow
@@ -532,29 +547,27 @@ def peaks_over_weights(folder: Path, dtype: str) -> list[float]:
 # What the files are
 
 
-def test_a_repository_without_fp16_files_for_one_component(serve, published, tmp_path):
-    folder = tmp_path / "repository"
-    shutil.copytree(published, folder)
-    (folder / "vae/diffusion_pytorch_model.fp16.safetensors").unlink()
-    server = serve(folder)
+def test_a_repository_without_fp16_files_for_one_component(serve, repository):
+    (repository / "vae/diffusion_pytorch_model.fp16.safetensors").unlink()
+    server = serve(repository)
     text = refusal(setup())
     assert text.startswith(f"{REPOSITORY} has no fp16 safetensors files for its vae (")
     assert "use dtype='fp32'" in text
-    assert server.fetched() == set()  # said before four gigabytes are fetched
+    assert server.fetched_files() == set()  # said before four gigabytes are fetched
     assert load(setup(dtype="fp32")).vae.dtype == torch.float32
 
 
-def test_a_repository_of_bin_files_only(serve, published, tmp_path):
+def test_a_repository_of_bin_files_only(serve, published_folder, tmp_path):
     folder = tmp_path / "repository"
-    shutil.copytree(published, folder, ignore=shutil.ignore_patterns("diffusion_pytorch_model*.safetensors"))
+    shutil.copytree(published_folder, folder, ignore=shutil.ignore_patterns("diffusion_pytorch_model*.safetensors"))
     serve(folder)
     text = refusal(setup())
     assert "has no fp16 safetensors files for its unet (*.bin files are not read, because they can run code)" in text
 
 
-def test_a_folder_of_bin_files_only(published, tmp_path):
+def test_a_folder_of_bin_files_only(published_folder, tmp_path):
     folder = tmp_path / "folder"
-    shutil.copytree(published, folder, ignore=shutil.ignore_patterns("diffusion_pytorch_model*.safetensors"))
+    shutil.copytree(published_folder, folder, ignore=shutil.ignore_patterns("diffusion_pytorch_model*.safetensors"))
     text = refusal(local(folder))
     assert "only diffusion_pytorch_model.bin, which is not read because it can run code" in text
     assert "safe_serialization=True" in text
@@ -581,42 +594,36 @@ def test_a_folder_of_mixed_kinds_names_the_component(checkpoint, halved, tmp_pat
     assert refusal(local(folder)).startswith(f"{folder / 'vae'} lacks the fp16 safetensors")
 
 
-@pytest.mark.parametrize("kept", [0, 5, 300, -1], ids=["empty", "length torn", "header torn", "body torn"])
+@pytest.mark.parametrize("length", [0, 5, 300, -1], ids=["empty", "length torn", "header torn", "body torn"])
 @pytest.mark.parametrize("component", ["unet", "image_encoder"])
-def test_a_file_cut_short_is_named(checkpoint, tmp_path, component, kept):
-    folder = tmp_path / "folder"
-    shutil.copytree(checkpoint, folder)
+def test_a_file_cut_short_is_named(folder, component, length):
     (file,) = (folder / component).glob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:kept])
+    file.write_bytes(file.read_bytes()[:length])
     text = refusal(local(folder, dtype="fp32"))
     assert text.startswith(f"{file} is corrupted or cut short (")
     assert f"delete {file} and fetch it again" in text
 
 
-def test_a_corrupted_file_of_the_hub_is_mended_as_the_sentence_says(serve, published, micro, tmp_path):
-    folder = tmp_path / "repository"
-    shutil.copytree(published, folder)
-    bad = folder / "unet/diffusion_pytorch_model.fp16.safetensors"
-    good = bad.read_bytes()
-    bad.write_bytes(good[: len(good) // 2])  # the server's own copy: length and ETag agree with it
-    server = serve(folder)
+def test_a_corrupted_file_of_the_hub_is_mended_as_the_sentence_says(serve, repository, micro):
+    file = repository / "unet/diffusion_pytorch_model.fp16.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])  # the server's own copy: length and ETag agree with it
+    server = serve(repository)
     text = refusal(setup())
-    blob = next(blob for blob in blobs() if blob.stat().st_size == len(good) // 2)
+    blob = next(blob for blob in blobs() if blob.stat().st_size == len(content) // 2)
     assert f"delete {blob} and fetch it again." in text
-    bad.write_bytes(good)
+    file.write_bytes(content)
     server.stop()
     assert f"delete {blob} " in refusal(setup())  # it stays refused, with or without the hub
     blob.unlink()
-    serve(folder)
+    serve(repository)
     assert same_weights(load(setup()), micro, torch.float16)
 
 
 @pytest.mark.parametrize("component", ["unet", "vae", "image_encoder"])
-def test_a_tensor_that_is_missing_is_not_made_up(checkpoint, tmp_path, component):
+def test_a_tensor_that_is_missing_is_not_made_up(folder, component):
     from safetensors.torch import load_file, save_file
 
-    folder = tmp_path / "folder"
-    shutil.copytree(checkpoint, folder)
     (file,) = (folder / component).glob("*.safetensors")
     tensors = load_file(file)
     name = sorted(tensors)[0]
@@ -625,16 +632,14 @@ def test_a_tensor_that_is_missing_is_not_made_up(checkpoint, tmp_path, component
     assert f"lacks 1 of its tensors ({name} first)" in refusal(local(folder, dtype="fp32"))
 
 
-def test_a_tensor_of_another_shape_is_refused(checkpoint, tmp_path):
-    folder = tmp_path / "folder"
-    shutil.copytree(checkpoint, folder)
+def test_a_tensor_of_another_shape_is_refused(folder):
     config = json.loads((folder / "unet/config.json").read_text())
     (folder / "unet/config.json").write_text(json.dumps(config | {"cross_attention_dim": 8}))
     text = refusal(local(folder, dtype="fp32"))
     assert text.startswith(f"The weights in {folder} cannot be read (")
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_a_folder_without_a_pipeline_is_refused(tmp_path):
     text = refusal(local(tmp_path / "nowhere"))
     assert text.endswith("is neither 'hub', 'bundled', 'random' nor a folder that exists.")
     assert f"{tmp_path} holds no model_index.json" in refusal(local(tmp_path))
@@ -644,10 +649,8 @@ def test_a_folder_that_is_none(tmp_path):
 
 
 @pytest.fixture
-def tampered(checkpoint, tmp_path, monkeypatch):
-    """`tampered(changes)` gives a folder with those lines in its model_index.json, and code that tells if it runs."""
-    folder = tmp_path / "folder"
-    shutil.copytree(checkpoint, folder)
+def change_index(folder, tmp_path, monkeypatch):
+    """`change_index(changes)` gives a folder with those lines in its model_index.json; its code tells if it runs."""
     for place in (folder / "evil.py", folder / "unet/evil.py", tmp_path / "evil.py"):
         place.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\nclass UNet: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -663,26 +666,26 @@ def tampered(checkpoint, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["StableDiffusionPipeline", ["evil", "Evil"], None])
-def test_another_pipeline_is_refused(tampered, name):
-    folder = tampered({"_class_name": name})
+def test_another_pipeline_is_refused(change_index, name):
+    folder = change_index({"_class_name": name})
     assert f"is of {name!r}, and only 'StableVideoDiffusionPipeline' is loaded" in refusal(local(folder))
 
 
 @pytest.mark.parametrize("component", ["unet", "scheduler", "feature_extractor", "something_new"])
-def test_a_component_from_elsewhere_is_refused(tampered, component):
-    folder = tampered({component: ["evil", "Evil"]})
+def test_a_component_from_elsewhere_is_refused(change_index, component):
+    folder = change_index({component: ["evil", "Evil"]})
     text = refusal(local(folder))
     assert f"gives ['evil', 'Evil'] as its {component}, expected" in text
     assert "could run code" in text
 
 
-def test_another_class_of_a_known_library_is_refused(tampered):
-    text = refusal(local(tampered({"unet": ["diffusers", "UNet2DModel"]})))
+def test_another_class_of_a_known_library_is_refused(change_index):
+    text = refusal(local(change_index({"unet": ["diffusers", "UNet2DModel"]})))
     assert "expected ['diffusers', 'UNetSpatioTemporalConditionModel']" in text
 
 
-def test_remote_code_named_in_a_config_does_not_run(tampered, micro):
-    folder = tampered({})
+def test_remote_code_named_in_a_config_does_not_run(change_index, micro):
+    folder = change_index({})
     for file, code in (
         ("image_encoder/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}),
         ("feature_extractor/preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "evil.Evil"}}),
@@ -694,9 +697,7 @@ def test_remote_code_named_in_a_config_does_not_run(tampered, micro):
     assert same_weights(load(local(folder)), micro, torch.float16)
 
 
-def test_a_model_index_that_is_not_json_or_lacks_a_component(checkpoint, tmp_path):
-    folder = tmp_path / "folder"
-    shutil.copytree(checkpoint, folder)
+def test_a_model_index_that_is_not_json_or_lacks_a_component(folder):
     index = json.loads((folder / "model_index.json").read_text())
     del index["vae"]
     (folder / "model_index.json").write_text(json.dumps(index))
@@ -708,25 +709,20 @@ def test_a_model_index_that_is_not_json_or_lacks_a_component(checkpoint, tmp_pat
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"_class_name": ' + "[" * 100_000, '{"sample_size": ' + "[" * 100_000]
 )
-def test_a_model_index_of_endless_depth_is_one_sentence(checkpoint, tmp_path, text):
-    folder = tmp_path / "folder"
-    shutil.copytree(checkpoint, folder)
+def test_a_model_index_of_endless_depth_is_one_sentence(folder, text):
     (folder / "model_index.json").write_text(text)
     assert "is not JSON" in refusal(local(folder))
 
 
 @pytest.mark.parametrize("file", ["unet/config.json", "image_encoder/config.json", "scheduler/scheduler_config.json"])
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"block_out_channels": 5, "hidden_size": {}, "beta_end": []}'])
-def test_a_configuration_that_holds_anything_is_one_sentence(checkpoint, tmp_path, file, text):
-    folder = tmp_path / "folder"
-    shutil.copytree(checkpoint, folder)
+def test_a_configuration_that_holds_anything_is_one_sentence(folder, file, text):
     (folder / file).write_text(text)
     assert "cannot be read" in refusal(local(folder, dtype="fp32"))
 
 
-def test_a_folder_that_links_outside_itself_is_refused_by_saying_so(checkpoint, tmp_path):
-    folder, elsewhere = tmp_path / "folder", tmp_path / "mine.safetensors"
-    shutil.copytree(checkpoint, folder)
+def test_a_folder_that_links_outside_itself_is_refused_by_saying_so(folder, tmp_path):
+    elsewhere = tmp_path / "mine.safetensors"
     (file,) = (folder / "unet").glob("*.safetensors")
     file.rename(elsewhere)
     file.symlink_to(elsewhere)
@@ -736,11 +732,11 @@ def test_a_folder_that_links_outside_itself_is_refused_by_saying_so(checkpoint, 
     assert "delete" not in text
 
 
-def test_a_snapshot_of_the_cache_loads_by_its_path(serve, published, micro, tmp_path):
+def test_a_snapshot_of_the_cache_loads_by_its_path(serve, published_folder, micro, tmp_path):
     """Its files are links to ../../blobs; a link that leaves the repository's folder in the cache is refused."""
     from huggingface_hub import constants
 
-    serve(published)
+    serve(published_folder)
     commit = getattr(setup_of(load(setup())), "revision", "")
     (snapshot,) = Path(constants.HF_HUB_CACHE).glob(f"*/snapshots/{commit}")
     file = snapshot / "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -755,28 +751,26 @@ def test_a_snapshot_of_the_cache_loads_by_its_path(serve, published, micro, tmp_
 # Room
 
 
-def test_too_little_disk(serve, published, monkeypatch):
+def test_too_little_disk(serve, published_folder, monkeypatch):
     from huggingface_hub import constants
 
-    server = serve(published)
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
+    server = serve(published_folder)
+    set_free_disk(monkeypatch, 1)
     text = refusal(setup())
     assert text.startswith(f"{REPOSITORY} needs 0.0 GB more in {constants.HF_HUB_CACHE}, where 0.0 GB are free: ")
     assert "HF_HOME" in text
-    assert server.fetched() == set()
+    assert server.fetched_files() == set()
 
 
-def test_what_is_cached_needs_no_disk(serve, published, micro, monkeypatch):
-    serve(published)
+def test_what_is_cached_needs_no_disk(serve, published_folder, micro, monkeypatch):
+    serve(published_folder)
     load(setup())
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(10, 10, 0))
+    set_free_disk(monkeypatch, 0)
     assert same_weights(load(setup()), micro, torch.float16)
 
 
 def test_the_published_model_needs_over_four_gigabytes_of_disk(monkeypatch, tmp_path):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 1_300_000_000))
+    set_free_disk(monkeypatch, 1_300_000_000)
     with pytest.raises(hub_module.WeightsError, match=r"svd needs 4\.5 GB more in .*, where 1\.3 GB are free: make"):
         hub_module._check_disk(VARIANTS["svd"].download_bytes, tmp_path / "not/there/yet", "svd")
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import cmyk_profile, encoded, http, scene, serve, swapped_profile
+from pictures import cmyk_profile, encode, http, scene, serve, swapped_profile
 from PIL import Image, ImageCms
 
 from svdlab.media import download, images
@@ -30,11 +30,11 @@ ROOT = Path(images.__file__).parents[2]
 
 def same(picture: Image.Image, expected: Image.Image | np.ndarray, within: int = 0) -> bool:
     """Whether `picture` is plain RGB and shows `expected`, give or take `within` of 255."""
-    found, wanted = np.asarray(picture).astype(int), np.asarray(expected).astype(int)
+    shown, wanted = np.asarray(picture).astype(int), np.asarray(expected).astype(int)
     return (
-        (picture.mode, found.shape) == ("RGB", wanted.shape)
+        (picture.mode, shown.shape) == ("RGB", wanted.shape)
         and not picture.info.keys() - {"image_size"}
-        and bool((abs(found - wanted) <= within).all())
+        and bool((abs(shown - wanted) <= within).all())
     )
 
 
@@ -45,7 +45,7 @@ def test_every_kind_of_source_gives_the_same_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     SCENE.save("a picture.png")
-    data = encoded(SCENE)
+    data = encode(SCENE)
     sources = [
         "a picture.png",
         "./a picture.png",
@@ -84,16 +84,16 @@ def test_drawn_examples_are_what_the_script_draws_today():
     assert set(examples.SCENES) | {"launch"} == set(EXAMPLES)
     for name, (seed, world) in examples.SCENES.items():
         clip, _ = draw([seed], 0, 7, frames=1, height=72, width=128, world=world)
-        drawn = (clip[0, 0].permute(1, 2, 0) * 255).numpy()
+        drawing = (clip[0, 0].permute(1, 2, 0) * 255).numpy()
         small = np.asarray(fit_image(open_image(name), 72, 128)).astype(float)
-        assert abs(small - drawn).mean() < 4, f"{name} is out of date: python -m training.examples"
+        assert abs(small - drawing).mean() < 4, f"{name} is out of date: python -m training.examples"
 
 
 def test_reading_changes_nothing_and_gives_a_picture_of_its_own():
-    given_ = SCENE.copy()
-    open_image(given_).putpixel((0, 0), (9, 9, 9))
-    fit_image(given_, 24, 40).putpixel((0, 0), (9, 9, 9))
-    assert same(given_, SCENE)
+    source = SCENE.copy()
+    open_image(source).putpixel((0, 0), (9, 9, 9))
+    fit_image(source, 24, 40).putpixel((0, 0), (9, 9, 9))
+    assert same(source, SCENE)
 
 
 def test_importing_loads_neither_numpy_nor_torch_nor_http():
@@ -112,7 +112,7 @@ def test_formats(format):
     options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}, "JPEG": {"quality": 95}}
     flat = SCENE.quantize(16).convert("RGB") if format == "GIF" else scene().resize((160, 96))
     assert same(
-        open_image(encoded(flat, format, **options.get(format, {}))), flat, {"AVIF": 12, "JPEG": 60}.get(format, 0)
+        open_image(encode(flat, format, **options.get(format, {}))), flat, {"AVIF": 12, "JPEG": 60}.get(format, 0)
     )
 
 
@@ -121,7 +121,7 @@ def test_transparency_shows_white():
     half.putpixel((1, 0), (200, 0, 0, 0))
     half.putpixel((2, 0), (200, 0, 0, 51))
     expected = [[(200, 0, 0), (255, 255, 255), (244, 204, 204)]]  # 255 + (200 - 255) / 5
-    for picture in (half, encoded(half), encoded(half, "WEBP", lossless=True), encoded(half, "TIFF"), np.asarray(half)):
+    for picture in (half, encode(half), encode(half, "WEBP", lossless=True), encode(half, "TIFF"), np.asarray(half)):
         assert same(open_image(picture), np.array(expected))
     assert same(open_image(half.convert("LA")), np.asarray(open_image(half.convert("LA").convert("RGBA"))))
 
@@ -136,8 +136,8 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
         ramp[..., None],
         ramp.astype(">u2"),
         grey,
-        encoded(grey),
-        encoded(grey, "TIFF"),
+        encode(grey),
+        encode(grey, "TIFF"),
         grey.convert("I"),
     ):
         assert same(open_image(source), expected)
@@ -167,16 +167,16 @@ def test_array_shapes():
 def test_opaque_pictures_of_every_mode_look_as_pillow_shows_them(mode):
     through = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode)
     picture = (SCENE.convert(through) if through else SCENE).convert(mode)
-    shown = picture.convert(through).convert("RGB") if mode in ("La", "RGBa") else picture.convert("RGB")
-    assert same(open_image(picture), shown)
+    expected = picture.convert(through).convert("RGB") if mode in ("La", "RGBa") else picture.convert("RGB")
+    assert same(open_image(picture), expected)
 
 
 def check_orientation(orientation: int, format: str) -> None:
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what a camera held that way has done: Image.Transpose
-    stored = SCENE.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else SCENE
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what a camera held that way has done: Image.Transpose
+    stored = SCENE.transpose(Image.Transpose(turns[orientation])) if orientation > 1 else SCENE
     exif = Image.Exif()
     exif[0x0112] = orientation
-    file = encoded(stored, format, exif=exif, **{"WEBP": {"lossless": True}, "JPEG": {"quality": 100}}.get(format, {}))
+    file = encode(stored, format, exif=exif, **{"WEBP": {"lossless": True}, "JPEG": {"quality": 100}}.get(format, {}))
     upright = open_image(file)
     assert same(upright, SCENE, 90 if format == "JPEG" else 0)
     assert same(open_image(Image.open(io.BytesIO(file))), upright)
@@ -187,7 +187,7 @@ def test_exif_orientation():
     check_orientation(6, "PNG")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow speaks of it
-        assert same(open_image(encoded(SCENE, "PNG", exif=b"Exif\0\0garbage that is no TIFF")), SCENE)
+        assert same(open_image(encode(SCENE, "PNG", exif=b"Exif\0\0garbage that is no TIFF")), SCENE)
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_every_exif_orientation(format):
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
 def test_the_first_frame_of_an_animation(format):
     frames = [Image.new("RGB", (32, 32), c) for c in ((250, 10, 10), (10, 250, 10), (10, 10, 250))]
-    moving = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    moving = encode(frames[0], format, save_all=True, append_images=frames[1:])
     assert getattr(Image.open(io.BytesIO(moving)), "n_frames", 1) == 3
     assert same(open_image(moving), frames[0], 4)
 
@@ -209,23 +209,23 @@ def test_the_first_frame_of_an_animation(format):
 def test_colour_profiles():
     red, green = Image.new("RGB", (4, 4), (255, 0, 0)), np.full((4, 4, 3), (0, 255, 0))
     swapped = swapped_profile()
-    assert same(open_image(encoded(red, "PNG", icc_profile=swapped)), green, 3)
+    assert same(open_image(encode(red, "PNG", icc_profile=swapped)), green, 3)
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert same(open_image(encoded(clear, "PNG", icc_profile=swapped)), np.full((4, 4, 3), 255))
-    once = open_image(encoded(red, "PNG", icc_profile=swapped))
-    assert same(open_image(once), once)  # not a second time
+    assert same(open_image(encode(clear, "PNG", icc_profile=swapped)), np.full((4, 4, 3), 255))
+    converted = open_image(encode(red, "PNG", icc_profile=swapped))
+    assert same(open_image(converted), converted)  # not a second time
 
 
 def test_srgb_and_broken_profiles_leave_pixels_alone():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (srgb, b"not a profile", swapped_profile()[:200], cmyk_profile()):
-        assert same(open_image(encoded(SCENE, "PNG", icc_profile=profile)), SCENE)
+        assert same(open_image(encode(SCENE, "PNG", icc_profile=profile)), SCENE)
 
 
 def test_cmyk_goes_through_its_profile():
     cyan = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
-    assert same(open_image(encoded(cyan, "TIFF")), np.full((4, 4, 3), (0, 255, 255)))
-    grey = np.asarray(open_image(encoded(cyan, "TIFF", icc_profile=cmyk_profile())))
+    assert same(open_image(encode(cyan, "TIFF")), np.full((4, 4, 3), (0, 255, 255)))
+    grey = np.asarray(open_image(encode(cyan, "TIFF", icc_profile=cmyk_profile())))
     assert np.ptp(grey, axis=-1).max() <= 3
     assert 100 < grey.mean() < 140  # L* = 50
 
@@ -245,10 +245,10 @@ def test_a_crop_has_the_shape_asked_for_is_as_large_as_can_be_and_keeps_the_focu
     assert (right - left) * height == pytest.approx((bottom - top) * width, rel=1e-6)
     assert right - left == pytest.approx(w) or bottom - top == pytest.approx(h)
     slack = 0.5 if (right - left, bottom - top) == (width, height) else 1e-6  # whole pixels where nothing is resampled
-    for fraction, whole, low, high in ((focus[0], w, left, right), (focus[1], h, top, bottom)):
-        point, middle = fraction * whole, (low + high) / 2
+    for fraction, length, low, high in ((focus[0], w, left, right), (focus[1], h, top, bottom)):
+        point, middle = fraction * length, (low + high) / 2
         assert low - slack <= point <= high + slack
-        at_an_edge = low <= slack or high >= whole - slack
+        at_an_edge = low <= slack or high >= length - slack
         assert abs(point - middle) <= slack + 1e-6 or at_an_edge
 
 
@@ -303,9 +303,9 @@ def test_focus_moves_the_crop():
 
 @pytest.mark.parametrize(("how", "times"), [("crop", "3.0"), ("stretch", "3.0"), ("pad", "2.4")])
 def test_enlarging_more_than_twice_warns(how, times):
-    with pytest.warns(UserWarning, match=f"40x30 .* enlarged {times} times to 120x72") as caught:
+    with pytest.warns(UserWarning, match=f"40x30 .* enlarged {times} times to 120x72") as warned:
         fit_image(scene(40, 30), 72, 120, how)
-    assert caught[0].filename == __file__
+    assert warned[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert fit_image(scene(40, 30), 60, 80).size == (80, 60)
@@ -321,16 +321,16 @@ def test_text_keeps_names_paths_and_urls():
 
 
 def test_digest_tells_pixels_and_sizes_apart_and_nothing_else():
-    files = [encoded(SCENE), encoded(SCENE, "BMP"), encoded(SCENE, "TIFF"), encoded(SCENE, "PNG", compress_level=1)]
+    files = [encode(SCENE), encode(SCENE, "BMP"), encode(SCENE, "TIFF"), encode(SCENE, "PNG", compress_level=1)]
     assert len({image_sha256(open_image(file)) for file in files}) == 1
     other = SCENE.copy()
     other.putpixel((0, 0), (0, 0, 1))
-    turned = (
+    blank = (
         open_image(np.zeros((2, 8, 3), np.uint8)),
         open_image(np.zeros((8, 2, 3), np.uint8)),
         open_image(np.zeros((4, 4, 3), np.uint8)),
     )
-    assert len({image_sha256(picture) for picture in (SCENE, other, *turned)}) == 5
+    assert len({image_sha256(picture) for picture in (SCENE, other, *blank)}) == 5
     assert len(image_sha256(SCENE)) == 64
     assert (
         image_sha256(SCENE) == "390b8b1f7f6ccc7f449d449d7c8662801b72b2773c9d64e526d2b8d0816fd868"
@@ -341,24 +341,24 @@ def test_digest_tells_pixels_and_sizes_apart_and_nothing_else():
 
 
 def refusal(source) -> str:
-    with pytest.raises(ValueError, match=r".") as caught:
+    with pytest.raises(ValueError, match=r".") as error:
         open_image(source)
-    text = str(caught.value)
+    text = str(error.value)
     assert text.endswith((".", "?")), text
     assert "\n" not in text
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert error.value.__suppress_context__ or error.value.__context__ is None
     return text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
-def test_a_truncated_file(format, part):
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.9])
+def test_a_truncated_file(format, fraction):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    data = encoded(noise, format)
-    text = refusal(data[: int(len(data) * part)])
+    data = encode(noise, format)
+    text = refusal(data[: int(len(data) * fraction)])
     assert "is a damaged or truncated image" in text or "is not an image that can be read" in text
-    assert f"The data given ({int(len(data) * part)} bytes)" in text
+    assert f"The data given ({int(len(data) * fraction)} bytes)" in text
 
 
 @settings(max_examples=30, deadline=None)
@@ -366,7 +366,7 @@ def test_a_truncated_file(format, part):
 @pytest.mark.filterwarnings("ignore")
 def test_a_damaged_file_is_read_or_refused_in_a_sentence(data):
     format = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]))
-    file = bytearray(encoded(SCENE, format))
+    file = bytearray(encode(SCENE, format))
     for at in data.draw(st.lists(st.integers(0, len(file) - 1), min_size=1, max_size=8)):
         file[at] = data.draw(st.integers(0, 255))
     try:
@@ -377,20 +377,20 @@ def test_a_damaged_file_is_read_or_refused_in_a_sentence(data):
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7"])
-def test_what_is_no_image(data):
+def test_data_that_is_no_image_is_refused(data):
     text = refusal(data)
     assert f"The data given ({len(data)} bytes) is not an image" in text
     assert "AVIF" in text
 
 
 def test_bombs_are_refused_by_their_header(monkeypatch):
-    bomb, huge = encoded(Image.new("1", (10_000, 8_001))), bytearray(encoded(Image.new("1", (8, 8)), "BMP"))
-    decoded = []
-    monkeypatch.setattr(Image.Image, "load", lambda self: decoded.append(self))
+    bomb, huge = encode(Image.new("1", (10_000, 8_001))), bytearray(encode(Image.new("1", (8, 8)), "BMP"))
+    loads = []
+    monkeypatch.setattr(Image.Image, "load", lambda self: loads.append(self))
     huge[18:26] = (60_000).to_bytes(4, "little") * 2
     for source in (bomb, bytes(huge), np.broadcast_to(np.uint8(0), (9000, 9000))):
         assert "is too large" in refusal(source)
-    assert decoded == []
+    assert loads == []
 
 
 def test_missing_files(tmp_path, monkeypatch):
@@ -430,7 +430,7 @@ def test_data_urls_that_are_incomplete(url):
         (["rocket"], "A list is not an image"),
     ],
 )
-def test_what_has_no_picture_in_it(thing, words):
+def test_values_without_a_picture_are_refused(thing, words):
     assert words in refusal(thing)
 
 
@@ -442,7 +442,7 @@ def test_only_safe_decoders_are_tried(tmp_path):
 
 # --- the network -------------------------------------------------------------------------------------------------
 
-PNG = encoded(SCENE)
+PNG = encode(SCENE)
 
 
 def test_a_good_download_and_its_redirect():
@@ -490,15 +490,15 @@ def test_bad_answers(monkeypatch, answer, sentence):
     assert "hunter2" not in text
 
 
-@pytest.mark.parametrize("begin", [b"", http(b"", length=999)], ids=["nothing", "a byte now and then"])
-def test_a_slow_server_is_cut_off(monkeypatch, begin):
-    def drip(path, file):
-        for part in (begin, *[b"x"] * 30):
-            file.write(part if begin else b"")
+@pytest.mark.parametrize("start", [b"", http(b"", length=999)], ids=["nothing", "a byte now and then"])
+def test_a_slow_server_is_cut_off(monkeypatch, start):
+    def answer_slowly(path, file):
+        for part in (start, *[b"x"] * 30):
+            file.write(part if start else b"")
             time.sleep(0.05)
 
     monkeypatch.setattr(download, "MAX_DOWNLOAD_SECONDS", 0.4)
-    with serve(drip) as (url, _):
+    with serve(answer_slowly) as (url, _):
         assert re.search(r"took over 0\.4 seconds|timed out", refusal(url))
 
 

@@ -61,9 +61,9 @@ def test_the_table(rows):
     assert table.time.tolist()[1:4] == ["10 % slower", "25 % faster", "20 % slower"]
     assert (table.fastest.iloc[0], table.slowest.iloc[0]) == (2, 2)
     assert table.exact.tolist() == [True, True, True, False, True]
-    guess = estimate(rows[0].setup, rows[0].request)
-    assert table.predicted_gib.iloc[0] == pytest.approx(guess.peak_bytes / GiB, abs=1e-4)
-    assert table.of_peak_percent.iloc[0] == pytest.approx(100 * guess.flops / 2 / 25.5e12, abs=1e-3)
+    prediction = estimate(rows[0].setup, rows[0].request)
+    assert table.predicted_gib.iloc[0] == pytest.approx(prediction.peak_bytes / GiB, abs=1e-4)
+    assert table.of_peak_percent.iloc[0] == pytest.approx(100 * prediction.flops / 2 / 25.5e12, abs=1e-3)
     assert "out of memory" in table.error.iloc[4]
     assert ladder_table([]).empty
 
@@ -81,16 +81,16 @@ def test_a_processors_peak_is_what_came_on_top():
 def test_overlapping_spreads_are_no_difference_and_a_busy_machine_is_named(rows):
     """Each rung's second clip takes longer; the first rung's by so much that nobody can tell."""
 
-    def with_slow_clip(row, factor):
-        slow = [
+    def add_slow_clip(row, factor):
+        stages = [
             dataclasses.replace(s, call=2, seconds=s.seconds * factor, others_busy=0.4)
             for s in row.measurement.stages
             if s.call == 1
         ]
-        measurement = dataclasses.replace(row.measurement, stages=(*row.measurement.stages, *slow))
+        measurement = dataclasses.replace(row.measurement, stages=(*row.measurement.stages, *stages))
         return dataclasses.replace(row, measurement=measurement)
 
-    busy = [with_slow_clip(row, factor) for row, factor in zip(rows[:3], (1.5, 1.02, 1.02), strict=True)]
+    busy = [add_slow_clip(row, factor) for row, factor in zip(rows[:3], (1.5, 1.02, 1.02), strict=True)]
     assert ladder_table(busy).time.tolist()[1:] == ["no difference", "39 % faster"]
     advice = ladder_advice(busy[:2])
     assert "no exact setup differs" in advice

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeps import check_whole, forked, quick, trials_of
+from sweeps import check_folder, die_at_call, fork, make_trials, run_quietly
 
-from svdlab import Setup, atomic_files
+from svdlab import atomic_files
 from svdlab.atomic_files import clear_leftovers, process_name
-from svdlab.pipelines.pipeline_cache import load_cached, unload_cached
+from svdlab.pipelines.pipeline_cache import load_cached
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.row_key import row_key
 from svdlab.sweeps import locks
@@ -31,17 +31,15 @@ KEY = "0" * 16
 
 
 @pytest.fixture(scope="module")
-def setup(checkpoint):
-    setup = Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
+def setup(setup):
     load_cached(setup)  # forks have it then
-    yield setup
-    unload_cached()
+    return setup
 
 
 # --- who is who ------------------------------------------------------------------------------------------------------
 
 
-def claim_of(folder: Path, owner: str, key: str = KEY, number: int = 1) -> Path:
+def write_claim(folder: Path, owner: str, key: str = KEY, number: int = 1) -> Path:
     """What a writer of that name holds, or has left."""
     scratch = folder / f".{key}~{owner}~{number}"
     scratch.mkdir()
@@ -49,10 +47,10 @@ def claim_of(folder: Path, owner: str, key: str = KEY, number: int = 1) -> Path:
     return scratch
 
 
-def dead_process() -> str:
+def name_dead_process() -> str:
     """The name of a process that was killed."""
     read, write = os.pipe()
-    process = forked(lambda: os.write(write, process_name().encode()))
+    process = fork(lambda: os.write(write, process_name().encode()))
     os.waitpid(process, 0)
     return os.read(read, 1000).decode()
 
@@ -60,40 +58,42 @@ def dead_process() -> str:
 def test_what_dead_writers_left_is_cleared_and_what_may_be_alive_is_not(tmp_path):
     machine, process, start = process_name().split("~")
     host = machine.rpartition("-")[0]
-    dead, parent = dead_process(), f"{machine}~{os.getppid()}~{atomic_files._start_of(os.getppid())}"
-    gone = [
-        claim_of(tmp_path, dead),
-        claim_of(tmp_path, f"{machine}~{process}~1{start}"),  # an older process of the same id
-        claim_of(tmp_path, process_name()),  # of this process, which holds none
-        claim_of(tmp_path, dead.replace(machine, f"{host}-00000000"), number=3),  # silent for two days
-        claim_of(tmp_path, "elsewhere~4711", number=3),  # of an older version, silent as well
+    dead_name, parent = name_dead_process(), f"{machine}~{os.getppid()}~{atomic_files._start_of(os.getppid())}"
+    leftovers = [
+        write_claim(tmp_path, dead_name),
+        write_claim(tmp_path, f"{machine}~{process}~1{start}"),  # an older process of the same id
+        write_claim(tmp_path, process_name()),  # of this process, which holds none
+        write_claim(tmp_path, dead_name.replace(machine, f"{host}-00000000"), number=3),  # silent for two days
+        write_claim(tmp_path, "elsewhere~4711", number=3),  # of an older version, silent as well
     ]
-    for scratch in gone[-2:]:
+    for scratch in leftovers[-2:]:
         os.utime(scratch, (0, time.time() - 2 * 86_400))
     (tmp_path / ".svdlab-0123456789ab").mkdir()  # of an export that was killed
-    kept = [
-        claim_of(tmp_path, parent),
+    kept_claims = [
+        write_claim(tmp_path, parent),
         # a container of the host's name (`docker --network host`), or a machine cloned from the same image: what runs
         # there under a process id says nothing about what runs under it here
-        claim_of(tmp_path, dead.replace(machine, f"{host}-00000000")),
-        claim_of(tmp_path, "elsewhere~4711"),
+        write_claim(tmp_path, dead_name.replace(machine, f"{host}-00000000")),
+        write_claim(tmp_path, "elsewhere~4711"),
     ]
     (tmp_path / ".hidden").mkdir()
-    with claim(tmp_path, KEY) as own:
+    with claim(tmp_path, KEY) as own_claim:
         clear_leftovers(tmp_path)
-        assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (*kept, own)} | {".hidden"}
-        clear_leftovers(tmp_path, dead.replace(machine, f"{host}-00000000"))  # now that it is known to be dead
-        assert not kept[1].exists()
-        assert kept[2].exists()
+        assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (*kept_claims, own_claim)} | {
+            ".hidden"
+        }
+        clear_leftovers(tmp_path, dead_name.replace(machine, f"{host}-00000000"))  # now that it is known to be dead
+        assert not kept_claims[1].exists()
+        assert kept_claims[2].exists()
 
 
 def test_the_boot_and_the_pid_namespace_belong_to_a_machines_name(monkeypatch):
     names = set()
-    boot, namespace = Path.read_text, os.readlink
+    read_text, readlink = Path.read_text, os.readlink
     for change in ({}, {"boot_id": "another"}, {"pid": "pid:[1]"}):
         atomic_files._machine_name.cache_clear()
-        monkeypatch.setattr(Path, "read_text", lambda path, c=change, **o: c.get(path.name) or boot(path, **o))
-        monkeypatch.setattr(os, "readlink", lambda path, c=change: c.get(Path(path).name) or namespace(path))
+        monkeypatch.setattr(Path, "read_text", lambda path, c=change, **o: c.get(path.name) or read_text(path, **o))
+        monkeypatch.setattr(os, "readlink", lambda path, c=change: c.get(Path(path).name) or readlink(path))
         names.add(process_name().split("~")[0])
     monkeypatch.undo()
     atomic_files._machine_name.cache_clear()
@@ -112,19 +112,19 @@ def test_a_claim_is_contested_by_whoever_lives_and_is_heard_of(tmp_path, monkeyp
         os.utime(first, (0, 0))
         while first.stat().st_mtime == 0:  # its owner touches it
             time.sleep(0.01)
-    stranger = claim_of(tmp_path, "elsewhere-0badcafe~4711~1")
+    foreign = write_claim(tmp_path, "elsewhere-0badcafe~4711~1")
     assert is_claimed(tmp_path, KEY)
-    os.utime(stranger, (0, time.time() - 2 * locks.SILENT_SECONDS))
+    os.utime(foreign, (0, time.time() - 2 * locks.SILENT_SECONDS))
     assert not is_claimed(tmp_path, KEY)
-    shutil.rmtree(stranger)
-    claim_of(tmp_path, dead_process())
+    shutil.rmtree(foreign)
+    write_claim(tmp_path, name_dead_process())
     assert not is_claimed(tmp_path, KEY)
 
 
 # --- several writers -------------------------------------------------------------------------------------------------
 
 
-def makers(folder: Path, trials, writers: int) -> dict[int, int]:
+def count_clips(folder: Path, trials, writers: int) -> dict[int, int]:
     """How often each seed was made, by so many writers at once."""
     log = folder.parent / "made"
 
@@ -137,30 +137,30 @@ def makers(folder: Path, trials, writers: int) -> dict[int, int]:
             return real(pipeline, request, **options)
 
         make_row_module.generate = generate
-        assert [row.status for row in quick(trials, folder)] == ["done"] * len(trials)
+        assert [row.status for row in run_quietly(trials, folder)] == ["done"] * len(trials)
 
-    for process in [forked(work) for _ in range(writers)]:
+    for process in [fork(work) for _ in range(writers)]:
         assert os.waitpid(process, 0)[1] == 0
     seeds = log.read_text().split()
     return {int(seed): seeds.count(seed) for seed in seeds}
 
 
 @pytest.mark.parametrize("writers", [4, pytest.param(8, marks=pytest.mark.slow)])
-def test_of_many_writers_one_makes_each_clip_and_the_others_wait_for_it(setup, ask, tmp_path, writers):
-    trials = trials_of(setup, ask, steps=3, seed=[1, 2])
-    assert makers(tmp_path / "rows", trials, writers) == {1: 1, 2: 1}
-    check_whole(tmp_path / "rows", trials)
+def test_of_many_writers_one_makes_each_clip_and_the_others_wait_for_it(setup, make_request, tmp_path, writers):
+    trials = make_trials(setup, make_request, steps=3, seed=[1, 2])
+    assert count_clips(tmp_path / "rows", trials, writers) == {1: 1, 2: 1}
+    check_folder(tmp_path / "rows", trials)
 
 
 @pytest.mark.slow
-def test_two_writers_share_the_work(setup, ask, tmp_path):
-    trials = trials_of(setup, ask, seed=range(6))
-    assert makers(tmp_path / "rows", trials, 2) == dict.fromkeys(range(6), 1)
-    check_whole(tmp_path / "rows", trials)
+def test_two_writers_share_the_work(setup, make_request, tmp_path):
+    trials = make_trials(setup, make_request, seed=range(6))
+    assert count_clips(tmp_path / "rows", trials, 2) == dict.fromkeys(range(6), 1)
+    check_folder(tmp_path / "rows", trials)
 
 
-def test_a_trial_that_a_living_writer_holds_is_waited_for_and_made_when_it_dies(setup, ask, tmp_path, capsys):
-    trials = trials_of(setup, ask, seed=range(2))
+def test_a_trial_that_a_living_writer_holds_is_waited_for_and_made_when_it_dies(setup, make_request, tmp_path, capsys):
+    trials = make_trials(setup, make_request, seed=range(2))
     read, write = os.pipe()
 
     def hold() -> None:
@@ -168,78 +168,65 @@ def test_a_trial_that_a_living_writer_holds_is_waited_for_and_made_when_it_dies(
             os.write(write, b"1")
             time.sleep(600)
 
-    process = forked(hold)
+    process = fork(hold)
     os.read(read, 1)
-    killer = forked(lambda: [time.sleep(2), os.kill(process, signal.SIGKILL)])
+    killer = fork(lambda: [time.sleep(2), os.kill(process, signal.SIGKILL)])
     reaper = threading.Thread(target=os.waitpid, args=(process, 0))  # the child would stay a zombie otherwise
     reaper.start()
-    rows = quick(trials, tmp_path, progress=True)
+    rows = run_quietly(trials, tmp_path, progress=True)
     os.waitpid(killer, 0)
     reaper.join()
     assert rows[1].created < rows[0].created
     assert "waiting for 1 clip of another writer" in capsys.readouterr().err
-    assert quick(trials, tmp_path) == rows
-    check_whole(tmp_path, trials)
+    assert run_quietly(trials, tmp_path) == rows
+    check_folder(tmp_path, trials)
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_the_next_run_finishes_the_rest(setup, ask, tmp_path, kills):
-    trials, folder = trials_of(setup, ask, seed=range(8)), tmp_path / "rows"
+def test_killed_at_any_moment_the_next_run_finishes_the_rest(setup, make_request, tmp_path, kills):
+    trials, folder = make_trials(setup, make_request, seed=range(8)), tmp_path / "rows"
     started = time.perf_counter()
-    quick(trials[:1], tmp_path / "timing")
-    each, chance, killed = time.perf_counter() - started, random.Random(4), 0
+    run_quietly(trials[:1], tmp_path / "timing")
+    seconds, dice, killed = time.perf_counter() - started, random.Random(4), 0
     while killed < kills:
-        process = forked(lambda: quick(trials, folder))
-        time.sleep(chance.uniform(0, 1.5 * each))
+        process = fork(lambda: run_quietly(trials, folder))
+        time.sleep(dice.uniform(0, 1.5 * seconds))
         killed += os.waitpid(process, os.WNOHANG) == (0, 0)
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         for row in read_rows(folder) if folder.exists() else []:
             assert len(row.open().frames) == 2
-            if chance.random() < 0.5:  # so that there is always something left to make
+            if dice.random() < 0.5:  # so that there is always something left to make
                 (folder / f"{row.key}.json").unlink()
-    quick(trials, folder)
-    check_whole(folder, trials)
+    run_quietly(trials, folder)
+    check_folder(folder, trials)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["replace", "fsync", "unlink", "mkdir"])
-def test_killed_at_every_dangerous_point_of_a_save(setup, ask, tmp_path, call):
+def test_killed_at_every_dangerous_point_of_a_save(setup, make_request, tmp_path, call):
     """Before each of the system calls that put a row and its clip in place, and after it."""
-    trials = trials_of(setup, ask, seed=[1])
-    quick(trials_of(setup, ask, seed=[2]), tmp_path / "warm")
-    points = 0
-    for after, number in itertools.product((False, True), range(1, 9)):
+    trials = make_trials(setup, make_request, seed=[1])
+    run_quietly(make_trials(setup, make_request, seed=[2]), tmp_path / "warm")
+    kills = {False: 0, True: 0}
+    for after, number in itertools.product(kills, range(1, 9)):
         folder = tmp_path / f"{after}{number}"
 
         def work(folder=folder, after=after, number=number):
-            real, count = getattr(os, call), itertools.count(1)
+            die_at_call(call, number, after)
+            run_quietly(trials, folder)
 
-            def deadly(*arguments, **named):
-                die = next(count) == number
-                if die and not after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                value = real(*arguments, **named)
-                if die:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return value
-
-            setattr(os, call, deadly)
-            quick(trials, folder)
-
-        _, status = os.waitpid(forked(work), 0)
-        if not os.WIFSIGNALED(status):
-            break
-        points += 1
+        _, status = os.waitpid(fork(work), 0)
+        kills[after] += os.WIFSIGNALED(status)
         if folder.exists():
             for row in read_rows(folder):
                 assert len(row.open().frames) == 2
-        quick(trials, folder)
-        check_whole(folder, trials)
-    assert points >= 1
+        run_quietly(trials, folder)
+        check_folder(folder, trials)
+    assert min(kills.values()) >= 1
 
 
 def test_a_living_writer_that_is_silent_is_waited_for_on_its_own_machine(tmp_path):

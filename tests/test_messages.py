@@ -20,7 +20,7 @@ def test_text_from_elsewhere_is_one_short_printable_line():
     assert len(first_line("x" * 10**6)) == 300
 
 
-def names(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
@@ -59,27 +59,27 @@ def test_what_a_killed_writer_left_is_cleared_and_what_a_living_one_writes_is_no
     assert writer.stdout
     assert writer.stdout.readline() == "writing\n"
     clear_leftovers(tmp_path)
-    assert len(names(tmp_path)) == 1
+    assert len(list_names(tmp_path)) == 1
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
     clear_leftovers(tmp_path)
-    assert names(tmp_path) == []
+    assert list_names(tmp_path) == []
 
 
 def test_the_next_writer_clears_what_a_killed_one_left(tmp_path):
     (tmp_path / ".svdlab-0123456789ab").mkdir()
     with atomic_write(tmp_path / "report.html") as scratch:
         scratch.write_text("whole")
-    assert names(tmp_path) == ["report.html"]
+    assert list_names(tmp_path) == ["report.html"]
 
 
 def test_a_folder_whose_writer_was_killed_half_way_is_put_back(tmp_path):
     (tmp_path / ".svdlab-frames.old").mkdir()
     clear_leftovers(tmp_path)
-    assert names(tmp_path) == ["frames"]
+    assert list_names(tmp_path) == ["frames"]
     (tmp_path / ".svdlab-frames.old").mkdir()
     clear_leftovers(tmp_path)
-    assert names(tmp_path) == ["frames"]
+    assert list_names(tmp_path) == ["frames"]
 
 
 def fail_in_the_middle(target):
@@ -93,4 +93,4 @@ def test_a_full_disk_leaves_no_file_open_and_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         fail_in_the_middle(tmp_path / "full.txt")
     assert not [file for file in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if str(tmp_path) in file]
-    assert names(tmp_path) == []
+    assert list_names(tmp_path) == []

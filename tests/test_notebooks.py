@@ -19,26 +19,26 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def warm():
+def warm_kernel():
     """One kernel for all notebooks of this file."""
     yield
     stop_kernels()
 
 
 @pytest.fixture
-def execute(tmp_path, monkeypatch):
+def run_notebook(tmp_path, monkeypatch):
     """Run a notebook with parameters; gives the texts and the HTML that its cells left, joined."""
     monkeypatch.chdir(tmp_path)
 
-    def executed(name: str, **parameters) -> str:
-        done = papermill.execute_notebook(
+    def run_notebook(name: str, **parameters) -> str:
+        notebook = papermill.execute_notebook(
             NOTEBOOKS / f"{name}.ipynb",
             tmp_path / "out.ipynb",
             parameters,
             engine_name="svdlab",
             progress_bar=False,
         )
-        outputs = [output for cell in done.cells for output in cell.get("outputs", ())]
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
         assert [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"] == []
         texts = [o.get("text", "") for o in outputs]
         pages = [
@@ -49,32 +49,32 @@ def execute(tmp_path, monkeypatch):
         ]
         return "\n".join(texts + pages)
 
-    return executed
+    return run_notebook
 
 
 @pytest.mark.parametrize("frames", [4, pytest.param(14, marks=pytest.mark.slow)])
-def test_quickstart(execute, tmp_path, frames):
+def test_quickstart(run_notebook, tmp_path, frames):
     """Results lie where one works, and none in the checkout that the notebook and svdlab come from."""
     checkout = {path: path.stat().st_mtime_ns for path in (NOTEBOOKS.parent / "results").rglob("*")}
-    shown = execute("01_quickstart", variant="tiny", fixed={"num_frames": frames})
+    text = run_notebook("01_quickstart", variant="tiny", fixed={"num_frames": frames})
     assert checkout == {path: path.stat().st_mtime_ns for path in (NOTEBOOKS.parent / "results").rglob("*")}
-    made = tmp_path / "results" / "quickstart"
-    assert f"Results go to {made}" in shown
-    assert "The same frames: True" in shown
-    assert shown.count("<video") >= 3
-    calm, lively = read(made / "clip.mp4"), read(made / "livelier.mp4")
+    folder = tmp_path / "results" / "quickstart"
+    assert f"Results go to {folder}" in text
+    assert "The same frames: True" in text
+    assert text.count("<video") >= 3
+    calm, lively = read(folder / "clip.mp4"), read(folder / "livelier.mp4")
     assert (calm.request.motion_bucket_id, lively.request.motion_bucket_id) == (127, 220)
-    assert len(calm.frames) == len(read(made / "livelier.gif").frames) == frames
+    assert len(calm.frames) == len(read(folder / "livelier.gif").frames) == frames
 
 
-def test_memory_and_speed(execute, tmp_path):
+def test_memory_and_speed(run_notebook, tmp_path):
     """Predicted and measured: the rungs are rows beside any others, and their frames were compared."""
-    asked = {"predict": "tiny", "memory": "8GB", "names": ["single-token"], "steps": 2, "repeats": 1}
-    asked |= {"fixed": {"num_frames": 4, "max_guidance_scale": 2.0}}
-    shown = execute("03_memory_and_speed", results=str(tmp_path / "made"), **asked)
-    assert "tiny on a card of 8GB (7.8 GiB, 7.1 of them free)" in shown
-    assert "RTX 3060" in shown
-    assert "the least memory, exact" in shown
+    parameters = {"predict": "tiny", "memory": "8GB", "names": ["single-token"], "steps": 2, "repeats": 1}
+    parameters |= {"fixed": {"num_frames": 4, "max_guidance_scale": 2.0}}
+    text = run_notebook("03_memory_and_speed", results=str(tmp_path / "made"), **parameters)
+    assert "tiny on a card of 8GB (7.8 GiB, 7.1 of them free)" in text
+    assert "RTX 3060" in text
+    assert "the least memory, exact" in text
     frame = rows_table(tmp_path / "made")
     assert frame.optimizations.tolist() == ["", "single-token"]
     assert (frame.peak_allocated_bytes > 10**8).all()
@@ -82,22 +82,22 @@ def test_memory_and_speed(execute, tmp_path):
 
 
 @pytest.mark.slow
-def test_micro_conditioning(execute, tmp_path):
+def test_micro_conditioning(run_notebook, tmp_path):
     """The study at the size that the notebook itself has: motion rises with the bucket."""
-    shown = execute("02_micro_conditioning", results=str(tmp_path / "made"))
-    assert "rises by" in shown
-    assert shown.count(' data-frames="') == 18 + 1
+    text = run_notebook("02_micro_conditioning", results=str(tmp_path / "made"))
+    assert "rises by" in text
+    assert text.count(' data-frames="') == 18 + 1
     assert (tmp_path / "made" / "wall.mp4").stat().st_size > 10_000
     assert len(rows_table(tmp_path / "made")) == 18
 
 
 @pytest.mark.slow
-def test_review(execute, tmp_path):
+def test_review(run_notebook, tmp_path):
     """Where there is no study yet, it makes one; what the page shows is in `test_review.py`."""
-    shown = execute("04_review")
-    assert "3 rows" in shown
+    text = run_notebook("04_review")
+    assert "3 rows" in text
     assert {path.name for path in (tmp_path / "results/review").iterdir()} == {"chosen", "chosen.zip", "report.html"}
-    assert "svdlab clip --again" in shown
+    assert "svdlab clip --again" in text
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # a study may leave what the model was trained for
@@ -143,14 +143,14 @@ def test_a_parameter_file_is_run_from_the_command_line(tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize(("steps", "frames"), [(1, 8), pytest.param(4, 14, marks=pytest.mark.slow)])
-def test_troubleshooting(execute, steps, frames):
+def test_troubleshooting(run_notebook, steps, frames):
     """Every symptom is found after the clip that was to have it, and only there."""
-    shown = execute("05_troubleshooting", steps=steps, frames=frames)
-    found = [line.split(":")[0].strip() for line in shown.splitlines() if "\n" not in line and ": " in line]
+    text = run_notebook("05_troubleshooting", steps=steps, frames=frames)
+    names = [line.split(":")[0].strip() for line in text.splitlines() if "\n" not in line and ": " in line]
     symptoms = ["static", "seams", "colour", "size", "shape", "enlarged", "photograph", "black", "photograph", "faces"]
-    assert [name for name in found if name in symptoms] == symptoms
-    assert "Nothing was found that needs a cure." in shown
-    assert "This machine is ready." in shown
-    assert f"Out of memory while decoding ({frames} frames of 72x128" in shown
-    assert "The next clip is the same as before: True" in shown
-    assert shown.count("<video ") == 11
+    assert [name for name in names if name in symptoms] == symptoms
+    assert "Nothing was found that needs a cure." in text
+    assert "This machine is ready." in text
+    assert f"Out of memory while decoding ({frames} frames of 72x128" in text
+    assert "The next clip is the same as before: True" in text
+    assert text.count("<video ") == 11

@@ -35,23 +35,23 @@ def setup_of(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def plain_clips(setup_of):
+def plain_clip(setup_of):
     """Clips of plain diffusers, each made once."""
     clips = {}
 
-    def plain(ask, dtype: str = "fp32", **sizes) -> Clip:
+    def plain(make_request, dtype: str = "fp32", **sizes) -> Clip:
         key = (dtype, *sizes.items())
         if key not in clips:
-            clips[key] = generate(load(setup_of(dtype=dtype)), ask(**sizes), progress=False)
+            clips[key] = generate(load(setup_of(dtype=dtype)), make_request(**sizes), progress=False)
         return clips[key]
 
     return plain
 
 
 @pytest.fixture
-def ask(ask):
+def make_request(make_request):
     """A request that is smaller yet: frames do not have to be many."""
-    return lambda **fields: ask(**{"num_frames": 4, "decode_chunk_size": 2, "width": 64} | fields)
+    return lambda **fields: make_request(**{"num_frames": 4, "decode_chunk_size": 2, "width": 64} | fields)
 
 
 @pytest.fixture
@@ -65,21 +65,21 @@ def levels(clip: Clip) -> np.ndarray:
 
 def check_frames(optimization: Optimization, clip: Clip, plain: Clip) -> None:
     """The clip differs from the plain one as the optimisation says, and no more."""
-    latents, before = clip.latents, plain.latents
+    latents, expected = clip.latents, plain.latents
     assert latents is not None
-    assert before is not None
-    assert before.std() > 100 * ROUNDING
+    assert expected is not None
+    assert expected.std() > 100 * ROUNDING
     assert torch.isfinite(latents).all()
     difference = abs(levels(clip) - levels(plain))
     if optimization.affects in ("nothing", "frames"):
-        assert torch.equal(latents, before)
+        assert torch.equal(latents, expected)
     if optimization.affects == "nothing":
         assert not difference.any()
     elif optimization.affects == "rounding":
-        torch.testing.assert_close(latents, before, rtol=0, atol=ROUNDING)
+        torch.testing.assert_close(latents, expected, rtol=0, atol=ROUNDING)
         assert difference.max() <= 1
     elif optimization.affects == "latents":
-        assert 0 < float((latents.float() - before.float()).norm() / before.float().norm()) < NEAR
+        assert 0 < float((latents.float() - expected.float()).norm() / expected.float().norm()) < NEAR
     else:
         assert 0 < difference.mean() < 5
 
@@ -88,20 +88,20 @@ def check_frames(optimization: Optimization, clip: Clip, plain: Clip) -> None:
 
 
 @pytest.mark.parametrize("case", parameters(ON_CPU))
-def test_the_frames_change_as_it_says_and_no_more(setup_of, plain_clips, ask, case: Case):
+def test_an_optimisation_changes_the_frames_as_it_says_and_no_more(setup_of, plain_clip, make_request, case: Case):
     sizes = SIZES if case.compiles else {}
-    clip = generate(load(setup_of(case.text, dtype=case.dtype)), ask(**sizes), progress=False)
-    check_frames(parse(case.text)[0], clip, plain_clips(ask, case.dtype, **sizes))
+    clip = generate(load(setup_of(case.text, dtype=case.dtype)), make_request(**sizes), progress=False)
+    check_frames(parse(case.text)[0], clip, plain_clip(make_request, case.dtype, **sizes))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.text)
-def test_it_does_not_hold_on_a_plain_pipeline(micro, case: Case):
+def test_no_optimisation_holds_on_a_plain_pipeline(micro, case: Case):
     assert not parse(case.text)[0].holds(micro)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.text)
-def test_it_can_be_predicted(setup_of, ask, case: Case):
-    prediction = estimate(setup_of(case.text, dtype="bf16"), ask())
+def test_every_optimisation_can_be_predicted(setup_of, make_request, case: Case):
+    prediction = estimate(setup_of(case.text, dtype="bf16"), make_request())
     assert set(prediction.stages) == {"encode", "denoise", "decode"}
     assert all(stage.flops > 0 and stage.activation_bytes > 0 for stage in prediction.stages.values())
     assert prediction.needed_bytes > prediction.peak_bytes
@@ -123,7 +123,7 @@ def test_each_has_a_case_a_sentence_and_a_line_in_the_table():
     assert table in (root / "docs" / "optimizations.md").read_text(), "run `make readme`"
 
 
-def test_one_that_affects_the_frames_alone_fits_in(setup_of, plain_clips, ask, monkeypatch):
+def test_a_new_optimisation_of_the_frames_alone_works(setup_of, plain_clip, make_request, monkeypatch):
     """As somebody might add it: one object, and `Setup`, `load`, `generate` and `estimate` take it."""
 
     def apply(pipeline, value):
@@ -143,18 +143,20 @@ def test_one_that_affects_the_frames_alone_fits_in(setup_of, plain_clips, ask, m
     )
     monkeypatch.setitem(optimizations(), precise.name, precise)
     setup = setup_of(precise.name, dtype="bf16")
-    check_frames(precise, generate(load(setup), ask(), progress=False), plain_clips(ask, "bf16"))
-    needed = [estimate(each, ask()).stages["decode"].activation_bytes for each in (setup, setup_of(dtype="bf16"))]
-    assert needed[0] > needed[1]
+    check_frames(precise, generate(load(setup), make_request(), progress=False), plain_clip(make_request, "bf16"))
+    activations = [
+        estimate(each, make_request()).stages["decode"].activation_bytes for each in (setup, setup_of(dtype="bf16"))
+    ]
+    assert activations[0] > activations[1]
 
 
-def test_all_that_agree_work_together(setup_of, plain_clips, ask):
+def test_compatible_optimisations_work_together(setup_of, plain_clip, make_request):
     names = ("channels-last", "forward-chunking=2", "split-guidance", "single-token", "attention", "lean-decode")
-    clip = generate(load(setup_of(*names)), ask(), progress=False)
-    check_frames(optimizations()["single-token"], clip, plain_clips(ask))
+    clip = generate(load(setup_of(*names)), make_request(), progress=False)
+    check_frames(optimizations()["single-token"], clip, plain_clip(make_request))
 
 
-def test_what_was_undone_does_not_hold(setup_of):
+def test_an_optimisation_that_was_undone_does_not_hold(setup_of):
     pipeline = load(setup_of("channels-last", "single-token", "attention=math"))
     pipeline.unet.conv_in.weight.data = pipeline.unet.conv_in.weight.data.contiguous()
     assert not optimizations()["channels-last"].holds(pipeline)
@@ -168,12 +170,12 @@ def test_what_was_undone_does_not_hold(setup_of):
 def test_switches_of_diffusers_that_do_nothing_here_still_do_nothing(plain_pipeline, name):
     """Why this registry has processors of its own; the day this fails, diffusers' own may be used."""
     unet = plain_pipeline.unet
-    before = [type(m.processor) for m in unet.modules() if hasattr(m, "processor")]
+    processors = [type(m.processor) for m in unet.modules() if hasattr(m, "processor")]
     try:
         getattr(unet, name)(*(["native"] if name == "set_attention_backend" else []))
     except (AttributeError, ValueError):
         return
-    assert [type(m.processor) for m in unet.modules() if hasattr(m, "processor")] == before
+    assert [type(m.processor) for m in unet.modules() if hasattr(m, "processor")] == processors
     assert not any(getattr(m, "fused_projections", False) for m in unet.modules())
 
 
@@ -181,32 +183,32 @@ def test_switches_of_diffusers_that_do_nothing_here_still_do_nothing(plain_pipel
 
 
 @pytest.mark.parametrize("value", ["leaf", pytest.param("block", marks=pytest.mark.slow)])
-def test_group_offload_leaves_the_frames_as_they_are(plain_pipeline, plain_clips, ask, value):
+def test_group_offload_leaves_the_frames_as_they_are(plain_pipeline, plain_clip, make_request, value):
     """The hooks themselves, from the processor to the processor."""
     group = optimizations()["group-offload"]
     group.apply(plain_pipeline, value)
     assert group.holds(plain_pipeline)
     for _ in range(2):
-        check_frames(group, generate(plain_pipeline, ask(), progress=False), plain_clips(ask))
+        check_frames(group, generate(plain_pipeline, make_request(), progress=False), plain_clip(make_request))
     with pytest.raises(RuntimeError, match="needs CUDA's streams"):
         group.apply(plain_pipeline, "stream")
 
 
 @pytest.mark.parametrize("names", [("attention=math", "single-token"), ("single-token", "attention=math")])
-def test_attention_takes_the_kernel_that_was_named(setup_of, plain_clips, ask, monkeypatch, names):
+def test_attention_takes_the_kernel_that_was_named(setup_of, plain_clip, make_request, monkeypatch, names):
     """And leaves the layers alone that another optimisation has changed, whichever of the two comes first."""
-    allowed = set()
+    kernels = set()
     inner = torch.nn.functional.scaled_dot_product_attention
 
     def attention(*args, **kwargs):
-        allowed.add((torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()))
+        kernels.add((torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()))
         return inner(*args, **kwargs)
 
     pipeline = load(setup_of(*names))
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
-    clip = generate(pipeline, ask(), progress=False)
-    assert (False, True) in allowed
-    check_frames(optimizations()["attention"], clip, plain_clips(ask))
+    clip = generate(pipeline, make_request(), progress=False)
+    assert (False, True) in kernels
+    check_frames(optimizations()["attention"], clip, plain_clip(make_request))
     assert optimizations()["single-token"].holds(pipeline)
 
 
@@ -271,18 +273,20 @@ def test_the_norm_of_lean_decode_does_not_cancel(dtype, mean, deviation):
     assert errors[0] <= errors[1] + torch.finfo(dtype).eps
 
 
-def batches_of(pipeline, ask) -> set[int]:
+def find_batch_sizes(pipeline, make_request) -> set[int]:
     """The batch sizes that the UNet's first convolution sees, in frames."""
     sizes = set()
     handle = pipeline.unet.conv_in.register_forward_pre_hook(lambda _, inputs: sizes.add(len(inputs[0])))
-    generate(pipeline, ask(num_inference_steps=1), progress=False)
+    generate(pipeline, make_request(num_inference_steps=1), progress=False)
     handle.remove()
     return sizes
 
 
-def test_split_guidance_takes_one_video_at_a_time_and_stays_when_offloading_renews_its_hooks(plain_pipeline, ask):
+def test_split_guidance_takes_one_video_at_a_time_and_stays_when_offloading_renews_its_hooks(
+    plain_pipeline, make_request
+):
     """What `enable_model_cpu_offload` and `maybe_free_model_hooks` do to a module, without a card."""
-    assert batches_of(plain_pipeline, ask) == {8}
+    assert find_batch_sizes(plain_pipeline, make_request) == {8}
     add_hook_to_module(plain_pipeline.unet, ModelHook())
     split = optimizations()["split-guidance"]
     assert not split.holds(plain_pipeline)
@@ -290,7 +294,7 @@ def test_split_guidance_takes_one_video_at_a_time_and_stays_when_offloading_rene
     for renew in (lambda: None, lambda: add_hook_to_module(plain_pipeline.unet, ModelHook())):
         renew()
         assert split.holds(plain_pipeline)
-        assert batches_of(plain_pipeline, ask) == {4}
+        assert find_batch_sizes(plain_pipeline, make_request) == {4}
         remove_hook_from_module(plain_pipeline.unet)
         assert split.holds(plain_pipeline)
 

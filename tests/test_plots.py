@@ -13,25 +13,25 @@ def rows():
     return ladder_rows()
 
 
-@pytest.mark.parametrize("figure", [plots.waterfall, plots.pareto, plots.predicted, plots.stages])
-def test_figures_say_what_they_show_to_who_cannot_see_them_too(rows, figure):
-    drawn = figure(rows[:4])
-    assert drawn.get_suptitle()
-    assert drawn.alt.startswith(drawn.get_suptitle())
-    assert "4.00" in drawn.alt or "4." in drawn.alt
+@pytest.mark.parametrize("draw", [plots.waterfall, plots.pareto, plots.predicted, plots.stages])
+def test_figures_say_what_they_show_to_who_cannot_see_them_too(rows, draw):
+    figure = draw(rows[:4])
+    assert figure.get_suptitle()
+    assert figure.alt.startswith(figure.get_suptitle())
+    assert "4.00" in figure.alt or "4." in figure.alt
 
 
 def test_a_notebook_keeps_the_words_as_alt_text(rows, monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append((data, options)))
+    displays = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: displays.append((data, options)))
     figure = plots.waterfall(rows)
     figure._ipython_display_()
-    [(data, _)] = shown
+    [(data, _)] = displays
     assert f'alt="{figure.alt}"' in data["text/html"]
     assert data["text/plain"] == figure.alt
 
 
-def dots(figure):
+def find_dots(figure):
     return [line for line in figure.axes[0].lines if line.get_marker() == "o"]
 
 
@@ -47,11 +47,11 @@ def test_the_front_joins_what_nothing_beats_in_both_and_hollow_dots_change_the_f
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2", "3", "4"]
     front = next(line for line in figure.axes[0].lines if len(line.get_xdata()) > 1)
     assert list(front.get_xdata()) == pytest.approx([1.5, 2, 3.9])
-    assert [dot.get_markerfacecolor() == "none" for dot in dots(figure)] == [True, False, False, False]
+    assert [dot.get_markerfacecolor() == "none" for dot in find_dots(figure)] == [True, False, False, False]
 
 
 def test_predictions_lie_beside_measurements(rows):
-    assert [dot.get_xydata()[0][1] for dot in dots(plots.predicted(rows))] == pytest.approx([4, 2, 3.9, 1.5])
+    assert [dot.get_xydata()[0][1] for dot in find_dots(plots.predicted(rows))] == pytest.approx([4, 2, 3.9, 1.5])
 
 
 def test_memory_over_time_is_that_of_the_card_where_there_is_one(rows):
@@ -69,7 +69,7 @@ def test_stages_take_rows_and_estimates_and_failed_rows_have_no_bars(rows):
     assert sum(bar.get_width() for bar in time.patches[3:6]) == 0
 
 
-@pytest.mark.parametrize("figure", [plots.waterfall, plots.pareto, plots.predicted])
-def test_a_ladder_of_which_nothing_was_measured_is_refused(rows, figure):
+@pytest.mark.parametrize("draw", [plots.waterfall, plots.pareto, plots.predicted])
+def test_a_ladder_of_which_nothing_was_measured_is_refused(rows, draw):
     with pytest.raises(ValueError, match="No rung was measured"):
-        figure(rows[4:])
+        draw(rows[4:])

@@ -29,7 +29,7 @@ GiB = 2**30
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab")
 
 
-def full(name: str, *optimizations: str, **fields) -> Estimate:
+def predict(name: str, *optimizations: str, **fields) -> Estimate:
     """A full-size prediction, of traces that come with the package."""
     setup = Setup(name, dtype="fp16", optimizations=optimizations)
     request = setup.request(**{"image": "rocket"} | fields)
@@ -37,9 +37,9 @@ def full(name: str, *optimizations: str, **fields) -> Estimate:
     return estimate(setup, request)
 
 
-def test_what_somebody_measured_on_an_rtx_3090():
+def test_the_peak_published_for_an_rtx_3090():
     """10.8 GiB: model offload and eight frames a decode; where it was published stands in docs/cards.md."""
-    prediction = full("svd-xt", "model-offload", decode_chunk_size=8)
+    prediction = predict("svd-xt", "model-offload", decode_chunk_size=8)
     assert prediction.peak_bytes / GiB == pytest.approx(10.76, rel=0.002)
 
 
@@ -56,22 +56,22 @@ def test_the_traces_of_the_package_are_what_a_fake_run_gives(stage):
 @pytest.mark.slow
 def test_all_traces_of_the_package_are_what_fake_runs_give():
     shipped = json.loads(fake_run.SHIPPED.read_text())
-    for setup, request in golden_traces.published():
+    for setup, request in golden_traces.published_sizes():
         keys = fake_run._keys(setup, request)
-        missing = [name for name, key in keys.items() if key in shipped]
-        for name, trace in fake_run.fake_run(setup, request, missing).items():
+        stages = [name for name, key in keys.items() if key in shipped]
+        for name, trace in fake_run.fake_run(setup, request, stages).items():
             assert json.loads(json.dumps(dataclasses.asdict(trace))) == shipped.pop(keys[name])
     assert not shipped
 
 
-def test_an_optimisation_changes_no_stages_but_those_that_it_names(checkpoint, ask):
+def test_an_optimisation_changes_no_stages_but_those_that_it_names(checkpoint, make_request):
     """So a stage is traced once for all sets of optimisations that leave it alone."""
-    plain = fake_run.fake_run(Setup("svd", weights=str(checkpoint), dtype="fp16"), ask())
-    for o in optimizations().values():
-        if o.traced(None) and len(o.stages) < 3:
-            setup = Setup("svd", str(checkpoint), "fp16", (o.name,))
-            changed = fake_run.fake_run(setup, ask(), set(plain) - set(o.stages))
-            assert changed == {name: plain[name] for name in changed}, o.name
+    plain = fake_run.fake_run(Setup("svd", weights=str(checkpoint), dtype="fp16"), make_request())
+    for optimization in optimizations().values():
+        if optimization.traced(None) and len(optimization.stages) < 3:
+            setup = Setup("svd", str(checkpoint), "fp16", (optimization.name,))
+            traces = fake_run.fake_run(setup, make_request(), set(plain) - set(optimization.stages))
+            assert traces == {name: plain[name] for name in traces}, optimization.name
 
 
 # The figures of the project's notes: the UNet alone, 576x1024, fp16, so its weights and what lives beside them
@@ -88,7 +88,7 @@ def test_an_optimisation_changes_no_stages_but_those_that_it_names(checkpoint, a
     ],
 )
 def test_the_peak_of_a_step(name, optimizations, gib):
-    prediction = full(name, *optimizations)
+    prediction = predict(name, *optimizations)
     unet = prediction.component_bytes["unet"]
     assert unet / GiB == pytest.approx(2.84, rel=0.01)
     assert (unet + prediction.stages["denoise"].activation_bytes) / GiB == pytest.approx(gib, rel=0.02)
@@ -100,15 +100,15 @@ def test_the_peak_of_a_step(name, optimizations, gib):
 )
 def test_the_peak_of_decoding(chunk, gib):
     """Those figures are of one chunk; the clip's last one has the frames before it to carry as well."""
-    prediction = full("svd-xt", decode_chunk_size=chunk)
-    carried = (25 - (25 % chunk or chunk)) * 3 * 576 * 1024 * 2
-    last_is_whole = carried if 25 % chunk == 0 else carried - chunk * 3 * 576 * 1024 * 2
-    peak = prediction.component_bytes["vae"] + prediction.stages["decode"].activation_bytes - last_is_whole
+    prediction = predict("svd-xt", decode_chunk_size=chunk)
+    earlier_bytes = (25 - (25 % chunk or chunk)) * 3 * 576 * 1024 * 2
+    extra_bytes = earlier_bytes if 25 % chunk == 0 else earlier_bytes - chunk * 3 * 576 * 1024 * 2
+    peak = prediction.component_bytes["vae"] + prediction.stages["decode"].activation_bytes - extra_bytes
     assert peak / GiB == pytest.approx(gib, rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "tera"),
+    ("name", "fields", "tera"),
     [
         ("svd", {"max_guidance_scale": 1.0}, 44.8),
         ("svd-xt", {"max_guidance_scale": 1.0}, 80.0),
@@ -116,53 +116,53 @@ def test_the_peak_of_decoding(chunk, gib):
         ("svd-xt", {}, 159.9),
     ],
 )
-def test_the_operations_of_a_step(name, asked, tera):
-    assert full(name, **asked).stages["denoise"].flops / 25e12 == pytest.approx(tera, rel=0.02)
+def test_the_operations_of_a_step(name, fields, tera):
+    assert predict(name, **fields).stages["denoise"].flops / 25e12 == pytest.approx(tera, rel=0.02)
 
 
 def test_the_operations_of_a_clip():
-    assert full("svd", max_guidance_scale=1.0).stages["denoise"].flops / 25e12 == pytest.approx(
+    assert predict("svd", max_guidance_scale=1.0).stages["denoise"].flops / 25e12 == pytest.approx(
         45.4, rel=0.02
     )  # published
-    assert full("svd").stages["decode"].flops / 1e12 == pytest.approx(97, rel=0.02)
-    prediction = full("svd-xt")
+    assert predict("svd").stages["decode"].flops / 1e12 == pytest.approx(97, rel=0.02)
+    prediction = predict("svd-xt")
     assert prediction.stages["decode"].flops / 1e12 == pytest.approx(174, rel=0.02)
     assert prediction.flops / 1e15 == pytest.approx(4.17, rel=0.02)
 
 
 def test_single_token_saves_what_was_computed():
-    plain, saved = full("svd-xt").stages["denoise"], full("svd-xt", "single-token").stages["denoise"]
-    assert 1 - saved.flops / plain.flops == pytest.approx(0.036, abs=0.002)
-    moved = [sum(size * times for _, size, times in stage.operations) for stage in (plain, saved)]
-    assert 1 - moved[1] / moved[0] == pytest.approx(0.067, abs=0.01)
+    plain, single_token = predict("svd-xt").stages["denoise"], predict("svd-xt", "single-token").stages["denoise"]
+    assert 1 - single_token.flops / plain.flops == pytest.approx(0.036, abs=0.002)
+    traffic = [sum(size * times for _, size, times in stage.operations) for stage in (plain, single_token)]
+    assert 1 - traffic[1] / traffic[0] == pytest.approx(0.067, abs=0.01)
 
 
-def test_what_is_resident_when():
+def test_the_weights_on_the_card_in_each_stage():
     """`model-offload` leaves the VAE beside the UNet: it has encoded, and no component after it sends it away."""
-    parts = full("svd-xt").component_bytes
-    plain, offloaded = full("svd-xt").stages, full("svd-xt", "model-offload").stages
+    parts = predict("svd-xt").component_bytes
+    plain, offloaded = predict("svd-xt").stages, predict("svd-xt", "model-offload").stages
     assert plain["denoise"].weight_bytes == sum(parts.values())
     in_32_bits = pytest.approx(parts["vae"], rel=0.001)  # more, while it encodes
     assert plain["encode"].weight_bytes - sum(parts.values()) == in_32_bits
     assert offloaded["denoise"].weight_bytes == parts["unet"] + parts["vae"]
     assert offloaded["decode"].weight_bytes == parts["vae"]
     for name in ("sequential-offload", "group-offload", "group-offload=stream", "group-offload=block"):
-        less = full("svd-xt", name).stages["denoise"]
-        assert less.weight_bytes < offloaded["denoise"].weight_bytes
-        assert less.activation_bytes == offloaded["denoise"].activation_bytes
-    assert full("svd-xt", "fp8", "single-token").component_bytes["unet"] / GiB == pytest.approx(1.5, abs=0.1)
+        stage = predict("svd-xt", name).stages["denoise"]
+        assert stage.weight_bytes < offloaded["denoise"].weight_bytes
+        assert stage.activation_bytes == offloaded["denoise"].activation_bytes
+    assert predict("svd-xt", "fp8", "single-token").component_bytes["unet"] / GiB == pytest.approx(1.5, abs=0.1)
 
 
 def test_offloading_moves_what_each_call_of_a_layer_needs():
     """Both ways in each step; of a forward chunk of 1 the feed-forward layers 25 times, and once with streams."""
-    parts = full("svd-xt").component_bytes
+    parts = predict("svd-xt").component_bytes
     groups = ("group-offload", "group-offload=block", "group-offload=stream")
-    steps = [full("svd-xt", name).stages["denoise"].moved_bytes / 25 / parts["unet"] for name in groups]
+    steps = [predict("svd-xt", name).stages["denoise"].moved_bytes / 25 / parts["unet"] for name in groups]
     assert steps == [pytest.approx(2, rel=0.001), pytest.approx(2, rel=0.001), pytest.approx(1, rel=0.001)]
-    moved = {name: stage.moved_bytes for name, stage in full("svd-xt", "model-offload").stages.items()}
-    once = 2 * (parts["image_encoder"] + parts["unet"] + 2 * parts["vae"])  # in 32 bits while it encodes
-    assert moved == {"encode": pytest.approx(once, rel=0.001), "denoise": 0, "decode": 2 * parts["vae"]}
-    assert full("svd-xt", "sequential-offload").seconds(CARDS["RTX 3060"]) is None
+    moved = {name: stage.moved_bytes for name, stage in predict("svd-xt", "model-offload").stages.items()}
+    both_ways = 2 * (parts["image_encoder"] + parts["unet"] + 2 * parts["vae"])  # in 32 bits while it encodes
+    assert moved == {"encode": pytest.approx(both_ways, rel=0.001), "denoise": 0, "decode": 2 * parts["vae"]}
+    assert predict("svd-xt", "sequential-offload").seconds(CARDS["RTX 3060"]) is None
 
 
 @pytest.mark.slow
@@ -172,40 +172,40 @@ def test_a_forward_chunk_of_one_frame_brings_the_weights_of_a_layer_for_each_fra
     assert trace.weights["unet"].layer_traffic / 1e9 == pytest.approx(48.8, rel=0.01)
 
 
-def test_accelerate_moves_components_when_the_prediction_says(checkpoint, ask):
+def test_accelerate_moves_components_when_the_prediction_says(checkpoint, make_request):
     """The hooks themselves, on a processor: who was asked to come and to go in which stage."""
     from accelerate import cpu_offload_with_hook
 
     pipeline = load(Setup("svd", weights=str(checkpoint)))
-    present, present_at, hook = set(), {}, None
+    resident, resident_at, hook = set(), {}, None
 
-    def watch(name, own):
-        come = own.pre_forward
+    def watch(name, component_hook):
+        move_weights = component_hook.pre_forward
 
         def pre_forward(*args, **kwargs):
-            present.add(name)
-            if own.prev_module_hook is not None:
-                present.discard({"unet": "image_encoder", "vae": "unet"}[name])
-            return come(*args, **kwargs)
+            resident.add(name)
+            if component_hook.prev_module_hook is not None:
+                resident.discard({"unet": "image_encoder", "vae": "unet"}[name])
+            return move_weights(*args, **kwargs)
 
-        own.pre_forward = pre_forward
+        component_hook.pre_forward = pre_forward
 
     for name in pipeline.model_cpu_offload_seq.split("->"):
         _, hook = cpu_offload_with_hook(getattr(pipeline, name), "cpu", prev_module_hook=hook)
         watch(name, getattr(pipeline, name)._hf_hook)
     stages = {"encode": pipeline.vae.encoder, "denoise": pipeline.unet.conv_in, "decode": pipeline.vae.decoder}
     for stage, module in stages.items():
-        module.register_forward_pre_hook(lambda *_, stage=stage: present_at.update({stage: set(present)}))
-    generate(pipeline, ask(), progress=False)
-    assert present_at == {"encode": {"image_encoder", "vae"}, "denoise": {"unet", "vae"}, "decode": {"vae"}}
+        module.register_forward_pre_hook(lambda *_, stage=stage: resident_at.update({stage: set(resident)}))
+    generate(pipeline, make_request(), progress=False)
+    assert resident_at == {"encode": {"image_encoder", "vae"}, "denoise": {"unet", "vae"}, "decode": {"vae"}}
 
 
-def test_it_agrees_with_pytorchs_own_meters(checkpoint, ask):
+def test_predictions_agree_with_pytorchs_meters(checkpoint, make_request):
     """FLOP of the real thing on real tensors, counted by PyTorch; memory followed by PyTorch's tracker."""
     from torch.distributed._tools.mem_tracker import MemTracker
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    setup, request = Setup("svd", weights=str(checkpoint)), ask()
+    setup, request = Setup("svd", weights=str(checkpoint)), make_request()
     pipeline, prediction = load(setup), estimate(setup, request)
     sample = torch.randn(2, 6, 8, 32, 48)
     inputs = {"encoder_hidden_states": torch.randn(2, 1, 16), "added_time_ids": torch.rand(2, 3)}
@@ -234,13 +234,13 @@ def test_scores_of_attention_without_a_fused_kernel():
 
 
 def test_a_stage_is_traced_once_in_a_process(monkeypatch):
-    runs, run = [], fake_run.fake_run
-    monkeypatch.setattr(fake_run, "fake_run", lambda *question: runs.append(question[2]) or run(*question))
+    traced_stages, run = [], fake_run.fake_run
+    monkeypatch.setattr(fake_run, "fake_run", lambda *question: traced_stages.append(question[2]) or run(*question))
     monkeypatch.setattr(fake_run, "_remembered", functools.cache(dict))
     setup = Setup("tiny", dtype="fp32")
     for seed, chunk in ((1, 2), (2, 2), (1, 7)):
         fake_run.trace(setup, setup.request(image="rocket", seed=seed, num_frames=14, decode_chunk_size=chunk))
-    assert runs == [["encode", "denoise", "decode"], [], ["decode"]]
+    assert traced_stages == [["encode", "denoise", "decode"], [], ["decode"]]
 
 
 def test_published_times_lie_within_the_predicted_ranges():
@@ -248,9 +248,9 @@ def test_published_times_lie_within_the_predicted_ranges():
     cases = [("A100 80GB", 39.9, (), {"decode_chunk_size": 5}), ("RTX 4080", 83, ("model-offload",), {})]
     cases += [("RTX 3090", 100.5, ("model-offload",), {"decode_chunk_size": 8, "num_inference_steps": 20})]
     cases += [("T4", 600, ("model-offload",), {"decode_chunk_size": 8})]
-    for name, published, texts, fields in cases:
-        low, high = full("svd-xt", *texts, **fields).seconds(CARDS[name])
-        assert low <= published <= high, name
+    for name, seconds, texts, fields in cases:
+        low, high = predict("svd-xt", *texts, **fields).seconds(CARDS[name])
+        assert low <= seconds <= high, name
     assert set(PUBLISHED) == {name for name, *_ in cases}
 
 
@@ -272,12 +272,12 @@ def test_rates_are_those_of_the_dtype():
 
 def test_what_is_needed_has_room_for_workspaces_and_a_desktop():
     """A fifth of a GiB for each frame that is decoded plainly, where decoding is the peak; 0.6 GiB elsewhere."""
-    one, five = (full("svd-xt", decode_chunk_size=chunk).stages["decode"] for chunk in (1, 5))
-    lean = full("svd-xt", "lean-decode").stages["decode"]
+    one, five = (predict("svd-xt", decode_chunk_size=chunk).stages["decode"] for chunk in (1, 5))
+    lean = predict("svd-xt", "lean-decode").stages["decode"]
     assert (five.needed_bytes - five.peak_bytes) / GiB == pytest.approx(0.4 + 5 * 0.2, rel=0.05)
     assert (one.needed_bytes - one.peak_bytes) / GiB == pytest.approx(0.6, rel=0.05)
     assert lean.needed_bytes - lean.peak_bytes < 0.75 * GiB
-    prediction = full("svd-xt", "model-offload", "single-token", "split-guidance")
+    prediction = predict("svd-xt", "model-offload", "single-token", "split-guidance")
     needed = prediction.needed_bytes
     cases = (Card("a", needed), Card("a", needed, taken_bytes=1), Card("a", needed - 1))
     assert [prediction.fits_on(card) for card in cases] == ["yes", "tight", "no"]
@@ -300,14 +300,14 @@ def test_candidates_are_exact_different_and_the_best_first():
 @pytest.fixture
 def without_traces(monkeypatch):
     """Every optimisation more needs a little less, so that no model has to run."""
-    plain = full("svd-xt")
+    plain = predict("svd-xt")
 
-    def guess(setup, request):
+    def predict_less(setup, request):
         stage = dataclasses.replace(plain.stages["denoise"], weight_bytes=GiB - len(setup.optimizations))
         return dataclasses.replace(plain, setup=setup, request=request, stages={"denoise": stage})
 
-    monkeypatch.setattr(fitting, "estimate", guess)
-    return guess
+    monkeypatch.setattr(fitting, "estimate", predict_less)
+    return predict_less
 
 
 def test_candidates_suit_a_machine_without_a_card(without_traces):
@@ -329,23 +329,23 @@ def test_candidates_keep_what_a_setup_asks_for(without_traces):
 
 def test_candidates_list_approximate_ones_when_asked(without_traces):
     plain = [each.setup for each in candidates(Setup("tiny"), on_card=False)]
-    every = [each.setup for each in candidates(Setup("tiny"), on_card=False, approximate=True)]
-    assert set(plain) < set(every)
+    setups = [each.setup for each in candidates(Setup("tiny"), on_card=False, approximate=True)]
+    assert set(plain) < set(setups)
     approximate = {o.name for o in optimizations().values() if not o.exact}
-    assert {o.name for setup in every for o, _ in setup.parsed if not o.exact} == approximate
+    assert {o.name for setup in setups for o, _ in setup.parsed if not o.exact} == approximate
 
 
-def test_what_fits_a_card():
+def test_setup_fitting_fits_the_card():
     sentences: list[str] = []
-    chosen = {gib: Setup.fitting("svd-xt", f"{gib} GB", say=sentences.append) for gib in (80, 12, 8, 6)}
-    for gib, setup in chosen.items():
+    setups = {gib: Setup.fitting("svd-xt", f"{gib} GB", say=sentences.append) for gib in (80, 12, 8, 6)}
+    for gib, setup in setups.items():
         assert estimate(setup).fits(0.97 * gib * GiB - 0.7 * GiB)
         assert setup.variant == "svd-xt"
         assert setup.dtype == "fp16"
-    assert not any("offload" in name for name in chosen[80].optimizations)
-    assert "forward-chunking=5" in chosen[8].optimizations
-    assert any("offload" in name for name in chosen[6].optimizations)
-    seconds = [estimate(setup).seconds(find_card("RTX 3060")).middle for setup in chosen.values()]
+    assert not any("offload" in name for name in setups[80].optimizations)
+    assert "forward-chunking=5" in setups[8].optimizations
+    assert any("offload" in name for name in setups[6].optimizations)
+    seconds = [estimate(setup).seconds(find_card("RTX 3060")).middle for setup in setups.values()]
     assert all(later > 0.99 * earlier for earlier, later in itertools.pairwise(seconds))
     assert "best of 18 exact setups for the 7.1 GiB that a card of 8 GB has free" in sentences[2]
     with pytest.raises(MemoryError, match=r"No setup of svd-xt fits the 2\.0 GiB.* decode_chunk_size \(now 5\)"):
@@ -355,7 +355,7 @@ def test_what_fits_a_card():
     assert estimate(on_colab).needed_bytes < 0.9 * 14.6 * GiB
 
 
-def test_other_frames_than_the_variants_get_predictions_too(checkpoint, ask):
+def test_other_frames_than_the_variants_get_predictions_too(checkpoint, make_request):
     """14 frames of svd-xt take a forward chunk of 2, which divides none of its own 25."""
     request = Request.for_variant("svd-xt", image="rocket", num_frames=14, decode_chunk_size=2)
     setup = Setup.fitting("svd-xt", "8GB", request, say=lambda _: None)
@@ -365,7 +365,7 @@ def test_other_frames_than_the_variants_get_predictions_too(checkpoint, ask):
         estimate(Setup("svd-xt", optimizations=("forward-chunking=5",)), request)
 
 
-def test_running_out_of_memory_says_what_would_fit(checkpoint, ask, monkeypatch):
+def test_running_out_of_memory_says_what_would_fit(checkpoint, make_request, monkeypatch):
     pipeline = load(Setup("svd", weights=str(checkpoint)))
 
     def fail(*_):
@@ -374,41 +374,41 @@ def test_running_out_of_memory_says_what_would_fit(checkpoint, ask, monkeypatch)
     handle = pipeline.vae.decoder.register_forward_pre_hook(fail)
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "candidates", lambda setup, request, card: [estimate(setup, request)])  # few to trace
-        with pytest.raises(OutOfMemory) as caught:
-            generate(pipeline, ask(), progress=False)
+        with pytest.raises(OutOfMemory) as error:
+            generate(pipeline, make_request(), progress=False)
     handle.remove()
-    sentence = str(caught.value)
+    sentence = str(error.value)
     assert sentence.startswith("Out of memory while decoding (6 frames of 64x96, decode chunk 3). ")
     assert "GiB were predicted" in sentence
-    assert caught.value.__context__ is None  # whose traceback would hold the attempt's tensors
-    assert generate(pipeline, ask(), progress=False).frames
-    full_size = lighter(Setup("svd-xt", device="cuda"), Request.for_variant("svd-xt", image="rocket"), 8 * GiB)
-    assert "'split-guidance'" in full_size
-    assert "slower)" in full_size
+    assert error.value.__context__ is None  # whose traceback would hold the attempt's tensors
+    assert generate(pipeline, make_request(), progress=False).frames
+    advice = lighter(Setup("svd-xt", device="cuda"), Request.for_variant("svd-xt", image="rocket"), 8 * GiB)
+    assert "'split-guidance'" in advice
+    assert "slower)" in advice
 
 
 def test_out_of_memory_in_bf16_names_the_other_half_on_a_card_without_its_kernels(monkeypatch):
     """Whose attention takes 39 GiB there, so that nothing in bf16 fits."""
     request = Request.for_variant("svd-xt", image="rocket")
-    for dtypes, leaves in ((("fp32",), False), (("bf16", "fp32"), True)):
+    for dtypes, omits_fp16 in ((("fp32",), False), (("bf16", "fp32"), True)):
         monkeypatch.setattr(fitting, "safer_dtypes", lambda dtypes=dtypes: dtypes)
         sentence = lighter(Setup("svd-xt", dtype="bf16", device="cuda"), request, 8 * GiB)
-        assert ("dtype='fp16'" in sentence) != leaves
+        assert ("dtype='fp16'" in sentence) != omits_fp16
         assert "'split-guidance'" in sentence
 
 
 def test_all_frames_decoded_together_in_a_quarter_of_the_memory():
-    plain = full("svd-xt", decode_chunk_size=25).stages["decode"]
-    lean = full("svd-xt", "lean-decode", decode_chunk_size=25).stages["decode"]
+    plain = predict("svd-xt", decode_chunk_size=25).stages["decode"]
+    lean = predict("svd-xt", "lean-decode", decode_chunk_size=25).stages["decode"]
     assert lean.activation_bytes < plain.activation_bytes / 4
     assert lean.flops < 1.1 * plain.flops
 
 
-def test_other_errors_of_torch_are_not_taken_for_memory(checkpoint, ask):
+def test_other_errors_of_torch_are_not_taken_for_memory(checkpoint, make_request):
     pipeline = load(Setup("svd", weights=str(checkpoint)))
     pipeline.unet.conv_in.register_forward_pre_hook(lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
-        generate(pipeline, ask(), progress=False)
+        generate(pipeline, make_request(), progress=False)
 
 
 # --- cards -----------------------------------------------------------------------------------------------------------
@@ -443,12 +443,12 @@ def test_cards_by_the_names_and_the_memory_that_drivers_give(name, gib, card):
     "name",
     ["RTX 3061", "NVIDIA GeForce RTX 4070 Laptop GPU", "RTX 4090 D", "A100-SXM4-40GB MIG 3g.20gb", "", "T400", "A1000"],
 )
-def test_what_is_another_card_is_not_guessed(name):
+def test_an_unknown_card_is_not_guessed(name):
     with pytest.raises(ValueError, match="Unknown card"):
         find_card(name)
 
 
-def test_a_card_whose_memory_is_another_is_another_card():
+def test_a_card_of_another_memory_size_does_not_match():
     assert match_card("NVIDIA GeForce RTX 3060", 8 * GiB) is None
 
 
@@ -468,9 +468,9 @@ def test_a_card_here_has_the_memory_that_is_free_now(monkeypatch):
 
 
 def test_a_processor_says_hours():
-    here = this_device()
-    assert 1e8 < here.flops["fp32"] < 1e14
-    assert str(estimate(Setup("svd-xt", dtype="fp32", device="cpu")).seconds(here)).endswith("hours")
+    device = this_device()
+    assert 1e8 < device.flops["fp32"] < 1e14
+    assert str(estimate(Setup("svd-xt", dtype="fp32", device="cpu")).seconds(device)).endswith("hours")
 
 
 @given(st.integers(1, 10**6))
@@ -482,15 +482,15 @@ def test_memory_as_people_write_it(mib):
 
 
 @pytest.mark.parametrize("text", ["", "8", "GB", "-8GB", "0GB", "8TB", "8 GB or so", 0, -1, True, None])
-def test_what_is_no_memory_is_refused(text):
+def test_text_that_is_no_amount_of_memory_is_refused(text):
     with pytest.raises(ValueError, match=r"is no amount of memory: expected something like '12GB'"):
         parse_memory(text)
 
 
 @pytest.mark.slow
 def test_a_plan_for_a_card_answers_in_ten_seconds_of_a_new_process():
-    begun = os.times()
+    start = os.times()
     command = [sys.executable, "-m", "svdlab", "plan", "--gpu", "RTX 4060"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "group-offload" in text
-    assert sum(os.times()[2:4]) - sum(begun[2:4]) < 20  # seconds of its processors, whatever else they do
+    assert sum(os.times()[2:4]) - sum(start[2:4]) < 20  # seconds of its processors, whatever else they do

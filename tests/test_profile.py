@@ -32,15 +32,15 @@ from svdlab.sweeps.grid import Trial
 
 # In one process: the fixtures make what all of them look at.
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.xdist_group("measurements")]
-ABSENT = ("av", "cv2", "skimage", "scipy", "pandas", "matplotlib", "mediapy", "papermill", "pynvml")
+MISSING = ("av", "cv2", "skimage", "scipy", "pandas", "matplotlib", "mediapy", "papermill", "pynvml")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _bare(tmp_path_factory):
+def _without_extras(tmp_path_factory):
     """Nothing beyond torch, diffusers, transformers and accelerate is there for the processes that are measured; and
     they talk, which nobody must take for an answer."""
     folder = tmp_path_factory.mktemp("bare")
-    blocked = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))"
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({MISSING}))"
     (folder / "sitecustomize.py").write_text(f"{blocked}; print('{{\"a line\": 1}}')")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
@@ -48,21 +48,16 @@ def _bare(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def small(checkpoint):
-    return Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def request_(small):
+def micro_request(setup):
     fields = {"num_frames": 6, "num_inference_steps": 2, "decode_chunk_size": 3, "max_guidance_scale": 1.0}
-    return small.request(image="rocket", height=64, width=96, seed=5, **fields)
+    return setup.request(image="rocket", height=64, width=96, seed=5, **fields)
 
 
 @pytest.fixture(scope="module")
-def measured(small, request_, tmp_path_factory):
+def measured(setup, micro_request, tmp_path_factory):
     """A ladder of three rungs, its folder; the second cannot be had without a card."""
     folder = tmp_path_factory.mktemp("ladder")
-    trials = ladder(small, ["model-offload", "single-token"], request_, cumulative=False)
+    trials = ladder(setup, ["model-offload", "single-token"], micro_request, cumulative=False)
     return folder, trials, profile(trials, folder, repeats=2, progress=False)
 
 
@@ -79,18 +74,18 @@ def test_stages_and_calls_are_apart_and_every_repeat_is_kept(measured):
     denoising = [stage for stage in stages if stage.stage == "denoise"]
     assert [len(stage.step_seconds) for stage in denoising] == [2, 2, 2, 2]
     assert all(sum(stage.step_seconds) <= stage.seconds for stage in denoising)
-    begun = [stage.begun_seconds for stage in stages]
-    assert begun == sorted(begun)
+    starts = [stage.begun_seconds for stage in stages]
+    assert starts == sorted(starts)
 
 
 def test_medians_are_of_the_calls_after_the_first(measured):
     _, _, [row, *_] = measured
-    line, stages = row.measurement.figures, row.measurement.stages
+    figures, stages = row.measurement.figures, row.measurement.stages
     steps = [s for stage in stages for s in stage.step_seconds if (stage.call or 0) > 0]
-    assert line["step_seconds"] == pytest.approx(np.median(steps))
-    assert line["first_seconds"] == pytest.approx(sum(stage.seconds for stage in stages if stage.call == 0))
-    assert line["encode_seconds"] < line["sample_seconds"] < line["clip_seconds"]
-    assert row.timings == {name: line[name] for name in ("sample_seconds", "decode_seconds")}
+    assert figures["step_seconds"] == pytest.approx(np.median(steps))
+    assert figures["first_seconds"] == pytest.approx(sum(stage.seconds for stage in stages if stage.call == 0))
+    assert figures["encode_seconds"] < figures["sample_seconds"] < figures["clip_seconds"]
+    assert row.timings == {name: figures[name] for name in ("sample_seconds", "decode_seconds")}
     assert row.measurement.clip_times == pytest.approx([sum(s.seconds for s in stages if s.call == n) for n in (1, 2)])
 
 
@@ -139,8 +134,8 @@ def test_the_baseline_is_compared_with_itself_and_the_others_with_it(measured):
 
 
 def test_a_rung_that_fails_is_a_row_and_the_ladder_goes_on(measured):
-    folder, _, [_, failed, after] = measured
-    assert (failed.status, after.status) == ("failed", "done")
+    folder, _, [_, failed, last] = measured
+    assert (failed.status, last.status) == ("failed", "done")
     assert failed.error.startswith("In load, having reached ")
     assert "'model-offload' needs a GPU" in failed.error
     assert [row.status for row in read_rows(folder)] == ["done", "failed", "done"]
@@ -177,20 +172,20 @@ def test_a_measurement_is_another_question_than_a_clip_and_one_of_its_machine(me
 
 @pytest.mark.slow
 def test_running_out_of_memory_is_a_row_that_says_where():
-    full = Setup("svd", weights="random", dtype="fp32", device="cpu")  # 8 GiB
-    asked = full.request(image="rocket", height=64, width=64)
-    row = measure(full, asked, memory_limit_bytes=700 * 2**20)
+    setup = Setup("svd", weights="random", dtype="fp32", device="cpu")  # 8 GiB
+    request = setup.request(image="rocket", height=64, width=64)
+    row = measure(setup, request, memory_limit_bytes=700 * 2**20)
     assert row.status == "failed"
     assert row.error.startswith("In load, having reached 0.")
     assert "out of memory" in row.error
     assert row.measurement.memory_limit_bytes == 700 * 2**20
-    assert row.key != row_key(full, asked, measured_on=(row.machine.name, "cpu"))
+    assert row.key != row_key(setup, request, measured_on=(row.machine.name, "cpu"))
 
 
-def test_a_process_that_is_killed_leaves_what_it_had_measured(small, request_, tmp_path):
+def test_a_process_that_is_killed_leaves_what_it_had_measured(setup, micro_request, tmp_path):
     rows = []
-    endless = dataclasses.replace(request_, num_inference_steps=1000)
-    trial = Trial(small, endless)
+    endless = dataclasses.replace(micro_request, num_inference_steps=1000)
+    trial = Trial(setup, endless)
     thread = threading.Thread(target=lambda: rows.extend(profile([trial], tmp_path, repeats=1, progress=False)))
     thread.start()
     while not any('"denoise"' in file.read_text() for file in tmp_path.glob(".*~*/events.jsonl")):
@@ -211,8 +206,8 @@ def test_a_process_that_is_killed_leaves_what_it_had_measured(small, request_, t
     assert [path.suffixes for path in tmp_path.iterdir()] == [[".failed", ".json"]]
 
 
-def test_one_that_takes_too_long_is_stopped(small, request_):
-    row = measure(small, request_, timeout_seconds=0.5)
+def test_a_measurement_that_takes_too_long_is_stopped(setup, micro_request):
+    row = measure(setup, micro_request, timeout_seconds=0.5)
     assert row.status == "failed"
     assert "it took longer than it was given" in row.error
 
@@ -266,24 +261,24 @@ def test_a_sample_from_before_the_card_is_watched_is_written_before(tmp_path, mo
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(memory_time_log.EventLog, "_sample_until_orphaned", lambda events: None)
     events = memory_time_log.EventLog(tmp_path)
-    watching = threading.Thread(target=lambda: events.watch_device("cuda"))
+    watcher = threading.Thread(target=lambda: events.watch_device("cuda"))
 
     def memory_info():  # of the process, in the middle of a sample
-        watching.start()
-        watching.join(0.1)
-        assert watching.is_alive()
+        watcher.start()
+        watcher.join(0.1)
+        assert watcher.is_alive()
         return SimpleNamespace(rss=7)
 
     monkeypatch.setattr(events, "_process", SimpleNamespace(memory_info=memory_info))
     events._write_sample()
-    watching.join()
+    watcher.join()
     assert "device_bytes" not in (tmp_path / memory_time_log.EVENTS_FILE).read_text().splitlines()[-1]
 
 
 # --- beside other processes ------------------------------------------------------------------------------------------
 
 
-class Unmeasured(measure_module.MeasuredProcess):
+class FailingProcess(measure_module.MeasuredProcess):
     """A measured process without a process: every rung fails."""
 
     started: ClassVar[list[str]] = []
@@ -306,15 +301,15 @@ class Unmeasured(measure_module.MeasuredProcess):
 
 
 @pytest.fixture
-def unmeasured(monkeypatch):
-    monkeypatch.setattr(measure_in_turn, "MeasuredProcess", Unmeasured)
-    monkeypatch.setattr(Unmeasured, "started", [])
-    return Unmeasured.started
+def started_labels(monkeypatch):
+    monkeypatch.setattr(measure_in_turn, "MeasuredProcess", FailingProcess)
+    monkeypatch.setattr(FailingProcess, "started", [])
+    return FailingProcess.started
 
 
-def test_two_who_profile_one_ladder_measure_each_rung_once(small, request_, tmp_path, unmeasured):
+def test_two_profiles_of_one_ladder_measure_each_rung_once(setup, micro_request, tmp_path, started_labels):
     answers = []
-    trials = ladder(small, ["single-token", "channels-last"], request_)
+    trials = ladder(setup, ["single-token", "channels-last"], micro_request)
     threads = [
         threading.Thread(target=lambda: answers.append(profile(trials, tmp_path, progress=False))) for _ in range(2)
     ]
@@ -322,15 +317,15 @@ def test_two_who_profile_one_ladder_measure_each_rung_once(small, request_, tmp_
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(unmeasured) == sorted(trial.setup.label for trial in trials)
+    assert sorted(started_labels) == sorted(trial.setup.label for trial in trials)
     assert [row.error for row in answers[0]] == [row.error for row in answers[1]] == ["too small"] * 3
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_failed_rungs_are_measured_again_if_that_is_asked(small, request_, tmp_path, unmeasured):
+def test_failed_rungs_are_measured_again_if_that_is_asked(setup, micro_request, tmp_path, started_labels):
     for retry_failed in (False, False, True):
-        profile(ladder(small, [], request_), tmp_path, retry_failed=retry_failed, progress=False)
-    assert len(unmeasured) == 2
+        profile(ladder(setup, [], micro_request), tmp_path, retry_failed=retry_failed, progress=False)
+    assert len(started_labels) == 2
 
 
 # --- fidelity --------------------------------------------------------------------------------------------------------
@@ -354,19 +349,21 @@ def test_fidelity_is_what_difference_says(tmp_path):
     assert likeness.latents_relative == pytest.approx(0.1)
 
 
-def test_an_image_that_changes_while_it_is_measured_changes_nothing(checkpoint, ask, picture, tmp_path, monkeypatch):
+def test_an_image_that_changes_while_it_is_measured_changes_nothing(
+    checkpoint, make_request, picture, tmp_path, monkeypatch
+):
     """The picture is read once: its key, its hash and what the process sees are of the same pixels."""
-    image, sights = tmp_path / "image.png", []
+    image, hashes = tmp_path / "image.png", []
     picture.save(image)
-    request = ask(image=str(image))
+    request = make_request(image=str(image))
     expected = image_sha256(conditioning(request))
 
     def write_and_wait(process, line):
-        sights.append(image_sha256(Image.open(process.scratch / measured_process.PICTURE_FILE)))
+        hashes.append(image_sha256(Image.open(process.scratch / measured_process.PICTURE_FILE)))
         image.unlink(missing_ok=True)
         process._process.kill()
 
     monkeypatch.setattr(measure_module.MeasuredProcess, "_write_and_wait", write_and_wait)
     row = measure(Setup("svd", weights=str(checkpoint), dtype="fp32"), request, repeats=0)
     assert row.status == "failed"
-    assert {row.picture_sha256, *sights} == {expected}
+    assert {row.picture_sha256, *hashes} == {expected}

@@ -38,13 +38,13 @@ def imports(path: Path) -> set[Path]:
 
 def test_no_import_leads_back():
     """Files have floors: a file stands above all that it imports, so no chain of imports comes back to its start."""
-    waiting = {path: imports(path) for path in (ROOT / "svdlab").rglob("*.py")}
-    while free := {path for path, needs in waiting.items() if not needs & waiting.keys()}:
-        waiting = {path: needs for path, needs in waiting.items() if path not in free}
-    assert not waiting, {str(path.relative_to(ROOT)): [n.name for n in needs] for path, needs in waiting.items()}
+    files = {path: imports(path) for path in (ROOT / "svdlab").rglob("*.py")}
+    while bases := {path for path, needs in files.items() if not needs & files.keys()}:
+        files = {path: needs for path, needs in files.items() if path not in bases}
+    assert not files, {str(path.relative_to(ROOT)): [n.name for n in needs] for path, needs in files.items()}
 
 
-def test_one_method_looks_up():
+def test_only_setup_fitting_uses_an_upper_floor():
     """A public name, as `svdlab.load`, may be of any floor, so imports do not tell: only `Setup.fitting` takes one."""
     nodes = {path: ast.walk(ast.parse(path.read_text())) for path in (ROOT / "svdlab").rglob("*.py")}
     uses = {
@@ -61,11 +61,11 @@ def test_one_method_looks_up():
 
 def test_files_are_short_and_folders_small():
     files = sorted((ROOT / "svdlab").rglob("*.py"))
-    long = {str(path.relative_to(ROOT)): lines for path in files if (lines := path.read_text().count("\n")) > 350}
-    assert not long, "split them, or say it in fewer words"
+    long_files = {str(path.relative_to(ROOT)): lines for path in files if (lines := path.read_text().count("\n")) > 350}
+    assert not long_files, "split them, or say it in fewer words"
     for folder in {path.parent for path in files}:
-        most = 16 if folder == ROOT / "svdlab" else 12
-        assert len(list(folder.glob("*.py"))) <= most, f"{folder.relative_to(ROOT)} holds more than one looks through"
+        limit = 16 if folder == ROOT / "svdlab" else 12
+        assert len(list(folder.glob("*.py"))) <= limit, f"{folder.relative_to(ROOT)} holds more than one looks through"
 
 
 def test_every_public_name_is_there():
@@ -99,8 +99,8 @@ def test_every_dependency_has_a_lower_bound_and_a_tested_version():
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"
     )
     pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
-    wanted = PROJECT["dependencies"] + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]
-    for dependency in wanted:
+    dependencies = PROJECT["dependencies"] + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]
+    for dependency in dependencies:
         name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", dependency).groups()  # pyright: ignore[reportOptionalMemberAccess]
         version = pinned[name.lower().replace("_", "-")]
         assert tuple(map(int, bound.split("."))) <= tuple(map(int, version.split("."))), dependency
@@ -119,11 +119,11 @@ def test_notebooks_are_committed_without_outputs_and_define_nothing():
 
 def test_nothing_names_this_machine():
     """No path of a developer's machine, in any file that git would carry."""
-    carried = subprocess.run(
+    names = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=False
     ).stdout.splitlines()
     private = re.compile(r"/(?:home|Users|root|work)/\w+")
-    for name in carried:
+    for name in names:
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".yml", ".yaml", ".txt", ".ipynb", ".html", ""} and path.is_file():
             assert not private.search(path.read_text(errors="ignore")), name

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sweeps import check_whole, trials_of
+from sweeps import check_folder, make_trials
 
 from svdlab import Setup
 from svdlab.rows.row_files import read_rows
@@ -32,7 +32,7 @@ SMALL = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
 COLD = Setup("svd", dtype="bf16")
 
 
-def misfortune() -> None:
+def fail_some_seeds() -> None:
     """In every worker, before its first task: seed 13 ends it as the system ends what takes too much memory, and seed
     14 asks for more than the process may have."""
     from svdlab.sweeps import make_row
@@ -47,31 +47,31 @@ def misfortune() -> None:
 
             import torch
 
-            before = resource.getrlimit(resource.RLIMIT_AS)
-            resource.setrlimit(resource.RLIMIT_AS, (64 * 2**30, before[1]))
+            limits = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (64 * 2**30, limits[1]))
             try:
                 torch.empty(128 * 2**30, dtype=torch.uint8)
             finally:
-                resource.setrlimit(resource.RLIMIT_AS, before)
+                resource.setrlimit(resource.RLIMIT_AS, limits)
         return plain(pipeline, request, **options)
 
     make_row.generate = generate
 
 
 @pytest.fixture(scope="module")
-def two_cores():
+def cluster():
     """A Ray of two cores, ended whatever happens; more nodes may join."""
     from ray.cluster_utils import Cluster
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **SMALL})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **SMALL})
     try:
-        quiet = {"log_to_driver": False, "logging_level": "error"}
-        ray.init(started.address, runtime_env={"worker_process_setup_hook": misfortune}, **quiet)
-        yield started
+        options = {"log_to_driver": False, "logging_level": "error"}
+        ray.init(cluster.address, runtime_env={"worker_process_setup_hook": fail_some_seeds}, **options)
+        yield cluster
     finally:
         ray.shutdown()
-        started.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -79,24 +79,24 @@ def setup(checkpoint) -> Setup:
     return Setup("svd", weights=str(checkpoint), dtype="fp32")
 
 
-def spread(trials, folder, **options):
+def run_on_ray(trials, folder, **options):
     return run(trials, folder, on="ray", **{"progress": False, "quality": False} | options)
 
 
-def at_work(folder: Path) -> list[tuple[str, int]]:
+def find_workers(folder: Path) -> list[tuple[str, int]]:
     """Key and process of what is being made."""
     claims = [path.name.split("~") for path in folder.glob(".*~*~*~*~*")]
     return [(key[1:], int(process)) for key, _, process, *_ in claims if key not in (".sweep", ".store")]
 
 
 @contextmanager
-def meanwhile(strike: Callable[[], bool]) -> Iterator[list[float]]:
-    """Try `strike` again and again beside what runs, until it hits."""
-    over, hits = threading.Event(), []
+def repeat_beside(attempt: Callable[[], bool]) -> Iterator[list[float]]:
+    """Call `attempt` beside what runs until it succeeds; gives the times of its success."""
+    finished, hits = threading.Event(), []
 
     def watch() -> None:
-        while not over.is_set() and not hits:
-            if strike():
+        while not finished.is_set() and not hits:
+            if attempt():
                 hits.append(time.time())
             time.sleep(0.002)
 
@@ -105,15 +105,15 @@ def meanwhile(strike: Callable[[], bool]) -> Iterator[list[float]]:
     try:
         yield hits
     finally:
-        over.set()
+        finished.set()
         watcher.join()
 
 
 # --- who gets what ---------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_gets_the_share_that_its_setup_needs(monkeypatch, setup, ask):
-    trials, gib = trials_of([setup, dataclasses.replace(setup, device="cpu")], ask, seed=1), 2**30
+def test_a_worker_gets_the_share_that_its_setup_needs(monkeypatch, setup, make_request):
+    trials, gib = make_trials([setup, dataclasses.replace(setup, device="cpu")], make_request, seed=1), 2**30
 
     def share(needed_gib, trials, *nodes):
         monkeypatch.setattr(ray_cluster, "_nodes", lambda: list(nodes))
@@ -142,35 +142,35 @@ def test_one_precision_for_all_whatever_this_machine_has():
         settle(Setup("svd", device="cuda:1"), True)
 
 
-def test_a_ray_that_does_not_start_in_time_is_one_sentence(monkeypatch, setup, ask, tmp_path):
-    def late(**_):
+def test_a_ray_that_does_not_start_in_time_is_one_sentence(monkeypatch, setup, make_request, tmp_path):
+    def time_out(**_):
         raise Exception("The current node timed out during startup.\nMore")  # as bare as Ray raises it
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setattr(ray, "init", time_out)
     with pytest.raises(ConnectionError, match=r"no Ray to reach .*The current node timed out"):
-        spread(trials_of(setup, ask, seed=1), tmp_path)
+        run_on_ray(make_trials(setup, make_request, seed=1), tmp_path)
 
 
-def test_a_finished_sweep_does_not_start_ray(monkeypatch, setup, ask, tmp_path):
-    trials = trials_of([setup, dataclasses.replace(setup, dtype=None)], ask, seed=[1, 2])
+def test_a_finished_sweep_does_not_start_ray(monkeypatch, setup, make_request, tmp_path):
+    trials = make_trials([setup, dataclasses.replace(setup, dtype=None)], make_request, seed=[1, 2])
     rows = run(trials, tmp_path, progress=False, quality=False)
     monkeypatch.setattr(ray_cluster, "connected", lambda on: 1 / 0)
-    assert [row.key for row in spread(trials, tmp_path)] == [row.key for row in rows]
+    assert [row.key for row in run_on_ray(trials, tmp_path)] == [row.key for row in rows]
     with pytest.raises(ZeroDivisionError):
-        spread(trials_of(setup, ask, seed=[1, 3]), tmp_path)
+        run_on_ray(make_trials(setup, make_request, seed=[1, 3]), tmp_path)
 
 
-def test_without_ray_one_sentence_says_what_to_install(monkeypatch, setup, ask, tmp_path):
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch, setup, make_request, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModuleNotFoundError, match=r"on='ray' needs Ray: pip install \"svdlab\[ray\]\" brings it\.$"):
-        spread(trials_of(setup, ask, seed=1), tmp_path / "rows")
+        run_on_ray(make_trials(setup, make_request, seed=1), tmp_path / "rows")
     assert not (tmp_path / "rows").exists()
     with pytest.raises(ValueError, match="name the cluster"):
         run([], tmp_path, store="s3://bucket/rows")
 
 
-def test_nobody_who_stays_here_loads_ray():
+def test_a_local_run_does_not_load_ray():
     code = "import sys, svdlab.sweeps.run; print('ray' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
@@ -178,165 +178,169 @@ def test_nobody_who_stays_here_loads_ray():
 # --- the same rows ---------------------------------------------------------------------------------------------------
 
 
-def test_a_cluster_makes_the_rows_that_this_machine_makes(two_cores, setup, ask, picture, tmp_path, capsys):
+def test_a_cluster_makes_the_rows_that_this_machine_makes(cluster, setup, make_request, picture, tmp_path, capsys):
     picture.rotate(180).save(tmp_path / "cat.png")
     images = [picture, str(tmp_path / "cat.png")]
     bf16, broken = dataclasses.replace(setup, dtype="bf16"), dataclasses.replace(setup, weights=str(tmp_path / "none"))
-    asked = [t for image in images for t in trials_of([setup, bf16], lambda i=image, **f: ask(image=i, **f), seed=1)]
-    asked += trials_of(broken, ask, seed=[1, 2])
-    rows = spread([*asked, asked[0]], tmp_path / "there", progress=True, quality=True)
-    here = run(asked, tmp_path / "here", progress=False, quality=True)
-    assert [row.key for row in rows] == [row.key for row in (*here, here[0])]
+    trials = [
+        t
+        for image in images
+        for t in make_trials([setup, bf16], lambda i=image, **f: make_request(image=i, **f), seed=1)
+    ]
+    trials += make_trials(broken, make_request, seed=[1, 2])
+    rows = run_on_ray([*trials, trials[0]], tmp_path / "there", progress=True, quality=True)
+    local_rows = run(trials, tmp_path / "here", progress=False, quality=True)
+    assert [row.key for row in rows] == [row.key for row in (*local_rows, local_rows[0])]
     assert [row.status for row in rows] == ["done"] * 4 + ["failed"] * 2 + ["done"]
     assert "nor a folder that exists" in (rows[4].error or "")
-    for row, same in zip(rows, here, strict=False):
-        assert (row.request, row.quality, row.axes) == (same.request, same.quality, same.axes)
+    for row, local_row in zip(rows, local_rows, strict=False):
+        assert (row.request, row.quality, row.axes) == (local_row.request, local_row.quality, local_row.axes)
         if row.clip:
-            assert row.open().request == same.open().request
-            assert [f.tobytes() for f in row.open().frames] == [f.tobytes() for f in same.open().frames]
-    check_whole(tmp_path / "there", asked, failed=2)
-    assert "2 workers" in (said := capsys.readouterr().err)
-    assert "clips a minute" in said
-    assert dry_run(asked, tmp_path / "there").to_make == 0
-    assert spread(asked, tmp_path / "there") == rows[:-1]
-    again = spread(asked, tmp_path / "there", retry_failed=True)
-    assert again[:4] == rows[:4]
-    assert all(new.created > old.created for new, old in zip(again[4:], rows[4:6], strict=True))
+            assert row.open().request == local_row.open().request
+            assert [f.tobytes() for f in row.open().frames] == [f.tobytes() for f in local_row.open().frames]
+    check_folder(tmp_path / "there", trials, failed=2)
+    assert "2 workers" in (text := capsys.readouterr().err)
+    assert "clips a minute" in text
+    assert dry_run(trials, tmp_path / "there").to_make == 0
+    assert run_on_ray(trials, tmp_path / "there") == rows[:-1]
+    new_rows = run_on_ray(trials, tmp_path / "there", retry_failed=True)
+    assert new_rows[:4] == rows[:4]
+    assert all(new.created > old.created for new, old in zip(new_rows[4:], rows[4:6], strict=True))
 
 
-def test_a_worker_killed_in_the_middle_of_a_clip_costs_nothing(two_cores, setup, ask, tmp_path):
-    trials = trials_of(setup, ask, steps=6, seed=range(6))
+def test_a_worker_killed_in_the_middle_of_a_clip_costs_nothing(cluster, setup, make_request, tmp_path):
+    trials = make_trials(setup, make_request, steps=6, seed=range(6))
 
     def strike() -> bool:
-        busy = at_work(tmp_path)
+        busy = find_workers(tmp_path)
         for _, pid in busy[:1]:
             time.sleep(0.05)
             os.kill(pid, signal.SIGKILL)
         return bool(busy)
 
-    with meanwhile(strike) as hits:
-        rows = spread(trials, tmp_path)
+    with repeat_beside(strike) as hits:
+        rows = run_on_ray(trials, tmp_path)
     assert hits
     assert [row.request.seed for row in rows] == list(range(6))
-    check_whole(tmp_path, trials)
+    check_folder(tmp_path, trials)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="a folder that only one process sees")
 @pytest.mark.slow
 def test_clips_come_through_ray_where_there_is_no_shared_folder_and_lie_in_the_store_too(
-    two_cores, setup, ask, picture, tmp_path
+    cluster, setup, make_request, picture, tmp_path
 ):
-    trials = [*trials_of(setup, ask, seed=[1, 2]), *trials_of(setup, ask, seed=14)]
+    trials = [*make_trials(setup, make_request, seed=[1, 2]), *make_trials(setup, make_request, seed=14)]
     (tmp_path / "real").mkdir()
     descriptor = os.open(tmp_path / "real", os.O_RDONLY)
     try:
-        rows = spread(trials, Path(f"/proc/self/fd/{descriptor}"))
+        rows = run_on_ray(trials, Path(f"/proc/self/fd/{descriptor}"))
     finally:
         os.close(descriptor)
     assert "llocat" in (rows[2].error or "")  # a failure comes through, too
-    check_whole(tmp_path / "real", trials, failed=1)
+    check_folder(tmp_path / "real", trials, failed=1)
 
     store = f"file://{tmp_path}/bucket/motion"
-    spread(trials[:2], tmp_path / "first", store=store)
-    check_whole(tmp_path / "first", trials[:2])
-    check_whole(tmp_path / "bucket" / "motion", trials[:2])
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bucket" / "motion").iterdir()}
-    spread(trials[:2], tmp_path / "second", store=store)  # another driver, elsewhere
-    check_whole(tmp_path / "second", trials[:2])
-    assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bucket" / "motion").iterdir()}
+    run_on_ray(trials[:2], tmp_path / "first", store=store)
+    check_folder(tmp_path / "first", trials[:2])
+    check_folder(tmp_path / "bucket" / "motion", trials[:2])
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bucket" / "motion").iterdir()}
+    run_on_ray(trials[:2], tmp_path / "second", store=store)  # another driver, elsewhere
+    check_folder(tmp_path / "second", trials[:2])
+    assert times == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bucket" / "motion").iterdir()}
 
 
 # --- what may happen -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_trial_that_always_kills_its_worker_is_recorded_and_the_rest_go_on(two_cores, setup, ask, tmp_path):
-    trials = trials_of(setup, ask, seed=[11, 12, 13, 14, 15, 16])
-    rows = spread(trials, tmp_path)
+def test_a_trial_that_always_kills_its_worker_is_recorded_and_the_rest_go_on(cluster, setup, make_request, tmp_path):
+    trials = make_trials(setup, make_request, seed=[11, 12, 13, 14, 15, 16])
+    rows = run_on_ray(trials, tmp_path)
     assert [row.status for row in rows] == ["done", "done", "failed", "failed", "done", "done"]
     assert (rows[2].error or "").startswith("Its worker died 3 times while making it, at last: ")
     assert "llocat" in (rows[3].error or "")
-    check_whole(tmp_path, trials, failed=2)
-    assert spread(trials, tmp_path) == rows
+    check_folder(tmp_path, trials, failed=2)
+    assert run_on_ray(trials, tmp_path) == rows
 
 
 @pytest.mark.slow
-def test_a_lost_node_takes_nothing_with_it_and_a_new_one_is_used(two_cores, setup, ask, tmp_path):
-    trials = trials_of(setup, ask, steps=4, seed=range(100, 124))
-    nodes = [two_cores.add_node(num_cpus=1, **SMALL)]
+def test_a_lost_node_takes_nothing_with_it_and_a_new_one_is_used(cluster, setup, make_request, tmp_path):
+    trials = make_trials(setup, make_request, steps=4, seed=range(100, 124))
+    nodes = [cluster.add_node(num_cpus=1, **SMALL)]
     try:
-        with ThreadPoolExecutor(1) as beside:  # (nodes start in the main thread only)
-            made = beside.submit(spread, trials, tmp_path)
-            while len({pid for _, pid in at_work(tmp_path)}) < 3 and not made.done():
+        with ThreadPoolExecutor(1) as executor:  # (nodes start in the main thread only)
+            future = executor.submit(run_on_ray, trials, tmp_path)
+            while len({pid for _, pid in find_workers(tmp_path)}) < 3 and not future.done():
                 time.sleep(0.002)
-            lost = {pid for _, pid in at_work(tmp_path)}
-            two_cores.remove_node(nodes.pop(), allow_graceful=False)
-            nodes.append(two_cores.add_node(num_cpus=1, **SMALL))
-            seen = set[int]()
-            while not made.done():
-                seen |= {pid for _, pid in at_work(tmp_path)}
+            lost_pids = {pid for _, pid in find_workers(tmp_path)}
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            nodes.append(cluster.add_node(num_cpus=1, **SMALL))
+            new_pids = set[int]()
+            while not future.done():
+                new_pids |= {pid for _, pid in find_workers(tmp_path)}
                 time.sleep(0.002)
-            made.result()
+            future.result()
     finally:
         for node in nodes:
-            two_cores.remove_node(node)
-    assert len(lost) == 3
-    assert seen - lost, "the new node was not used"
-    check_whole(tmp_path, trials)
+            cluster.remove_node(node)
+    assert len(lost_pids) == 3
+    assert new_pids - lost_pids, "the new node was not used"
+    check_folder(tmp_path, trials)
 
 
 @pytest.mark.slow
-def test_a_driver_killed_is_started_again(two_cores, setup, ask, picture, tmp_path):
+def test_a_driver_killed_is_started_again(cluster, setup, make_request, picture, tmp_path):
     picture.save(tmp_path / "cat.png")
-    trials = trials_of(setup, lambda **f: ask(image=str(tmp_path / "cat.png"), **f), steps=4, seed=range(12))
+    trials = make_trials(setup, lambda **f: make_request(image=str(tmp_path / "cat.png"), **f), steps=4, seed=range(12))
     code = (
         "import sys, pickle; from svdlab import run; from pathlib import Path; "
         "run(pickle.loads(Path(sys.argv[1]).read_bytes()), sys.argv[2], on=sys.argv[3], quality=False)"
     )
     (tmp_path / "trials").write_bytes(pickle.dumps(trials))
     folder = tmp_path / "rows"
-    driver = subprocess.Popen([sys.executable, "-c", code, tmp_path / "trials", folder, two_cores.address])
+    driver = subprocess.Popen([sys.executable, "-c", code, tmp_path / "trials", folder, cluster.address])
     try:
         while driver.poll() is None and len(list(folder.glob("*.json"))) < 2:
             time.sleep(0.05)
     finally:
         driver.kill()
         driver.wait()
-    made = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-    assert 2 <= len(made) < 12
-    spread(trials, folder)
-    check_whole(folder, trials)
-    assert made.items() <= {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}.items()
+    times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    assert 2 <= len(times) < 12
+    run_on_ray(trials, folder)
+    check_folder(folder, trials)
+    assert times.items() <= {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}.items()
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_finished(two_cores, setup, ask, tmp_path):
-    trials = trials_of(setup, ask, steps=4, seed=range(12))
+def test_ctrl_c_keeps_what_is_finished(cluster, setup, make_request, tmp_path):
+    trials = make_trials(setup, make_request, steps=4, seed=range(12))
 
     def strike() -> bool:
         if enough := len(list(tmp_path.glob("*.json"))) >= 2:
             os.kill(os.getpid(), signal.SIGINT)
         return enough
 
-    with meanwhile(strike), pytest.raises(KeyboardInterrupt, match=r"Stopped: \d+ of 12 rows are in"):
-        spread(trials, tmp_path)
-    made = len(read_rows(tmp_path))
-    assert 2 <= made < 12
-    spread(trials, tmp_path)
-    check_whole(tmp_path, trials)
+    with repeat_beside(strike), pytest.raises(KeyboardInterrupt, match=r"Stopped: \d+ of 12 rows are in"):
+        run_on_ray(trials, tmp_path)
+    count = len(read_rows(tmp_path))
+    assert 2 <= count < 12
+    run_on_ray(trials, tmp_path)
+    check_folder(tmp_path, trials)
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_on_a_cluster_from_the_command_line(two_cores, tmp_path):
+def test_the_notebook_runs_on_a_cluster_from_the_command_line(cluster, tmp_path):
     (tmp_path / "study.yaml").write_text(
         "axes: {motion_bucket_id: [60, 180], seed: [1]}\n"
         "fixed: {num_frames: 4, num_inference_steps: 1, decode_chunk_size: 4}\n"
     )
     command = [sys.executable, "-m", "svdlab", "run", str(ROOT / "notebooks/02_micro_conditioning.ipynb"), "study.yaml"]
-    done = subprocess.run(
-        [*command, "--on", two_cores.address], cwd=tmp_path, capture_output=True, text=True, check=False
+    process = subprocess.run(
+        [*command, "--on", cluster.address], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     copy = (tmp_path / "results/study/02_micro_conditioning.ipynb").read_text()
     assert "clip 2 of 2, 2 workers" in copy
     assert len(read_rows(tmp_path / "results/study")) == 2
@@ -350,7 +354,7 @@ def test_the_example_clusters_are_what_ray_takes():
         validate_config(prepare_config(yaml.safe_load(path.read_text())))
     script = (ROOT / "clusters" / "slurm.sh").read_text()
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    shown = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "ray.scripts.scripts", "symmetric-run", "--help"], capture_output=True
     )
-    assert b"--min-nodes" in shown.stdout
+    assert b"--min-nodes" in process.stdout

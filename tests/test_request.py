@@ -16,14 +16,14 @@ from svdlab import VARIANTS, Request
 PICTURE = Image.new("RGB", (16, 9), (10, 20, 30))
 
 
-def quiet(**fields) -> Request:
+def build_request(**fields) -> Request:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return Request(**fields)
 
 
 requests = st.builds(
-    quiet,
+    build_request,
     image=st.sampled_from(["rocket", "a b/ü.png", "https://example.org/x.png?y=1", PICTURE]),
     seed=st.integers(0, 2**63 - 1),
     height=st.none() | st.integers(8, 512).map(lambda n: n * 8),
@@ -54,9 +54,9 @@ def test_filling_keeps_what_was_given_and_leaves_nothing_open(request_, name):
         assert filled.filled(name) == filled
         assert Request.from_json(filled.to_json()) == filled
     for field in dataclasses.fields(Request):
-        asked, got = getattr(request_, field.name), getattr(filled, field.name)
-        assert got is not None or field.name == "sigmas"
-        assert asked is None or field.name == "variant" or got == asked
+        value, filled_value = getattr(request_, field.name), getattr(filled, field.name)
+        assert filled_value is not None or field.name == "sigmas"
+        assert value is None or field.name == "variant" or filled_value == value
 
 
 def test_defaults_are_diffusers_own():
@@ -64,13 +64,13 @@ def test_defaults_are_diffusers_own():
 
     from diffusers import StableVideoDiffusionPipeline
 
-    call = inspect.signature(StableVideoDiffusionPipeline.__call__).parameters
+    parameters = inspect.signature(StableVideoDiffusionPipeline.__call__).parameters
     request = Request.for_variant("svd-xt", image="rocket")
     for name in (
         *("height", "width", "num_inference_steps", "min_guidance_scale", "max_guidance_scale"),
         *("fps", "motion_bucket_id", "noise_aug_strength"),
     ):
-        assert getattr(request, name) == call[name].default, name
+        assert getattr(request, name) == parameters[name].default, name
     assert (request.num_frames, request.decode_chunk_size) == (25, 5)
 
 
@@ -79,12 +79,12 @@ def test_every_argument_of_the_pipeline_has_its_place():
 
     from diffusers import StableVideoDiffusionPipeline
 
-    call = set(inspect.signature(StableVideoDiffusionPipeline.__call__).parameters) - {"self"}
+    parameters = set(inspect.signature(StableVideoDiffusionPipeline.__call__).parameters) - {"self"}
     elsewhere = {
         *("generator", "num_videos_per_prompt", "latents"),  # seed, several seeds in one call
         *("output_type", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs"),  # generate's own
     }
-    assert call - elsewhere <= {field.name for field in dataclasses.fields(Request)}
+    assert parameters - elsewhere <= {field.name for field in dataclasses.fields(Request)}
 
 
 def test_presets_are_stabilitys():
@@ -214,9 +214,9 @@ def test_a_field_from_the_future_or_a_slip_is_named():
 
 @pytest.mark.parametrize("field", ["decode_chunk_size", "focus", "fit", "variant"])
 def test_a_value_of_any_length_leaves_the_sentence_short(field):
-    with pytest.raises(ValueError, match=field if field != "variant" else "Unknown variant") as caught:
+    with pytest.raises(ValueError, match=field if field != "variant" else "Unknown variant") as error:
         Request(image="rocket", **{field: [["long"] * 900]})
-    assert len(str(caught.value)) < 500
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -233,14 +233,14 @@ def test_a_value_of_any_length_leaves_the_sentence_short(field):
     ids=list("abcdefg"),
 )
 def test_long_values_do_not_fill_the_page(fields):
-    with pytest.raises(ValueError, match=r"\.") as caught:
+    with pytest.raises(ValueError, match=r"\.") as error:
         Request(image="rocket", **fields)
-    assert len(str(caught.value)) < 600
+    assert len(str(error.value)) < 600
 
 
 def test_a_long_name_or_preset_is_cut_too():
-    for wrong in (lambda: Request.for_variant("svd", preset="x" * 100_000, image="rocket"),
+    for build in (lambda: Request.for_variant("svd", preset="x" * 100_000, image="rocket"),
                   lambda: Request.from_json({"image": "rocket", "x" * 100_000: 1})):  # fmt: skip
-        with pytest.raises(ValueError, match="Unknown") as caught:
-            wrong()
-        assert len(str(caught.value)) < 400
+        with pytest.raises(ValueError, match="Unknown") as error:
+            build()
+        assert len(str(error.value)) < 400

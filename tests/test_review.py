@@ -7,12 +7,12 @@ import shlex
 import threading
 import warnings
 import zipfile
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
 import studies
+from html_page import HOSTILE, Page
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
@@ -24,47 +24,21 @@ from svdlab.rows.row_note import Note, write_note
 from svdlab.rows.rows_table import rows_table
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_review.ipynb"
-HOSTILE = "<img src=x onerror=alert(1)>\"'</td><script>alert(2)</script>"
-
-
-@pytest.fixture
-def motion(tmp_path) -> Path:
-    studies.study(tmp_path / "motion")
-    return tmp_path / "motion"
-
-
-class Page(HTMLParser):
-    """The elements of a page, templates and scripts left out."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.hidden = 0
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.hidden += tag == "template"
-        if not self.hidden:
-            self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        self.hidden -= tag == "template"
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def test_rows_of_a_study_of_several_and_of_a_folder_of_studies(motion, tmp_path):
-    studies.row(tmp_path / "noise", 40, studies.clip(3))
+    studies.write_row(tmp_path / "noise", 40, studies.draw_clip(3))
     assert len(review(motion).rows) == 6
     assert len(review([motion, str(tmp_path / "noise")]).rows) == 7
-    together = review(tmp_path)
-    assert [entry.folder.name for entry in together.entries] == ["motion"] * 6 + ["noise"]
-    headings = Page(together._repr_html_()).all("th")
+    view = review(tmp_path)
+    assert [entry.folder.name for entry in view.entries] == ["motion"] * 6 + ["noise"]
+    headings = Page(view._repr_html_()).all("th")
     assert {"motion_bucket_id", "seed"} == {h["data-knob"] for h in headings if h.get("data-knob")}
-    assert "<td>noise</td>" in together._repr_html_()
+    assert "<td>noise</td>" in view._repr_html_()
     assert newest(tmp_path) == [tmp_path / "noise"]
-    studies.row(tmp_path / "quickstart" / "panel", 41, studies.clip(4))  # as the first notebook's panel leaves one
+    studies.write_row(
+        tmp_path / "quickstart" / "panel", 41, studies.draw_clip(4)
+    )  # as the first notebook's panel leaves one
     assert newest(tmp_path) == [tmp_path / "quickstart" / "panel"]
     assert newest(tmp_path / "nowhere") == []
     with pytest.raises(ValueError, match="There are no rows in"):
@@ -74,7 +48,7 @@ def test_rows_of_a_study_of_several_and_of_a_folder_of_studies(motion, tmp_path)
 
 
 def test_five_hundred_rows_are_a_light_page(tmp_path):
-    studies.many(tmp_path / "many", 500)
+    studies.write_copies(tmp_path / "many", 500)
     text = review(tmp_path / "many", inside=False)._repr_html_()
     page = Page(text)
     assert len(page.all("img")) == 500
@@ -97,53 +71,53 @@ def test_few_clips_travel_inside_and_of_many_the_first_previews(motion, monkeypa
 
 
 def test_what_is_deleted_can_be_brought_back_for_a_week(motion):
-    looked = review(motion)
-    first, second, *others = [row.key for row in looked.rows]
-    looked.note(first, "doubtful")
-    before = {path.name: path.read_bytes() for path in motion.iterdir()}
-    looked.delete(first, second)
-    assert [row.key for row in looked.rows] == [row.key for row in review(motion).rows] == others
+    view = review(motion)
+    first, second, *others = [row.key for row in view.rows]
+    view.note(first, "doubtful")
+    files = {path.name: path.read_bytes() for path in motion.iterdir()}
+    view.delete(first, second)
+    assert [row.key for row in view.rows] == [row.key for row in review(motion).rows] == others
     assert not [path for path in motion.iterdir() if path.name.startswith((first, second))]
-    looked.restore(second)
-    looked.restore()
-    assert {path.name: path.read_bytes() for path in motion.iterdir() if path.is_file()} == before
-    looked.delete(first)
+    view.restore(second)
+    view.restore()
+    assert {path.name: path.read_bytes() for path in motion.iterdir() if path.is_file()} == files
+    view.delete(first)
     [day] = (motion / ".deleted").iterdir()
     day.rename(day.with_name("2020-01-01"))
-    looked.delete(second)
+    view.delete(second)
     assert [path.name for path in (motion / ".deleted").iterdir()] == [day.name]  # what is old has been cleared
     assert len(review(motion.parent).rows) == 4  # a folder of studies does not take it for one
 
 
 def test_nothing_outside_of_the_study_is_deleted(motion, tmp_path):
-    looked = review(motion)
-    key, outside = looked.rows[0].key, tmp_path / "outside"
+    view = review(motion)
+    key, outside = view.rows[0].key, tmp_path / "outside"
     outside.mkdir()
     (motion / ".deleted").symlink_to(outside)
     with pytest.raises(ValueError, match="is a link"):
-        looked.delete(key)
+        view.delete(key)
     assert (motion / f"{key}.json").exists()
     assert not list(outside.iterdir())
 
 
 def test_stars_and_notes_are_kept_beside_the_rows_and_disturb_none(motion):
-    looked = review(motion)
-    first, second, *_ = [row.key for row in looked.rows]
-    looked.star(first, second)
-    looked.note(second, "the flame is right ✓")
-    again = review(motion)
-    assert [row.key for row in again.starred] == [first, second]
-    assert again.entries[1].note == Note(True, "the flame is right ✓")
+    view = review(motion)
+    first, second, *_ = [row.key for row in view.rows]
+    view.star(first, second)
+    view.note(second, "the flame is right ✓")
+    reopened = review(motion)
+    assert [row.key for row in reopened.starred] == [first, second]
+    assert reopened.entries[1].note == Note(True, "the flame is right ✓")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(read_rows(motion)) == len(rows_table(motion)) == 6
-    looked.star(first, second, on=False)
-    looked.note(second, "")
+    view.star(first, second, on=False)
+    view.note(second, "")
     assert not list(motion.glob("*.note"))
     (motion / f"{first}.note").write_text('{"star": tru')
     assert review(motion).entries[0].note == Note()
     with pytest.raises(ValueError, match="6 rows have a key that begins with '00'"):
-        looked.star("00")
+        view.star("00")
 
 
 @pytest.mark.parametrize("text", ['{"star": true, "text": "\\ud800"}', '{"star": true, "text": 5}', "[" * 100_000])
@@ -168,11 +142,11 @@ def test_the_newest_study_may_hold_a_broken_link(motion, tmp_path):
 
 
 def test_an_export_replaces_no_videos_of_somebodys_own(motion, tmp_path):
-    looked = review(motion)
+    view = review(motion)
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "beach.mp4").write_bytes(b"mine")
     with pytest.raises(ValueError, match="give a new folder"):
-        looked.export(tmp_path / "holiday", [looked.rows[0].key])
+        view.export(tmp_path / "holiday", [view.rows[0].key])
     assert (tmp_path / "holiday" / "beach.mp4").read_bytes() == b"mine"
 
 
@@ -191,10 +165,10 @@ def test_several_writers_of_one_note_leave_a_whole_one(motion):
 
 
 def test_hostile_text_stays_text(motion):
-    studies.failure(motion, 70, HOSTILE, image=f"/pictures/{HOSTILE}.png")
-    looked = review(motion)
-    looked.note(looked.rows[0].key, HOSTILE)
-    page = Page(looked._repr_html_())
+    studies.write_failure(motion, 70, HOSTILE, image=f"/pictures/{HOSTILE}.png")
+    view = review(motion)
+    view.note(view.rows[0].key, HOSTILE)
+    page = Page(view._repr_html_())
     assert len(page.all("img")) == 6  # the previews alone
     assert len(page.all("script")) == 1
     assert len(page.all("tr")) == 1 + 7
@@ -203,17 +177,17 @@ def test_hostile_text_stays_text(motion):
 
 @pytest.mark.filterwarnings("ignore:In .*clips are not as their rows say")
 def test_what_is_no_video_of_this_study_is_neither_shown_nor_exported(motion, tmp_path):
-    secret = studies.disguise(motion, tmp_path)
-    looked = review(motion)
-    page = Page(looked._repr_html_())
+    secret = studies.replace_clips(motion, tmp_path)
+    view = review(motion)
+    page = Page(view._repr_html_())
     assert len(page.all("img")) == 6 - 3
-    assert base64.b64encode(secret).decode() not in looked._repr_html_()
+    assert base64.b64encode(secret).decode() not in view._repr_html_()
     assert sum("no MP4 video" in (line["data-error"] or "") for line in page.all("tr") if "data-error" in line) == 1
-    keys = [row.key for row in looked.rows]
-    names = zipfile.ZipFile(looked.export(tmp_path / "all.zip", keys)).namelist()
+    keys = [row.key for row in view.rows]
+    names = zipfile.ZipFile(view.export(tmp_path / "all.zip", keys)).namelist()
     assert len(names) == 3 + 1
     with pytest.raises(ValueError, match="There is no clip to export"):
-        looked.export(tmp_path / "secrets", keys[:2])
+        view.export(tmp_path / "secrets", keys[:2])
 
 
 def test_one_bad_row_file_spoils_nothing_and_is_named(motion, tmp_path):
@@ -224,12 +198,12 @@ def test_one_bad_row_file_spoils_nothing_and_is_named(motion, tmp_path):
         "0000000000000009": json.dumps(good | {"key": "0000000000000009", "created": 5}),
     }.items():
         (motion / f"{name}.json").write_text(text)
-    with pytest.warns(UserWarning, match="is passed over") as caught:
-        looked = review(motion)
-    assert len(looked.rows) == 6
-    named = " ".join(str(each.message) for each in caught)
-    assert all(name in named for name in ("climbing.json", "deep.json", "0000000000000009.json"))
-    looked.star(*[row.key for row in looked.rows])
+    with pytest.warns(UserWarning, match="is passed over") as warned:
+        view = review(motion)
+    assert len(view.rows) == 6
+    sentences = " ".join(str(each.message) for each in warned)
+    assert all(name in sentences for name in ("climbing.json", "deep.json", "0000000000000009.json"))
+    view.star(*[row.key for row in view.rows])
     assert not list(tmp_path.rglob("pwned*"))
     assert len(list(motion.glob("*.note"))) == 6
 
@@ -237,77 +211,79 @@ def test_one_bad_row_file_spoils_nothing_and_is_named(motion, tmp_path):
 def test_what_a_killed_export_left_is_cleared(motion, tmp_path):
     (tmp_path / ".svdlab-0123456789ab").mkdir()
     (tmp_path / ".svdlab-0123456789ab" / "chosen.zip").write_bytes(b"half of it")
-    looked = review(motion)
-    looked.export(tmp_path / "chosen.zip", [looked.rows[0].key])
+    view = review(motion)
+    view.export(tmp_path / "chosen.zip", [view.rows[0].key])
     assert {file.name for file in tmp_path.iterdir()} == {"chosen.zip", "motion"}
 
 
 def test_an_exported_table_holds_no_formulas(motion, tmp_path):
     import pandas as pd
 
-    studies.row(motion, 50, studies.clip(5, noise_aug_strength=0.1), version="=HYPERLINK(A1)", notes=("@SUM(A1)", "-x"))
-    looked = review(motion)
-    looked.note("0032", "+1 for this one")
-    table = pd.read_csv(looked.export(tmp_path / "chosen", ["0032"]) / "rows.csv").iloc[0]
+    studies.write_row(
+        motion, 50, studies.draw_clip(5, noise_aug_strength=0.1), version="=HYPERLINK(A1)", notes=("@SUM(A1)", "-x")
+    )
+    view = review(motion)
+    view.note("0032", "+1 for this one")
+    table = pd.read_csv(view.export(tmp_path / "chosen", ["0032"]) / "rows.csv").iloc[0]
     assert (table["version"], table["notes"]) == ("'=HYPERLINK(A1)", "'@SUM(A1), -x")
     assert table["note"] == "'+1 for this one"
     assert table["noise_aug_strength"] == 0.1
 
 
 def test_what_makes_a_row_again_makes_that_row(motion):
-    row = studies.row(motion, 50, studies.clip(5, 60, noise_aug_strength=0.1, focus=(0.2, 0.5)))
-    looked = review(motion)
-    imports, *python, shell = filter(None, looked.again(row.key).splitlines())
+    row = studies.write_row(motion, 50, studies.draw_clip(5, 60, noise_aug_strength=0.1, focus=(0.2, 0.5)))
+    view = review(motion)
+    imports, *python, shell = filter(None, view.again(row.key).splitlines())
     names: dict = {}
     exec(imports, names)
     assert {"generate", "load", "show"} <= names.keys()
     # what it asks for, not the seconds that it takes
-    names |= {"load": lambda setup: setup, "generate": lambda *asked: asked, "show": lambda clip: None}
+    names |= {"load": lambda setup: setup, "generate": lambda *arguments: arguments, "show": lambda clip: None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec("\n".join(python), names)
     assert names["clip"] == (row.setup, row.request)
     options = _parser().parse_args(shlex.split(shell)[1:])
     assert options.again == row.clip
-    failed = studies.failure(motion, 51, "The card is too small.")
+    failed = studies.write_failure(motion, 51, "The card is too small.")
     assert "svdlab clip" not in review(motion).again(failed.key)
 
 
 def test_clips_are_compared_with_the_first(motion):
-    looked = review(motion)
-    same, other = looked.rows[0], looked.rows[1]
-    shown = looked.compare(same.key, other.key, looked.rows[5].key)
-    page = Page(shown.html)
+    view = review(motion)
+    same, other = view.rows[0], view.rows[1]
+    comparison = view.compare(same.key, other.key, view.rows[5].key)
+    page = Page(comparison.html)
     assert all(str(film["data-full"]).startswith("data:video/mp4") for film in page.all("img"))
     assert len(page.all("img")) == 3
-    assert "PSNR (dB) against the first" in shown.html
+    assert "PSNR (dB) against the first" in comparison.html
     heads = [head.get("data-measure") for head in page.all("th") if head["scope"] == "col"]
     place = heads.index("PSNR (dB) against the first")
-    lines = [line.split("<t")[1:] for line in shown.html.split("<tr")[2:5]]
+    lines = [line.split("<t")[1:] for line in comparison.html.split("<tr")[2:5]]
     first, second, third = [line[place].partition(">")[2].partition("</td>")[0] for line in lines]
     assert first == ""
     assert 50 > float(second) > float(third) > 20
     for count in (1, 7):
         with pytest.raises(ValueError, match="name two to six"):
-            looked.compare(*[same.key] * count)
+            view.compare(*[same.key] * count)
 
 
 def test_a_wall_by_any_two_knobs(motion):
-    looked = review(motion)
-    assert len(looked.wall().labels) == 6
-    assert looked.wall().labels[0] == "motion_bucket_id 20, seed 1"
-    assert looked.wall("seed").labels[0] == "seed 1, motion_bucket_id 20"
+    view = review(motion)
+    assert len(view.wall().labels) == 6
+    assert view.wall().labels[0] == "motion_bucket_id 20, seed 1"
+    assert view.wall("seed").labels[0] == "seed 1, motion_bucket_id 20"
 
 
 def test_chosen_clips_are_exported_with_their_rows(motion, tmp_path):
     import pandas as pd
 
-    looked = review(motion)
+    view = review(motion)
     with pytest.raises(ValueError, match="star a row first"):
-        looked.export(tmp_path / "chosen")
-    looked.star(looked.rows[0].key, looked.rows[5].key)
-    looked.note(looked.rows[5].key, "the best")
-    folder, archive = looked.export(tmp_path / "chosen"), looked.export(tmp_path / "chosen.zip")
+        view.export(tmp_path / "chosen")
+    view.star(view.rows[0].key, view.rows[5].key)
+    view.note(view.rows[5].key, "the best")
+    folder, archive = view.export(tmp_path / "chosen"), view.export(tmp_path / "chosen.zip")
     names = [
         "motion_motion_bucket_id-20_seed-1_0000000000000000.mp4",
         "motion_motion_bucket_id-220_seed-2_0005000000000000.mp4",
@@ -320,41 +296,41 @@ def test_chosen_clips_are_exported_with_their_rows(motion, tmp_path):
     assert list(table["file"]) == names
     assert list(table["note"].fillna("")) == ["", "the best"]
     assert list(table["motion_bucket_id"]) == [20, 220]
-    looked.export(folder, [looked.rows[1].key])  # takes the place of the one before
-    alone = "motion_motion_bucket_id-20_seed-2_0001000000000000.mp4"
-    assert sorted(file.name for file in folder.iterdir()) == [alone, "rows.csv"]
+    view.export(folder, [view.rows[1].key])  # takes the place of the one before
+    name = "motion_motion_bucket_id-20_seed-2_0001000000000000.mp4"
+    assert sorted(file.name for file in folder.iterdir()) == [name, "rows.csv"]
     with pytest.raises(ValueError, match="give a new folder"):
-        looked.export(motion)  # holds rows
+        view.export(motion)  # holds rows
     with pytest.raises(ValueError, match="give a new folder"):
-        looked.export(tmp_path / "chosen.mp4")
+        view.export(tmp_path / "chosen.mp4")
     assert len(read_rows(motion)) == 6
 
 
 def test_the_page_can_ask_only_for_rows_that_it_shows(motion):
-    class Sent(list):
+    class Messages(list):
         def send(self, content, buffers=None):
             self.append((content, buffers))
 
-    looked, sent = review(motion), Sent()
-    looked._answer(sent, {"what": "clip", "row": 2}, None)
-    looked._answer(sent, {"what": "compare", "rows": [0, 0]}, None)
-    looked._answer(sent, {"what": "keep", "row": 3, "star": True, "text": HOSTILE}, None)
-    looked._answer(sent, {"what": "notes"}, None)
-    looked._answer(sent, {"what": "preview", "rows": [2, 3]}, None)
-    assert sent[0] == ({"files": ["clip 2"]}, [(motion / "0002000000000000.mp4").read_bytes()])
+    view, messages = review(motion), Messages()
+    view._answer(messages, {"what": "clip", "row": 2}, None)
+    view._answer(messages, {"what": "compare", "rows": [0, 0]}, None)
+    view._answer(messages, {"what": "keep", "row": 3, "star": True, "text": HOSTILE}, None)
+    view._answer(messages, {"what": "notes"}, None)
+    view._answer(messages, {"what": "preview", "rows": [2, 3]}, None)
+    assert messages[0] == ({"files": ["clip 2"]}, [(motion / "0002000000000000.mp4").read_bytes()])
     previews = [(motion / f"000{place}000000000000.preview.webp").read_bytes() for place in (2, 3)]
-    assert sent[-1] == ({"files": ["preview 2", "preview 3"]}, previews)
-    looked._answer(sent, {"what": "delete", "rows": [4, 5]}, None)
-    looked._answer(sent, {"what": "restore", "rows": [4]}, None)
-    assert [content["absent"] for content, _ in sent[-2:]] == [[4, 5], [5]]
-    assert sent[1][0]["measures"] == [
+    assert messages[-1] == ({"files": ["preview 2", "preview 3"]}, previews)
+    view._answer(messages, {"what": "delete", "rows": [4, 5]}, None)
+    view._answer(messages, {"what": "restore", "rows": [4]}, None)
+    assert [content["absent"] for content, _ in messages[-2:]] == [[4, 5], [5]]
+    assert messages[1][0]["measures"] == [
         ["PSNR (dB) against the first", ["", "100"]],
         ["SSIM against the first", ["", "1"]],
     ]
-    assert sent[2][0]["notes"][3] == {"star": True, "text": HOSTILE}
+    assert messages[2][0]["notes"][3] == {"star": True, "text": HOSTILE}
     for row in ("../secret", 99, None):
         with pytest.raises((IndexError, TypeError)):
-            looked._answer(sent, {"what": "clip", "row": row}, None)
+            view._answer(messages, {"what": "clip", "row": row}, None)
 
 
 def test_the_notebook_runs_without_a_browser(motion, tmp_path, monkeypatch):
@@ -365,13 +341,13 @@ def test_the_notebook_runs_without_a_browser(motion, tmp_path, monkeypatch):
     shell, pages = InteractiveShell(), []
     for cell in cells:
         with capture_output() as captured:
-            answer = shell.run_cell(cell.source)
-        answer.raise_error()
+            outcome = shell.run_cell(cell.source)
+        outcome.raise_error()
         assert not captured.stderr
         if "parameters" in cell.metadata.get("tags", []):
             shell.user_ns |= {"folders": [str(motion)], "results": str(tmp_path / "kept")}
-        if hasattr(answer.result, "_repr_html_"):
-            pages.append(answer.result._repr_html_())
+        if hasattr(outcome.result, "_repr_html_"):
+            pages.append(outcome.result._repr_html_())
     assert [len(Page(text).all("img")) for text in pages] == [6, 3, 6]
     assert all(film["src"] for text in pages for film in Page(text).all("img"))
     assert {file.name for file in (tmp_path / "kept").iterdir()} == {"chosen", "chosen.zip", "report.html"}

@@ -15,7 +15,7 @@ from svdlab.rows.row_preview import make_previews, read_preview
 
 @pytest.fixture
 def row(tmp_path):
-    return studies.row(tmp_path, 0, studies.clip(bucket=220))
+    return studies.write_row(tmp_path, 0, studies.draw_clip(bucket=220))
 
 
 def test_a_preview_is_small_and_looks_like_the_clip(row):
@@ -30,27 +30,27 @@ def test_a_preview_is_small_and_looks_like_the_clip(row):
             assert preview.size == size
             for number in range(len(frames)):
                 preview.seek(number)
-                apart = ImageChops.difference(preview.convert("RGB"), frames[number].convert("RGB").resize(size))
-                assert max(ImageStat.Stat(apart).mean) < 3
+                difference = ImageChops.difference(preview.convert("RGB"), frames[number].convert("RGB").resize(size))
+                assert max(ImageStat.Stat(difference).mean) < 3
     assert len(preview_bytes(full, 7)) < 60_000
 
 
 def test_a_missing_preview_is_made_once_and_kept(row, tmp_path, monkeypatch):
     assert read_preview(row, make=False) is None
     make_previews([row])
-    made = read_preview(row, make=False)
-    assert made
-    assert (tmp_path / f"{row.key}.preview.webp").read_bytes() == made
+    preview = read_preview(row, make=False)
+    assert preview
+    assert (tmp_path / f"{row.key}.preview.webp").read_bytes() == preview
     monkeypatch.setattr("svdlab.rows.row_preview.read_frames", None)
     make_previews([row])
-    assert read_preview(row) == made
+    assert read_preview(row) == preview
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "text", "torn", "of more frames"])
 def test_what_is_no_preview_of_the_clip_is_not_shown(row, tmp_path, kind):
-    path, good = tmp_path / f"{row.key}.preview.webp", read_preview(row)
+    path, preview = tmp_path / f"{row.key}.preview.webp", read_preview(row)
     path.unlink()
-    (tmp_path / "secret").write_bytes(good)
+    (tmp_path / "secret").write_bytes(preview)
     if kind == "link":
         path.symlink_to(tmp_path / "secret")
     elif kind == "pipe":
@@ -59,8 +59,8 @@ def test_what_is_no_preview_of_the_clip_is_not_shown(row, tmp_path, kind):
         path.mkdir()
     else:
         longer = preview_bytes([Image.new("RGB", (64, 64), (i, 0, 0)) for i in range(0, 200, 20)], 7)
-        path.write_bytes({"text": b"PASSWORD", "torn": good[:100], "of more frames": longer}[kind])
-    assert read_preview(row) == good  # made anew
+        path.write_bytes({"text": b"PASSWORD", "torn": preview[:100], "of more frames": longer}[kind])
+    assert read_preview(row) == preview  # made anew
     assert kind == "folder" or (path.is_file() and not path.is_symlink())
 
 

@@ -27,149 +27,149 @@ from svdlab.rows.rows_table import rows_table
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:svdlab.request")
 RANDOM = Setup("svd", weights="random", dtype="fp32")
 VIDEO = b"\0\0\0\x20ftypisom" + bytes(100)  # as far as anybody looks who does not open it
-HERE = Machine("cpu", "Abacus", 64, 2, "3.11", {"torch": "2.13.0", "diffusers": None}, "abc")
+MACHINE = Machine("cpu", "Abacus", 64, 2, "3.11", {"torch": "2.13.0", "diffusers": None}, "abc")
 
 
-def asked(**fields) -> Request:
+def build_request(**fields) -> Request:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return Request.for_variant("svd", **{"image": "rocket", "height": 64, "width": 96} | fields)
 
 
-def quality(**fields) -> Quality:
+def build_quality(**fields) -> Quality:
     return dataclasses.replace(Quality(*(0.5 for _ in range(11)), 0, None), **fields)
 
 
-def row(number: int = 0, **fields) -> Row:
-    made: dict = {
+def build_row(number: int = 0, **fields) -> Row:
+    defaults: dict = {
         "key": f"{number:016x}",
         "setup": RANDOM,
-        "request": asked(seed=number),
+        "request": build_request(seed=number),
         "timings": {"sample_seconds": 1.5 + number, "decode_seconds": 0.5},
-        "quality": quality(motion_mean_px=0.25 * number),
+        "quality": build_quality(motion_mean_px=0.25 * number),
         "axes": ("seed",),
         "picture_sha256": "5f" * 32,
-        "machine": HERE,
+        "machine": MACHINE,
         "created": f"2026-01-01T00:00:{number:02d}+00:00",
         "version": "0.1.0",
     }
-    return Row(**made | fields)
+    return Row(**defaults | fields)
 
 
-def put(folder: Path, one: Row, clip: bool = True) -> Row:
+def save_row(folder: Path, row: Row, clip: bool = True) -> Row:
     """Save a row with a clip that is none: nothing here may open it."""
     scratch = folder / ".scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     file = scratch / "clip.mp4"
     file.write_bytes(VIDEO)
-    done = write_row(one, folder, scratch, file if clip and one.status == "done" else None)
+    saved = write_row(row, folder, scratch, file if clip and row.status == "done" else None)
     shutil.rmtree(scratch)
-    return done
+    return saved
 
 
 # --- rows ----------------------------------------------------------------------------------------------------
 
 
-def test_a_row_comes_back_as_it_went(tmp_path):
-    kept = put(tmp_path, row(3, notes=("a", "b"), quality=None))
-    assert read_rows(tmp_path) == [kept]
-    assert find_row(tmp_path, kept.key) == kept
-    assert (kept.clip, kept.clip_bytes) == (tmp_path / f"{kept.key}.mp4", len(VIDEO))
-    assert kept.clip_problem(verify=True) is None
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{kept.key}.json", f"{kept.key}.mp4"]
-    assert str(tmp_path) not in (tmp_path / f"{kept.key}.json").read_text()  # so that the folder can move
+def test_a_row_is_read_as_it_was_written(tmp_path):
+    saved = save_row(tmp_path, build_row(3, notes=("a", "b"), quality=None))
+    assert read_rows(tmp_path) == [saved]
+    assert find_row(tmp_path, saved.key) == saved
+    assert (saved.clip, saved.clip_bytes) == (tmp_path / f"{saved.key}.mp4", len(VIDEO))
+    assert saved.clip_problem(verify=True) is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{saved.key}.json", f"{saved.key}.mp4"]
+    assert str(tmp_path) not in (tmp_path / f"{saved.key}.json").read_text()  # so that the folder can move
 
 
-def test_a_row_opens_its_clip(tmp_path, ask):
+def test_a_row_opens_its_clip(tmp_path, make_request):
     from svdlab.generation.clip import Clip
 
     frames = [Image.new("RGB", (96, 64), (40 * i, 0, 0)) for i in range(6)]
-    clip = Clip(frames, ask(), RANDOM)
-    kept = write_row(row(request=clip.request), tmp_path, tmp_path, clip.save(tmp_path / "beside.mp4"))
-    assert len(kept.open().frames) == 6
+    clip = Clip(frames, make_request(), RANDOM)
+    saved = write_row(build_row(request=clip.request), tmp_path, tmp_path, clip.save(tmp_path / "beside.mp4"))
+    assert len(saved.open().frames) == 6
     with pytest.raises(ValueError, match=r"no clip of trial .*: the card caught fire"):
-        row(status="failed", error="the card caught fire.").open()
+        build_row(status="failed", error="the card caught fire.").open()
 
 
-def test_a_picture_from_memory_lies_beside_the_rows_once(tmp_path, ask, picture):
+def test_a_picture_from_memory_lies_beside_the_rows_once(tmp_path, make_request, picture):
     for seed in (1, 2):
-        put(tmp_path, row(seed, request=ask(seed=seed)))
+        save_row(tmp_path, build_row(seed, request=make_request(seed=seed)))
     assert len(list(tmp_path.glob("*.png"))) == 1
     [first, _] = read_rows(tmp_path)
-    assert row_key(RANDOM, first.request) == row_key(RANDOM, ask(seed=1))
+    assert row_key(RANDOM, first.request) == row_key(RANDOM, make_request(seed=1))
     assert (tmp_path / "0000000000000001.json").stat().st_size < 2000
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):
-    odd = row(
-        quality=quality(camera_motion_px=math.nan, motion_mean_px=np.float32(2)),
+    saved = build_row(
+        quality=build_quality(camera_motion_px=math.nan, motion_mean_px=np.float32(2)),
         timings={"sample_seconds": np.array(1.5)},
     )
-    put(tmp_path, odd)
-    text = (tmp_path / f"{odd.key}.json").read_text()
+    save_row(tmp_path, saved)
+    text = (tmp_path / f"{saved.key}.json").read_text()
     assert "NaN" not in text
-    [kept] = read_rows(tmp_path)
-    assert kept.quality == quality(camera_motion_px=None, motion_mean_px=2.0)
-    assert kept.timings == {"sample_seconds": 1.5}
+    [row] = read_rows(tmp_path)
+    assert row.quality == build_quality(camera_motion_px=None, motion_mean_px=2.0)
+    assert row.timings == {"sample_seconds": 1.5}
 
 
 def test_an_answer_stands_before_a_failure_whichever_came_last(tmp_path):
-    failed = put(tmp_path, row(status="failed", error="Out of memory.", timings={}))
+    failed = save_row(tmp_path, build_row(status="failed", error="Out of memory.", timings={}))
     assert read_rows(tmp_path) == [failed]
-    done = put(tmp_path, row())
+    done = save_row(tmp_path, build_row())
     assert read_rows(tmp_path) == [done]
     assert not list(tmp_path.glob("*.failed.json"))
-    put(tmp_path, failed)  # another machine, later
+    save_row(tmp_path, failed)  # another machine, later
     assert read_rows(tmp_path) == [done]
     assert find_row(tmp_path, done.key) == done
 
 
 def test_folders_merge_by_being_copied_together(tmp_path):
-    here, there, both = tmp_path / "here", tmp_path / "there", tmp_path / "both"
+    first, second, merged = tmp_path / "here", tmp_path / "there", tmp_path / "both"
     for number in range(4):
-        put(here, row(number) if number != 2 else row(2, status="failed", error="It failed here."))
+        save_row(first, build_row(number) if number != 2 else build_row(2, status="failed", error="It failed here."))
     for number in range(2, 6):
-        put(there, row(number) if number != 3 else row(3, status="failed", error="It failed there."))
-    for folder in (here, there):
-        shutil.copytree(folder, both, dirs_exist_ok=True)
-    assert [(r.key, r.status) for r in read_rows(both)] == [(f"{number:016x}", "done") for number in range(6)]
-    assert all(r.clip and r.clip.parent == both and r.clip.exists() for r in read_rows(both))
-    assert len(rows_table(both)) == 6
+        save_row(second, build_row(number) if number != 3 else build_row(3, status="failed", error="It failed there."))
+    for folder in (first, second):
+        shutil.copytree(folder, merged, dirs_exist_ok=True)
+    assert [(r.key, r.status) for r in read_rows(merged)] == [(f"{number:016x}", "done") for number in range(6)]
+    assert all(r.clip and r.clip.parent == merged and r.clip.exists() for r in read_rows(merged))
+    assert len(rows_table(merged)) == 6
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", '{"key": 3}', "[1]", '{"key": "a", "setup": {}, "request": 5}', "\0\0\0", "[" * 100_000]
 )
 def test_a_torn_or_foreign_file_is_named_and_passed_over(tmp_path, text):
-    kept = put(tmp_path, row(1))
+    saved = save_row(tmp_path, build_row(1))
     (tmp_path / "params.json").write_text(text)
     with pytest.warns(UserWarning, match=r"params\.json is passed over"):
-        assert read_rows(tmp_path) == [kept]
+        assert read_rows(tmp_path) == [saved]
     with pytest.warns(UserWarning, match=r"params\.json is passed over"):
         assert len(rows_table(tmp_path)) == 1
 
 
 def test_a_torn_row_counts_as_not_there(tmp_path):
-    kept = put(tmp_path, row(1))
-    file = tmp_path / f"{kept.key}.json"
-    whole = file.read_bytes()
-    for length in range(0, len(whole) - 1, 97):
-        file.write_bytes(whole[:length])
-        assert find_row(tmp_path, kept.key) is None
-    file.write_bytes(whole)
-    assert find_row(tmp_path, kept.key) == kept
-    (tmp_path / f"{kept.key}.mp4").unlink()
+    saved = save_row(tmp_path, build_row(1))
+    file = tmp_path / f"{saved.key}.json"
+    content = file.read_bytes()
+    for length in range(0, len(content) - 1, 97):
+        file.write_bytes(content[:length])
+        assert find_row(tmp_path, saved.key) is None
+    file.write_bytes(content)
+    assert find_row(tmp_path, saved.key) == saved
+    (tmp_path / f"{saved.key}.mp4").unlink()
     with pytest.warns(UserWarning, match="gone"):
-        assert find_row(tmp_path, kept.key) is None
+        assert find_row(tmp_path, saved.key) is None
 
 
 def test_rows_of_an_older_version_still_read(tmp_path):
-    old = {"key": "ab" * 8, "setup": {"variant": "svd"}, "request": {"image": "rocket"}, "picture": "5f" * 32}
-    old["quality"] = dataclasses.asdict(quality()) | {"motion_mean_percent": 0.5, "loop_seam": None}
-    (tmp_path / f"{old['key']}.json").write_text(json.dumps(old))
-    [read] = read_rows(tmp_path)
-    assert (read.status, read.timings, read.measurement, read.clip, read.version) == ("done", {}, None, None, None)
-    assert (read.quality, read.picture_sha256) == (quality(), "5f" * 32)
+    fields = {"key": "ab" * 8, "setup": {"variant": "svd"}, "request": {"image": "rocket"}, "picture": "5f" * 32}
+    fields["quality"] = dataclasses.asdict(build_quality()) | {"motion_mean_percent": 0.5, "loop_seam": None}
+    (tmp_path / f"{fields['key']}.json").write_text(json.dumps(fields))
+    [row] = read_rows(tmp_path)
+    assert (row.status, row.timings, row.measurement, row.clip, row.version) == ("done", {}, None, None, None)
+    assert (row.quality, row.picture_sha256) == (build_quality(), "5f" * 32)
     assert list(rows_table(tmp_path)["image"]) == ["rocket"]
 
 
@@ -182,18 +182,18 @@ def test_the_committed_rows_still_read():
 
 
 def test_rows_of_a_newer_version_read_as_far_as_they_can(tmp_path):
-    kept = put(tmp_path, row(1))
-    file = tmp_path / f"{kept.key}.json"
+    saved = save_row(tmp_path, build_row(1))
+    file = tmp_path / f"{saved.key}.json"
     fields = json.loads(file.read_text())
     file.write_text(json.dumps(fields | {"watts": 300, "machine": fields["machine"] | {"planet": "Earth"}}))
-    assert read_rows(tmp_path) == [kept]
+    assert read_rows(tmp_path) == [saved]
     for part in ("request", "setup"):  # it would be another question
         file.write_text(json.dumps(fields | {part: fields[part] | {"camera": "left"}}))
         with pytest.warns(UserWarning, match="passed over.*'camera'.*newer svdlab"):
             assert read_rows(tmp_path) == []
 
 
-def test_no_folder_is_said(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         read_rows(tmp_path / "nothing")
 
@@ -226,7 +226,7 @@ BAD_CLIPS = ["gone", "empty", "cut", "foreign", "exchanged", "a link", "a folder
 
 @pytest.mark.parametrize("kind", BAD_CLIPS)
 def test_a_clip_that_is_not_the_rows_own_is_named_and_made_again(tmp_path, kind):
-    good, bad = put(tmp_path, row(1)), put(tmp_path, row(2))
+    good, bad = save_row(tmp_path, build_row(1)), save_row(tmp_path, build_row(2))
     spoil_clip(kind, bad.clip)
     with pytest.warns(UserWarning, match=bad.clip.name):
         assert read_rows(tmp_path) == [good, bad]
@@ -242,18 +242,18 @@ def test_a_clip_that_is_not_the_rows_own_is_named_and_made_again(tmp_path, kind)
 
 
 def test_a_clip_of_an_older_version_is_known_by_its_beginning(tmp_path):
-    kept = put(tmp_path, row(1))
-    file = tmp_path / f"{kept.key}.json"
-    old = dataclasses.replace(kept, clip_bytes=None, clip_sha256=None)
-    file.write_text(old.to_json())
-    assert find_row(tmp_path, kept.key) == old
-    kept.clip.write_bytes(b"<html>")
-    assert old.clip_problem()
-    assert old.clip_file() is None
+    saved = save_row(tmp_path, build_row(1))
+    file = tmp_path / f"{saved.key}.json"
+    old_row = dataclasses.replace(saved, clip_bytes=None, clip_sha256=None)
+    file.write_text(old_row.to_json())
+    assert find_row(tmp_path, saved.key) == old_row
+    saved.clip.write_bytes(b"<html>")
+    assert old_row.clip_problem()
+    assert old_row.clip_file() is None
 
 
 def test_a_clip_that_is_deleted_while_rows_are_read_hides_no_other(tmp_path, monkeypatch):
-    good, bad = put(tmp_path, row(1)), put(tmp_path, row(2))
+    good, bad = save_row(tmp_path, build_row(1)), save_row(tmp_path, build_row(2))
     check = Row.clip_problem
 
     def check_then_delete(self, verify=False):
@@ -268,7 +268,7 @@ def test_a_clip_that_is_deleted_while_rows_are_read_hides_no_other(tmp_path, mon
 
 
 def test_a_row_that_is_deleted_while_rows_are_read_is_not_spoken_of(tmp_path, monkeypatch, recwarn):
-    good, other = put(tmp_path, row(1)), put(tmp_path, row(2))
+    good, other = save_row(tmp_path, build_row(1)), save_row(tmp_path, build_row(2))
     glob = Path.glob
 
     def list_then_delete(self, pattern):
@@ -327,7 +327,7 @@ def bad_texts(good: Row) -> dict[str, str | bytes]:
 
 
 def test_no_bad_file_hides_a_good_row(tmp_path):
-    good = [put(tmp_path, row(number)) for number in range(3)]
+    good = [save_row(tmp_path, build_row(number)) for number in range(3)]
     outside = tmp_path.parent / "outside.json"
     outside.write_text(good[0].to_json())
     texts = bad_texts(good[0])
@@ -358,8 +358,8 @@ def test_no_bad_file_hides_a_good_row(tmp_path):
 
 def test_the_table_is_tidy(tmp_path):
     for number in (2, 0, 1):
-        put(tmp_path, row(number))
-    put(tmp_path, row(3, status="failed", error="Out of memory.", timings={}, quality=None))
+        save_row(tmp_path, build_row(number))
+    save_row(tmp_path, build_row(3, status="failed", error="Out of memory.", timings={}, quality=None))
     table = rows_table(tmp_path)
     assert list(table.seed) == [0, 1, 2, 3]
     assert list(table.status) == ["done"] * 3 + ["failed"]
@@ -380,10 +380,10 @@ def test_an_empty_folder_gives_an_empty_table(tmp_path):
 def test_the_table_goes_into_files(tmp_path):
     import pandas
 
-    rows_table([row(1)]).to_csv(tmp_path / "rows.csv")
+    rows_table([build_row(1)]).to_csv(tmp_path / "rows.csv")
     assert list(pandas.read_csv(tmp_path / "rows.csv").sample_seconds) == [2.5]
     pytest.importorskip("pyarrow")
-    rows_table([row(1)]).to_parquet(tmp_path / "rows.parquet")
+    rows_table([build_row(1)]).to_parquet(tmp_path / "rows.parquet")
     assert list(pandas.read_parquet(tmp_path / "rows.parquet").sample_seconds) == [2.5]
 
 
@@ -392,7 +392,7 @@ def test_the_table_goes_into_files(tmp_path):
 
 def test_a_setup_without_a_device_keeps_the_key_that_older_rows_have():
     for setup in (RANDOM, dataclasses.replace(RANDOM, device="cpu")):
-        assert row_key(setup, asked()) == "3100e5c8a589352b"
+        assert row_key(setup, build_request()) == "3100e5c8a589352b"
 
 
 def test_the_same_question_has_the_same_key_wherever_the_picture_lies(tmp_path, picture):
@@ -401,13 +401,15 @@ def test_the_same_question_has_the_same_key_wherever_the_picture_lies(tmp_path, 
     shutil.copy(tmp_path / "a.png", tmp_path / "moved" / "b.png")
     sources = [picture, np.asarray(picture), tmp_path / "a.png", str(tmp_path / "moved" / "b.png")]
     sources += [(tmp_path / "a.png").read_bytes()]
-    assert len({row_key(RANDOM, asked(image=source)) for source in sources}) == 1
-    assert row_key(RANDOM, asked(image=picture.rotate(180))) != row_key(RANDOM, asked(image=picture))
+    assert len({row_key(RANDOM, build_request(image=source)) for source in sources}) == 1
+    assert row_key(RANDOM, build_request(image=picture.rotate(180))) != row_key(RANDOM, build_request(image=picture))
     # what counts is what the model sees
-    assert row_key(RANDOM, asked(image=picture, focus=(0, 0.5))) == row_key(RANDOM, asked(image=picture))
-    assert row_key(RANDOM, asked(image=picture, fit="stretch")) == row_key(RANDOM, asked(image=picture))
+    assert row_key(RANDOM, build_request(image=picture, focus=(0, 0.5))) == row_key(
+        RANDOM, build_request(image=picture)
+    )
+    assert row_key(RANDOM, build_request(image=picture, fit="stretch")) == row_key(RANDOM, build_request(image=picture))
     tall = picture.resize((48, 96))
-    assert row_key(RANDOM, asked(image=tall, focus=(0.5, 0))) != row_key(RANDOM, asked(image=tall))
+    assert row_key(RANDOM, build_request(image=tall, focus=(0.5, 0))) != row_key(RANDOM, build_request(image=tall))
 
 
 def test_every_field_of_the_question_counts():
@@ -426,22 +428,22 @@ def test_every_field_of_the_question_counts():
         "decode_chunk_size": 2,
     }
     assert set(changes) == {f.name for f in dataclasses.fields(Request)} - {"image", "fit", "focus", "variant"}
-    keys = [row_key(RANDOM, asked()), *(row_key(RANDOM, asked(**{k: v})) for k, v in changes.items())]
+    keys = [row_key(RANDOM, build_request()), *(row_key(RANDOM, build_request(**{k: v})) for k, v in changes.items())]
     setups = [Setup("svd", weights="random", dtype="bf16"), Setup("svd", revision="a" * 40, dtype="fp32")]
     setups += [Setup("svd", weights="random", dtype="fp32", optimizations=("forward-chunking=7",))]
-    keys += [row_key(setup, asked()) for setup in setups]
+    keys += [row_key(setup, build_request()) for setup in setups]
     assert len(set(keys)) == len(keys)
 
 
 def test_what_is_filled_in_and_where_it_runs_do_not_count():
     import torch
 
-    bare = Request(image="rocket")
-    assert row_key(RANDOM, bare) == row_key(RANDOM, bare.filled("svd"))
+    request = Request(image="rocket")
+    assert row_key(RANDOM, request) == row_key(RANDOM, request.filled("svd"))
     cpu = Setup("svd", weights="random", device="cpu")
-    assert row_key(cpu, bare) == row_key(RANDOM, bare)
+    assert row_key(cpu, request) == row_key(RANDOM, request)
     if not torch.cuda.is_available():
-        assert row_key(Setup("svd", weights="random"), bare) == row_key(RANDOM, bare)
+        assert row_key(Setup("svd", weights="random"), request) == row_key(RANDOM, request)
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -460,14 +462,17 @@ def test_what_is_filled_in_and_where_it_runs_do_not_count():
     order=st.randoms(),
 )
 def test_a_key_survives_json_and_the_order_of_fields(fields, order):
-    request = asked(**fields)
+    request = build_request(**fields)
     key = row_key(RANDOM, request)
-    given_back = Row.from_json(row(request=request, key=key).to_json(), Path())
-    assert row_key(given_back.setup, given_back.request) == given_back.key == key
+    restored = Row.from_json(build_row(request=request, key=key).to_json(), Path())
+    assert row_key(restored.setup, restored.request) == restored.key == key
     shuffled = list(json.loads(request.to_json()).items())
     order.shuffle(shuffled)
     assert row_key(RANDOM, Request.from_json(dict(shuffled))) == key
-    assert row_key(RANDOM, asked(**{k: np.float64(v) if isinstance(v, float) else v for k, v in fields.items()})) == key
+    assert (
+        row_key(RANDOM, build_request(**{k: np.float64(v) if isinstance(v, float) else v for k, v in fields.items()}))
+        == key
+    )
 
 
 def test_weights_are_known_by_what_is_in_them(tmp_path, checkpoint, micro):
@@ -475,7 +480,7 @@ def test_weights_are_known_by_what_is_in_them(tmp_path, checkpoint, micro):
     from safetensors.torch import load_file, save_file
 
     def key(folder) -> str:
-        return row_key(Setup("svd", weights=str(folder), dtype="fp32"), asked())
+        return row_key(Setup("svd", weights=str(folder), dtype="fp32"), build_request())
 
     shutil.copytree(checkpoint, tmp_path / "moved")
     assert key(tmp_path / "moved") == key(checkpoint)
@@ -512,5 +517,5 @@ def test_weights_of_the_hub_are_known_by_their_commit(tmp_path, monkeypatch):
     (repository / "snapshots" / commit / "model_index.json").write_text("{}")
     setup = Setup("svd", dtype="fp16")
     assert setup.resolved().revision == commit
-    assert row_key(setup, asked()) == row_key(dataclasses.replace(setup, revision=commit), asked())
+    assert row_key(setup, build_request()) == row_key(dataclasses.replace(setup, revision=commit), build_request())
     assert Setup("svd-xt", dtype="fp16").resolved().revision is None  # not fetched yet

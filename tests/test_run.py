@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-from sweeps import check_whole, quick, trials_of
+from sweeps import check_folder, make_trials, run_quietly
 
 from svdlab import Setup, generate, read
 from svdlab.pipelines import pipeline_cache
@@ -24,67 +24,58 @@ from svdlab.sweeps.dry_run import dry_run
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-@pytest.fixture(scope="module")
-def setup(checkpoint) -> Setup:
-    return Setup("svd", weights=str(checkpoint), dtype="fp32", device="cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def unloaded():
-    yield
-    unload_cached()
-
-
-def test_a_sweep_makes_plain_clips_and_makes_them_once(setup, ask, tmp_path, monkeypatch):
+def test_a_sweep_makes_plain_clips_and_makes_them_once(setup, make_request, tmp_path, monkeypatch):
     folder = tmp_path / "new" / "motion"
-    trials = trials_of(setup, ask, motion_bucket_id=[30, 220], seed=[1, 2])
-    rows = quick(trials, folder)
-    check_whole(folder, trials)
+    trials = make_trials(setup, make_request, motion_bucket_id=[30, 220], seed=[1, 2])
+    rows = run_quietly(trials, folder)
+    check_folder(folder, trials)
     pipeline = load(setup)
     for trial, row in zip(trials, rows, strict=True):
         assert row.request == trial.request
         assert row.axes == ("motion_bucket_id", "seed")
         assert set(row.timings) == {"sample_seconds", "decode_seconds", "save_seconds"}
-        again = generate(pipeline, trial.request, progress=False)
-        again.save(tmp_path / "again.mp4")
+        clip = generate(pipeline, trial.request, progress=False)
+        clip.save(tmp_path / "again.mp4")
         frames = read(tmp_path / "again.mp4").frames
         assert all(a.tobytes() == b.tobytes() for a, b in zip(frames, row.open().frames, strict=True))
     monkeypatch.setattr(pipeline_cache, "load", None)
     monkeypatch.setattr(make_row_module, "generate", None)
-    assert quick(trials, folder) == rows
-    assert quick(trials[::-1], folder) == rows[::-1]
+    assert run_quietly(trials, folder) == rows
+    assert run_quietly(trials[::-1], folder) == rows[::-1]
 
 
-def test_a_picture_is_read_once(setup, tmp_path, picture, ask, monkeypatch):
+def test_a_picture_is_read_once(setup, tmp_path, picture, make_request, monkeypatch):
     picture.save(tmp_path / "cat.png")
-    seen = []
-    monkeypatch.setattr(picture_cache, "conditioning", lambda request: seen.append(1) or conditioning(request))
-    trials = trials_of(setup, lambda **f: ask(image=str(tmp_path / "cat.png"), **f), seed=range(3))
-    rows = quick(trials, tmp_path / "rows")
-    assert len(seen) == 1
+    reads = []
+    monkeypatch.setattr(picture_cache, "conditioning", lambda request: reads.append(1) or conditioning(request))
+    trials = make_trials(setup, lambda **f: make_request(image=str(tmp_path / "cat.png"), **f), seed=range(3))
+    rows = run_quietly(trials, tmp_path / "rows")
+    assert len(reads) == 1
     assert rows[0].open().request == trials[0].request  # the video names its picture
     assert not list((tmp_path / "rows").glob("*.png"))
 
 
-def test_one_pipeline_is_kept_between_runs(setup, ask, tmp_path, monkeypatch):
+def test_one_pipeline_is_kept_between_runs(setup, make_request, tmp_path, monkeypatch):
     unload_cached()
     loads = []
     monkeypatch.setattr(pipeline_cache, "load", lambda s: loads.append(s) or load(s))
     bf16 = dataclasses.replace(setup, dtype="bf16")
-    mixed = [
+    trials = [
         t
-        for pair in zip(trials_of(setup, ask, seed=[1, 2]), trials_of(bf16, ask, seed=[1, 2]), strict=True)
+        for pair in zip(
+            make_trials(setup, make_request, seed=[1, 2]), make_trials(bf16, make_request, seed=[1, 2]), strict=True
+        )
         for t in pair
     ]
-    rows = quick(mixed, tmp_path)
+    rows = run_quietly(trials, tmp_path)
     assert loads == [setup, bf16]
     assert [row.setup.dtype for row in rows] == ["fp32", "bf16"] * 2
-    quick(trials_of(bf16, ask, seed=[3]), tmp_path)
+    run_quietly(make_trials(bf16, make_request, seed=[3]), tmp_path)
     assert loads == [setup, bf16]
     assert len(_kept) == 1
 
 
-def test_a_pipeline_is_loaded_again_when_its_weights_have_changed(checkpoint, ask, tmp_path):
+def test_a_pipeline_is_loaded_again_when_its_weights_have_changed(checkpoint, make_request, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "weights")
     setup = Setup("svd", weights=str(tmp_path / "weights"), dtype="fp32")
     first = load_cached(setup)
@@ -94,18 +85,18 @@ def test_a_pipeline_is_loaded_again_when_its_weights_have_changed(checkpoint, as
     assert load_cached(setup) is not first
 
 
-def test_what_fails_is_a_row_and_the_rest_go_on(setup, ask, tmp_path, monkeypatch):
-    trials = trials_of(setup, ask, seed=range(4))
+def test_what_fails_is_a_row_and_the_rest_go_on(setup, make_request, tmp_path, monkeypatch):
+    trials = make_trials(setup, make_request, seed=range(4))
 
-    def fails(pipeline, request, **options):
+    def fail_some(pipeline, request, **options):
         if request.seed == 1:
             raise RuntimeError("CUDA out of memory\nand much more")
         if request.seed == 2:
             raise WeightsError("The weights are wet: dry them.")
         return generate(pipeline, request, **options)
 
-    monkeypatch.setattr(make_row_module, "generate", fails)
-    rows = quick(trials, tmp_path)
+    monkeypatch.setattr(make_row_module, "generate", fail_some)
+    rows = run_quietly(trials, tmp_path)
     assert [row.status for row in rows] == ["done", "failed", "failed", "done"]
     assert rows[1].error
     assert rows[1].error.startswith("RuntimeError: CUDA out of memory (test_run.py, line ")
@@ -114,70 +105,70 @@ def test_what_fails_is_a_row_and_the_rest_go_on(setup, ask, tmp_path, monkeypatc
     assert str(dry_run(trials, tmp_path)).startswith("4 clips: 2 there already, 2 failed before (retry_failed=True")
 
     monkeypatch.setattr(make_row_module, "generate", generate)
-    assert quick(trials, tmp_path) == rows  # left alone
+    assert run_quietly(trials, tmp_path) == rows  # left alone
     assert dry_run(trials, tmp_path, retry_failed=True).to_make == 2
-    assert [row.status for row in quick(trials, tmp_path, retry_failed=True)] == ["done"] * 4
-    check_whole(tmp_path, trials)
+    assert [row.status for row in run_quietly(trials, tmp_path, retry_failed=True)] == ["done"] * 4
+    check_folder(tmp_path, trials)
 
 
-def test_a_setup_that_cannot_be_loaded_fails_at_once_and_the_others_go_on(setup, ask, tmp_path):
+def test_a_setup_that_cannot_be_loaded_fails_at_once_and_the_others_go_on(setup, make_request, tmp_path):
     broken = Setup("svd", weights=str(tmp_path / "nothing"), dtype="fp32")
-    rows = quick(trials_of([broken, setup], ask, seed=[1, 2]), tmp_path / "rows")
+    rows = run_quietly(make_trials([broken, setup], make_request, seed=[1, 2]), tmp_path / "rows")
     assert [row.status for row in rows] == ["failed", "failed", "done", "done"]
     assert rows[0].error
     assert "nor a folder that exists" in rows[0].error
 
 
-def test_a_missing_picture_stops_before_anything_starts(setup, ask, tmp_path):
-    trials = trials_of(setup, ask, image=["rocket", "no-such-picture.png"])
+def test_a_missing_picture_stops_before_anything_starts(setup, make_request, tmp_path):
+    trials = make_trials(setup, make_request, image=["rocket", "no-such-picture.png"])
     with pytest.raises(ValueError, match=r"There is no file 'no-such-picture\.png'"):
-        quick(trials, tmp_path / "rows")
+        run_quietly(trials, tmp_path / "rows")
     assert not (tmp_path / "rows").exists()
 
 
-def test_quality_goes_into_the_row_and_its_failure_into_the_notes(setup, ask, tmp_path, monkeypatch):
-    measured = Quality(*(0.5 for _ in range(11)), 0, None)
-    fake = types.SimpleNamespace(assess=lambda clip: measured)
+def test_quality_goes_into_the_row_and_its_failure_into_the_notes(setup, make_request, tmp_path, monkeypatch):
+    quality = Quality(*(0.5 for _ in range(11)), 0, None)
+    fake = types.SimpleNamespace(assess=lambda clip: quality)
     monkeypatch.setitem(sys.modules, "svdlab.quality.assess", fake)  # pyright: ignore[reportArgumentType]
-    [row] = quick(trials_of(setup, ask, seed=1), tmp_path, quality=True)
-    assert row.quality == measured
+    [row] = run_quietly(make_trials(setup, make_request, seed=1), tmp_path, quality=True)
+    assert row.quality == quality
     assert "quality_seconds" in row.timings
     fake.assess = lambda clip: 1 / 0
-    [row] = quick(trials_of(setup, ask, seed=2), tmp_path, quality=True)
+    [row] = run_quietly(make_trials(setup, make_request, seed=2), tmp_path, quality=True)
     assert (row.status, row.quality) == ("done", None)
     assert row.notes[-1].startswith("Its quality could not be measured: ZeroDivisionError")
 
 
-def test_a_plan_counts_and_estimates(setup, ask, tmp_path):
-    trials = trials_of(setup, ask, seed=range(4))
-    before = dry_run(trials, tmp_path / "rows")
-    assert (before.total, before.done, before.to_make, before.seconds) == (4, 0, 4, None)
-    assert str(before) == "4 clips: none there yet, 4 to make, time unknown, about 0.0 MB."
+def test_a_plan_counts_and_estimates(setup, make_request, tmp_path):
+    trials = make_trials(setup, make_request, seed=range(4))
+    plan = dry_run(trials, tmp_path / "rows")
+    assert (plan.total, plan.done, plan.to_make, plan.seconds) == (4, 0, 4, None)
+    assert str(plan) == "4 clips: none there yet, 4 to make, time unknown, about 0.0 MB."
     assert not (tmp_path / "rows").exists()
-    rows = quick(trials[:2], tmp_path / "rows")
-    after = dry_run([*trials, trials[0]], tmp_path / "rows")  # a trial that comes twice is one clip
-    assert (after.total, after.done, after.to_make) == (4, 2, 2)
-    assert after.seconds == pytest.approx(sum(sum(row.timings.values()) for row in rows), rel=0.5)
+    rows = run_quietly(trials[:2], tmp_path / "rows")
+    later_plan = dry_run([*trials, trials[0]], tmp_path / "rows")  # a trial that comes twice is one clip
+    assert (later_plan.total, later_plan.done, later_plan.to_make) == (4, 2, 2)
+    assert later_plan.seconds == pytest.approx(sum(sum(row.timings.values()) for row in rows), rel=0.5)
     sizes = [row.clip.stat().st_size for row in rows if row.clip]
-    assert after.disk_bytes == pytest.approx(sum(sizes), rel=0.01)
-    quick(trials, tmp_path / "rows")
+    assert later_plan.disk_bytes == pytest.approx(sum(sizes), rel=0.01)
+    run_quietly(trials, tmp_path / "rows")
     assert str(dry_run(trials, tmp_path / "rows")) == "4 clips: 4 there already, nothing to make."
 
 
-def test_progress_is_one_plain_line(setup, ask, tmp_path, capsys):
-    quick(trials_of(setup, ask, seed=[1, 2]), tmp_path, progress=True)
-    said = capsys.readouterr().err
-    assert "clip 2 of 2" in said
-    assert "seed=2" in said
-    assert "2/2" in said
-    quick(trials_of(setup, ask, seed=[1, 2]), tmp_path, progress=True)
+def test_progress_is_one_plain_line(setup, make_request, tmp_path, capsys):
+    run_quietly(make_trials(setup, make_request, seed=[1, 2]), tmp_path, progress=True)
+    text = capsys.readouterr().err
+    assert "clip 2 of 2" in text
+    assert "seed=2" in text
+    assert "2/2" in text
+    run_quietly(make_trials(setup, make_request, seed=[1, 2]), tmp_path, progress=True)
     assert capsys.readouterr().err == ""  # nothing to wait for
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_so(setup, ask, tmp_path, monkeypatch):
-    trials = trials_of(setup, ask, seed=range(4))
+def test_ctrl_c_keeps_what_is_finished_and_says_so(setup, make_request, tmp_path, monkeypatch):
+    trials = make_trials(setup, make_request, seed=range(4))
 
-    def interrupted(pipeline, request, *, on_step, **options):
+    def interrupt(pipeline, request, *, on_step, **options):
         def step(*arguments):
             on_step(*arguments)
             if request.seed == 2:
@@ -185,51 +176,51 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(setup, ask, tmp_path, monkeyp
 
         return generate(pipeline, request, on_step=step, **options)
 
-    monkeypatch.setattr(make_row_module, "generate", interrupted)
+    monkeypatch.setattr(make_row_module, "generate", interrupt)
     with pytest.raises(KeyboardInterrupt, match=r"Stopped: 2 of 4 rows are in .*next run makes the others"):
-        quick(trials, tmp_path)
-    check_whole(tmp_path, trials[:2])
+        run_quietly(trials, tmp_path)
+    check_folder(tmp_path, trials[:2])
     monkeypatch.setattr(make_row_module, "generate", generate)
-    quick(trials, tmp_path)
-    check_whole(tmp_path, trials)
+    run_quietly(trials, tmp_path)
+    check_folder(tmp_path, trials)
 
 
 # --- folders, clips and pictures that change meanwhile ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "become", ["renamed", *(pytest.param(each, marks=pytest.mark.slow) for each in ("deleted", "made again"))]
+    "fate", ["renamed", *(pytest.param(each, marks=pytest.mark.slow) for each in ("deleted", "made again"))]
 )
-def test_a_folder_that_is_gone_ends_the_run_and_stays_gone(setup, ask, tmp_path, monkeypatch, become):
-    folder, trials = tmp_path / "rows", trials_of(setup, ask, seed=range(4))
+def test_a_folder_that_is_gone_ends_the_run_and_stays_gone(setup, make_request, tmp_path, monkeypatch, fate):
+    folder, trials = tmp_path / "rows", make_trials(setup, make_request, seed=range(4))
 
-    def generate_and_strike(pipeline, request, **options):
+    def generate_without_folder(pipeline, request, **options):
         if request.seed == 2:
-            folder.rename(tmp_path / "renamed") if become == "renamed" else shutil.rmtree(folder)
-            if become == "made again":
+            folder.rename(tmp_path / "renamed") if fate == "renamed" else shutil.rmtree(folder)
+            if fate == "made again":
                 folder.mkdir()
         return generate(pipeline, request, **options)
 
-    monkeypatch.setattr(make_row_module, "generate", generate_and_strike)
+    monkeypatch.setattr(make_row_module, "generate", generate_without_folder)
     with pytest.raises(FileNotFoundError, match=r"was deleted or renamed .*after 2 of 4 rows"):
-        quick(trials, folder)
-    assert folder.exists() == (become == "made again")
+        run_quietly(trials, folder)
+    assert folder.exists() == (fate == "made again")
     assert not folder.exists() or not list(folder.iterdir())
-    if become == "renamed":
+    if fate == "renamed":
         monkeypatch.setattr(make_row_module, "generate", generate)
-        quick(trials, tmp_path / "renamed")
-        check_whole(tmp_path / "renamed", trials)
+        run_quietly(trials, tmp_path / "renamed")
+        check_folder(tmp_path / "renamed", trials)
 
 
-def test_a_clip_that_is_not_its_rows_own_is_made_again(setup, ask, tmp_path):
-    trials = trials_of(setup, ask, seed=range(4))
-    rows = quick(trials, tmp_path)
+def test_a_clip_that_is_not_its_rows_own_is_made_again(setup, make_request, tmp_path):
+    trials = make_trials(setup, make_request, seed=range(4))
+    rows = run_quietly(trials, tmp_path)
     contents = [row.clip.read_bytes() for row in rows if row.clip]
     for row, content in zip(rows, (b"", contents[1][:-100], contents[3], contents[3]), strict=True):
         assert row.clip
         row.clip.write_bytes(content)  # empty, cut, exchanged, its own
-    with pytest.warns(UserWarning, match="counts as not made") as warned:
-        again = quick(trials, tmp_path)
-    assert len([each for each in warned if "counts as not made" in str(each.message)]) == 3  # each once
-    assert [new.created == old.created for new, old in zip(again, rows, strict=True)] == [False, False, False, True]
-    check_whole(tmp_path, trials)
+    with pytest.warns(UserWarning, match="counts as not made") as warning_list:
+        new_rows = run_quietly(trials, tmp_path)
+    assert len([each for each in warning_list if "counts as not made" in str(each.message)]) == 3  # each once
+    assert [new.created == old.created for new, old in zip(new_rows, rows, strict=True)] == [False, False, False, True]
+    check_folder(tmp_path, trials)

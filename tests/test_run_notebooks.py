@@ -20,7 +20,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 @pytest.fixture
-def warm():
+def warm_kernel():
     yield
     stop_kernels()
 
@@ -44,17 +44,17 @@ def probe(tmp_path, monkeypatch) -> Path:
     return path
 
 
-def printed(copy: Path) -> list[str]:
+def read_output(copy: Path) -> list[str]:
     """What the one cell that prints anything wrote: the line that installs says nothing."""
     [output] = [o for cell in nbformat.read(copy, 4).cells for o in cell.get("outputs", ()) if o.output_type != "error"]
     return output.text.split()
 
 
-def test_one_kernel_for_several_files_with_its_names_cleared(probe, tmp_path, warm, capfd):
+def test_one_kernel_for_several_files_with_its_names_cleared(probe, tmp_path, warm_kernel, capfd):
     for name, text in {"a": "who: 2", "b": "who: 3", "c": "{}"}.items():
         (tmp_path / f"{name}.yaml").write_text(text)
     copies = list(run_notebook(probe, ["a.yaml", "b.yaml", "c.yaml"]))
-    first, second, third = (printed(copy) for copy in copies)
+    first, second, third = (read_output(copy) for copy in copies)
     assert first[0] == second[0] == third[0]
     assert [x[1] for x in (first, second, third)] == ["2", "3", "1"]
     assert [x[2] for x in (first, second, third)] == ["False"] * 3  # names are cleared
@@ -64,7 +64,7 @@ def test_one_kernel_for_several_files_with_its_names_cleared(probe, tmp_path, wa
     assert "WARNING" not in capfd.readouterr().err  # ipykernel's, of a connection without encryption
 
 
-def test_a_run_that_fails_or_dies_names_the_study_and_the_next_gets_a_new_kernel(probe, tmp_path, capsys, warm):
+def test_a_run_that_fails_or_dies_names_the_study_and_the_next_gets_a_new_kernel(probe, tmp_path, capsys, warm_kernel):
     for name, text in {"good": "who: 2", "bad": "who: 13", "dead": "who: 99"}.items():
         (tmp_path / f"{name}.yaml").write_text(text)
     assert main(["run", "probe.ipynb", "good.yaml", "bad.yaml"]) == 1
@@ -74,7 +74,7 @@ def test_a_run_that_fails_or_dies_names_the_study_and_the_next_gets_a_new_kernel
     assert main(["run", "probe.ipynb", "dead.yaml"]) == 1
     assert "dead: " in capsys.readouterr().err.splitlines()[-1]
     [copy] = run_notebook(probe, ["good.yaml"])
-    assert printed(copy)[2:4] == ["False", "False"]
+    assert read_output(copy)[2:4] == ["False", "False"]
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_a_parameter_that_is_misspelled_is_refused_by_the_papermill_command_befo
     """The real command, on a real notebook: papermill alone would warn, and run the sweep that nobody asked for."""
     command = [Path(sys.executable).with_name("papermill"), "--engine", "svdlab", "--no-progress-bar"]
     notebook = NOTEBOOKS / "02_micro_conditioning.ipynb"
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, notebook, "out.ipynb", "-p", "motion_bucket", "3"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.returncode == 2
-    assert "did you mean 'motion_bucket_id'?" in done.stderr
-    assert "fixed" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 2
+    assert "did you mean 'motion_bucket_id'?" in process.stderr
+    assert "fixed" in process.stderr
+    assert "Traceback" not in process.stderr
     assert not (tmp_path / "results").exists()
 
 

@@ -25,7 +25,7 @@ from svdlab.variants import VARIANTS
 GiB = 2**30
 
 
-def frames(pipeline, picture) -> torch.Tensor:
+def make_frames(pipeline, picture) -> torch.Tensor:
     """Six small frames, as the decoder gives them: floats, so that equal means equal."""
     return pipeline(
         picture,
@@ -40,23 +40,13 @@ def frames(pipeline, picture) -> torch.Tensor:
 
 
 @pytest.fixture(scope="session")
-def plain(checkpoint, picture_of_session):
+def plain_frames(checkpoint, picture):
     """What diffusers alone makes of `checkpoint`."""
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import StableVideoDiffusionPipeline
 
     pipeline = StableVideoDiffusionPipeline.from_pretrained(checkpoint)
     pipeline.set_progress_bar_config(disable=True)
-    return frames(pipeline, picture_of_session)
-
-
-@pytest.fixture(scope="session")
-def picture_of_session():
-    """The `picture` fixture's kind, made once for the frames that several tests compare with."""
-    import numpy as np
-    from PIL import Image
-
-    y, x = np.mgrid[0:32, 0:48]
-    return Image.fromarray(np.stack([x * 5, y * 7, (x * y) % 256], axis=-1).astype(np.uint8))
+    return make_frames(pipeline, picture)
 
 
 def on_cpu(folder: Path, *optimizations: str, **fields) -> Setup:
@@ -119,9 +109,9 @@ def on_cpu(folder: Path, *optimizations: str, **fields) -> Setup:
     ids=lambda value: "" if isinstance(value, str) else "-".join(map(str, value.values())),
 )
 def test_a_wrong_setup_is_refused_in_one_sentence(fields, sentence):
-    with pytest.raises(ValueError, match=r"[.?]$") as caught:
+    with pytest.raises(ValueError, match=r"[.?]$") as error:
         Setup(**({"variant": "svd"} | fields))
-    assert str(caught.value) == sentence
+    assert str(error.value) == sentence
 
 
 def test_one_name_is_as_good_as_a_tuple_of_one():
@@ -140,7 +130,7 @@ def test_a_chunk_that_divides_no_number_of_frames(value):
         Setup("svd-xt", optimizations=(f"forward-chunking={value}",))
 
 
-def test_a_chunk_must_divide_the_frames_of_the_request_and_no_others(checkpoint, ask):
+def test_a_chunk_must_divide_the_frames_of_the_request_and_no_others(checkpoint, make_request):
     """A setup does not know the frames; a trial and a clip do."""
     for frames, chunk in ((25, 4), (14, 5)):
         setup = Setup("svd-xt", optimizations=(f"forward-chunking={chunk}",))
@@ -149,15 +139,15 @@ def test_a_chunk_must_divide_the_frames_of_the_request_and_no_others(checkpoint,
         Trial(setup, setup.request(image="rocket", num_frames=2 * chunk))
     pipeline = load(on_cpu(checkpoint, "forward-chunking=2"))
     with pytest.raises(ValueError, match=r"num_frames=5 is not divisible by the forward chunk of 2.* \(1, 5\)"):
-        generate(pipeline, ask(num_frames=5), progress=False)
-    assert len(generate(pipeline, ask(num_frames=4), progress=False).frames) == 4
+        generate(pipeline, make_request(num_frames=5), progress=False)
+    assert len(generate(pipeline, make_request(num_frames=4), progress=False).frames) == 4
 
 
-def test_a_chunk_that_is_not_named_suits_every_clip(checkpoint, ask, monkeypatch):
+def test_a_chunk_that_is_not_named_suits_every_clip(checkpoint, make_request, monkeypatch):
     monkeypatch.setitem(forward_chunking._USUAL, 6, 3)
     pipeline = load(on_cpu(checkpoint, "forward-chunking"))
     assert _chunks_of(pipeline) == {3}
-    generate(pipeline, ask(num_frames=4), progress=False)
+    generate(pipeline, make_request(num_frames=4), progress=False)
     assert _chunks_of(pipeline) == {1}
 
 
@@ -168,9 +158,9 @@ def test_an_unknown_compile_mode():
 
 @pytest.mark.parametrize("name", [o.name for o in optimizations().values() if o.accelerator])
 def test_offloading_is_refused_on_a_processor_before_anything_is_read(tmp_path, name):
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(RuntimeError) as error:
         load(on_cpu(tmp_path / "nothing here", name))
-    assert str(caught.value) == f"'{name}' needs a GPU to offload from, and this runs on the processor: leave it out."
+    assert str(error.value) == f"'{name}' needs a GPU to offload from, and this runs on the processor: leave it out."
 
 
 def test_a_card_that_is_not_there(monkeypatch):
@@ -192,9 +182,9 @@ def test_a_card_that_is_not_there(monkeypatch):
     ids=lambda setup: setup.variant,
 )
 def test_json_gives_the_same_setup_back(setup):
-    again = Setup.from_json(setup.to_json())
-    assert again == setup
-    assert hash(again) == hash(setup)  # the optimisations are a tuple again
+    restored = Setup.from_json(setup.to_json())
+    assert restored == setup
+    assert hash(restored) == hash(setup)  # the optimisations are a tuple again
     assert Setup.from_json(json.loads(setup.to_json())) == setup
 
 
@@ -230,18 +220,18 @@ def test_the_setup_of_a_pipeline_that_diffusers_made(micro):
     assert setup_of(micro) is None
 
 
-def test_frames_are_those_of_plain_diffusers(checkpoint, plain, picture_of_session):
-    made = frames(load(on_cpu(checkpoint)), picture_of_session)
-    assert torch.isfinite(plain).all()
-    assert plain.std() > 0
-    assert torch.equal(made, plain)
+def test_frames_are_those_of_plain_diffusers(checkpoint, plain_frames, picture):
+    frames = make_frames(load(on_cpu(checkpoint)), picture)
+    assert torch.isfinite(plain_frames).all()
+    assert plain_frames.std() > 0
+    assert torch.equal(frames, plain_frames)
 
 
 @pytest.mark.parametrize("text", ["forward-chunking", "forward-chunking=2"])
-def test_forward_chunking_changes_no_bit(checkpoint, plain, picture_of_session, text):
+def test_forward_chunking_changes_no_bit(checkpoint, plain_frames, picture, text):
     pipeline = load(on_cpu(checkpoint, text))
     assert _chunks_of(pipeline) == {int(parse(text)[1] or 1)}
-    assert torch.equal(frames(pipeline, picture_of_session), plain)
+    assert torch.equal(make_frames(pipeline, picture), plain_frames)
 
 
 # An optimisation proves that it holds
@@ -307,13 +297,13 @@ def test_a_blank_pipeline_takes_no_memory_and_is_the_published_one(blank_xt):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_random_weights_run_and_stay_finite(checkpoint, monkeypatch, picture_of_session, dtype):
+def test_random_weights_run_and_stay_finite(checkpoint, monkeypatch, picture, dtype):
     monkeypatch.setattr(architecture, "WEIGHTS", checkpoint)  # tiny's configuration files, replaced by micro's
     pipeline = load(Setup("tiny", weights="random", device="cpu", dtype=dtype))
-    made = frames(pipeline, picture_of_session)
-    assert made.shape == (6, 3, 32, 48)
-    assert torch.isfinite(made).all()
-    assert made.float().std() > 0
+    frames = make_frames(pipeline, picture)
+    assert frames.shape == (6, 3, 32, 48)
+    assert torch.isfinite(frames).all()
+    assert frames.float().std() > 0
     for module in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
         assert all(torch.isfinite(tensor).all() for tensor in (*module.parameters(), *module.buffers()))
 
@@ -356,9 +346,9 @@ def test_a_resolved_setup_has_a_device_and_a_dtype(device, dtype):
 
 @pytest.mark.parametrize("field", ["variant", "dtype", "device", "revision", "optimizations"])
 def test_long_values_of_a_setup_are_cut(field):
-    with pytest.raises(ValueError, match=r"\.") as caught:
+    with pytest.raises(ValueError, match=r"\.") as error:
         Setup(**{"variant": "tiny", field: "x" * 100_000})
-    assert len(str(caught.value)) < 900
+    assert len(str(error.value)) < 900
 
 
 def test_the_docstring_names_every_optimisation():

@@ -42,7 +42,7 @@ def test_summary_is_the_median_over_the_clips_of_a_value(frame):
     assert "camera motion (px a frame)" not in table  # never measured here
 
 
-def drawn(rng, change=0.0, noise=0.01, seeds=3, values=6, shape=None) -> pd.DataFrame:
+def draw_sweep(rng, change=0.0, noise=0.01, seeds=3, values=6, shape=None) -> pd.DataFrame:
     """A sweep whose truth is known: likeness at its values, each seed with a level of its own."""
     lines = []
     course = change * np.linspace(0, 1, values) if shape is None else np.asarray(shape)
@@ -63,22 +63,24 @@ def verdict(frame: pd.DataFrame) -> str:
 @pytest.mark.parametrize("seeds", [2, 3, 8])
 def test_a_knob_that_does_nothing_is_rarely_said_to_do_something(seeds):
     rng = np.random.default_rng(0)
-    wrong = sum(verdict(drawn(rng, seeds=seeds)) != "no clear effect" for _ in range(200))
-    assert wrong < 0.12 * 200  # the trend is wrong in 5 of 100, the difference in no direction in fewer
+    count = sum(verdict(draw_sweep(rng, seeds=seeds)) != "no clear effect" for _ in range(200))
+    assert count < 0.12 * 200  # the trend is wrong in 5 of 100, the difference in no direction in fewer
 
 
 def test_a_small_steady_fall_in_a_thin_band_is_a_fall():
     """0.919 to 0.839 is under a tenth of the value, and eight times the spread."""
     rng = np.random.default_rng(1)
-    thin = [study.effect(drawn(rng, -0.08, noise=0.002), "motion_bucket_id", "likeness_mean_ssim") for _ in range(50)]
-    assert {effect.verdict for effect in thin} == {"falls"}
-    assert sum(abs(effect.change + 0.08) < effect.margin for effect in thin) > 40
-    humps = [verdict(drawn(rng, shape=[0, 0.05, 0.08, 0.08, 0.05, 0], noise=0.002)) for _ in range(20)]
+    effects = [
+        study.effect(draw_sweep(rng, -0.08, noise=0.002), "motion_bucket_id", "likeness_mean_ssim") for _ in range(50)
+    ]
+    assert {effect.verdict for effect in effects} == {"falls"}
+    assert sum(abs(effect.change + 0.08) < effect.margin for effect in effects) > 40
+    humps = [verdict(draw_sweep(rng, shape=[0, 0.05, 0.08, 0.08, 0.05, 0], noise=0.002)) for _ in range(20)]
     assert set(humps) == {"differs"}
 
 
 def test_one_seed_proves_nothing_and_leads_to_no_advice():
-    frame = drawn(np.random.default_rng(2), -0.08, noise=0, seeds=1)
+    frame = draw_sweep(np.random.default_rng(2), -0.08, noise=0, seeds=1)
     frame["motion_mean_px"] = frame["motion_bucket_id"] / 100
     assert verdict(frame) == "one seed"
     text = study.findings(frame, "motion_bucket_id")
@@ -89,16 +91,16 @@ def test_one_seed_proves_nothing_and_leads_to_no_advice():
 
 def test_findings_say_what_rises_falls_and_stands(frame):
     text = study.findings(frame, "motion_bucket_id")
-    line = {
+    lines = {
         name: next(x for x in text.splitlines() if str(measure) in x)
         for name, measure in study.MEASURES.items()
         if str(measure) in text
     }
-    assert "rises by 2.2 ±" in line["motion_fast_px"]
-    assert "0.202 at 20 and 2.4 at 240" in line["motion_fast_px"]
-    assert "falls by" in line["likeness_mean_ssim"]
-    assert "no clear effect" in line["flicker_percent"]
-    assert "no clear effect" in line["sharpness_relative"]
+    assert "rises by 2.2 ±" in lines["motion_fast_px"]
+    assert "0.202 at 20 and 2.4 at 240" in lines["motion_fast_px"]
+    assert "falls by" in lines["likeness_mean_ssim"]
+    assert "no clear effect" in lines["flicker_percent"]
+    assert "no clear effect" in lines["sharpness_relative"]
 
 
 def test_advice_names_the_two_ends_of_the_choice_and_only_where_they_are_clear(frame):

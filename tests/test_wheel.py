@@ -40,8 +40,8 @@ def test_wheel_and_sdist_hold_what_they_should(files):
 
 
 def test_a_wheel_installed_elsewhere_makes_a_clip(files, tmp_path, monkeypatch):
-    with zipfile.ZipFile(files[0]) as packed:
-        packed.extractall(tmp_path / "elsewhere")
+    with zipfile.ZipFile(files[0]) as archive:
+        archive.extractall(tmp_path / "elsewhere")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
     assert make_clip(Path(sys.executable), tmp_path) == "4 frames"
 
@@ -57,12 +57,12 @@ def test_the_install_line_is_the_same_everywhere():
 def test_the_first_cell_brings_all_that_the_package_imports():
     """A stranger has nothing else: what a larger extra alone brought would end a notebook half way."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines, brought = [*project["dependencies"], *project["optional-dependencies"]["notebooks"]], set()
+    lines, installed = [*project["dependencies"], *project["optional-dependencies"]["notebooks"]], set()
     while lines:
         requirement = Requirement(lines.pop())
         name = canonicalize_name(requirement.name)
-        if name not in brought and (not requirement.marker or requirement.marker.evaluate({"extra": ""})):
-            brought.add(name)
+        if name not in installed and (not requirement.marker or requirement.marker.evaluate({"extra": ""})):
+            installed.add(name)
             with contextlib.suppress(PackageNotFoundError):
                 lines += requires(name) or []
     imported = set()
@@ -74,11 +74,11 @@ def test_the_first_cell_brings_all_that_the_package_imports():
             imported |= {str(node.module).split(".")[0]} if isinstance(node, ast.ImportFrom) else set()
     distributions = packages_distributions()
     others = imported - set(sys.stdlib_module_names) - {"svdlab"}
-    assert {name for name in others if not {*map(canonicalize_name, distributions[name])} & brought} == {"ray"}
+    assert {name for name in others if not {*map(canonicalize_name, distributions[name])} & installed} == {"ray"}
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory) -> Path:
+def python(tmp_path_factory) -> Path:
     """A Python that has all that svdlab needs, and no svdlab."""
     home = tmp_path_factory.mktemp("bare")
     venv.create(home / "venv")
@@ -92,7 +92,7 @@ def bare(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("beside", ["wheel", pytest.param("checkout", marks=pytest.mark.slow), "nothing"])
-def test_the_first_cell_installs_what_lies_beside_the_notebook(bare, files, tmp_path, beside):
+def test_the_first_cell_installs_what_lies_beside_the_notebook(python, files, tmp_path, beside):
     """The cell as it is, with the real pip, in a folder of its own."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
@@ -105,13 +105,13 @@ def test_the_first_cell_installs_what_lies_beside_the_notebook(bare, files, tmp_
     (folder / "cell.ipy").write_text(install_cell("") + "\nimport svdlab\nprint('from', svdlab.__file__)\n")
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "IPYTHONDIR": str(tmp_path)}
     environment.pop("PYTHONPATH", None)
-    command = [str(bare), "-m", "IPython", "--no-banner", "cell.ipy"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    command = [str(python), "-m", "IPython", "--no-banner", "cell.ipy"]
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if beside == "nothing":
-        assert "wheel beside this notebook" in done.stdout + done.stderr
+        assert "wheel beside this notebook" in process.stdout + process.stderr
         return
-    assert f"from {bare.parents[1]}" in done.stdout, done.stdout + done.stderr
-    subprocess.run([str(bare), "-m", "pip", "uninstall", "-q", "-y", "svdlab"], env=environment, check=True)
+    assert f"from {python.parents[1]}" in process.stdout, process.stdout + process.stderr
+    subprocess.run([str(python), "-m", "pip", "uninstall", "-q", "-y", "svdlab"], env=environment, check=True)
 
 
 def test_the_line_follows_where_svdlab_is_published():

@@ -29,7 +29,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 60  # seconds: opening and running a notebook took 22 on two cores that others were using too
+TIMEOUT_SECONDS = 60  # seconds: opening and running a notebook took 22 on two cores that others were using too
 # JupyterLab's own signs say "idle" before there is a kernel, and running then asks which kernel is meant
 KERNEL_READY = """() => {
   const { context } = jupyterapp.shell.currentWidget;
@@ -56,12 +56,12 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser) -> Iterator[Any]:
     """An empty page; the test fails if a script on it raised, opened a dialog, or asked for anything outside."""
-    yield from _watched(browser)
+    yield from _checked_page(browser)
 
 
-def _watched(browser) -> Iterator[Any]:
+def _checked_page(browser) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(PATIENCE * 1000)
+    page.set_default_timeout(TIMEOUT_SECONDS * 1000)
     page.complaints = []
     page.on("pageerror", lambda error: page.complaints.append(f"script error: {error}"))
     page.on("dialog", lambda dialog: (page.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
@@ -84,9 +84,9 @@ class Lab:
     def __init__(self, home: Path) -> None:
         self.files = home / "files"
         self.files.mkdir()
-        quiet = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-        quiet.parent.mkdir(parents=True)
-        quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+        settings = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+        settings.parent.mkdir(parents=True)
+        settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
         self.environment = {
             **os.environ,
             "HOME": str(home),
@@ -112,15 +112,15 @@ class Lab:
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
-        self.url = self._ready(home / "runtime")
+        self.url = self._wait_for_url(home / "runtime")
 
-    def _ready(self, runtime: Path) -> str:
-        deadline = time.monotonic() + PATIENCE
+    def _wait_for_url(self, runtime: Path) -> str:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < deadline and self.server.poll() is None:
             for file in runtime.glob("jpserver-*.json"):  # written once the port is known
-                with_port = json.loads(file.read_text() or "{}")
-                if with_port.get("port"):
-                    return f"http://127.0.0.1:{with_port['port']}"
+                server = json.loads(file.read_text() or "{}")
+                if server.get("port"):
+                    return f"http://127.0.0.1:{server['port']}"
             time.sleep(0.2)
         self.stop()
         raise RuntimeError("JupyterLab did not start:\n" + Path(self.log.name).read_text()[-3000:])
@@ -178,9 +178,9 @@ def screenshot() -> Any:
     """`screenshot(page, "name")`: a PNG to be looked at, where SVDLAB_SCREENSHOTS names a folder."""
     folder = os.environ.get("SVDLAB_SCREENSHOTS")
 
-    def take(page: Any, name: str) -> None:
+    def save(page: Any, name: str) -> None:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
-    return take
+    return save

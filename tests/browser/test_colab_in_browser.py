@@ -16,8 +16,8 @@ import pytest
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / "build" / "colab" / "bin" / "python"
-CELL = 'from svdlab import panel\ntried = panel(results="made")\ntried'
-ENDED = "() => document.querySelectorAll('.svdlab-panel video').length > 0"
+CELL = 'from svdlab import panel\nclip_panel = panel(results="clips")\nclip_panel'
+CLIP_SHOWN = "() => document.querySelectorAll('.svdlab-panel video').length > 0"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_panel_makes_a_clip(classic: str, browser: Any, screenshot: Any):
     panel.locator(".widget-slider").first.wait_for()
     screenshot(page, "panel-ipywidgets-7")
     panel.get_by_role("button", name="Generate", exact=True).click()
-    page.wait_for_function(ENDED)
+    page.wait_for_function(CLIP_SHOWN)
     screenshot(page, "panel-ipywidgets-7-clip")
     page.close()
     assert errors == []

@@ -42,28 +42,28 @@ PLAYS = """() => { const all = [...document.querySelectorAll('.svdlab-show video
   return all.length && all.every(v => !v.paused && v.readyState >= 2 && v.videoWidth) }"""
 
 
-def playing_for_a_while(page, ticks: int = 8) -> list[list[float]]:
+def sample_times(page, ticks: int = 8) -> list[list[float]]:
     """The videos' times, asked for `ticks` times while they play."""
     page.wait_for_function(PLAYS)
-    seen = []
+    samples = []
     for _ in range(ticks):
-        seen.append([video["at"] for video in page.evaluate(STATE)])
+        samples.append([video["at"] for video in page.evaluate(STATE)])
         page.wait_for_timeout(150)
-    return seen
+    return samples
 
 
-def advanced(seen: list[list[float]]) -> bool:
+def all_move(samples: list[list[float]]) -> bool:
     """Every video was at four places or more: it moves, round the end of the loop too."""
-    return all(len({round(at, 3) for at in times}) >= 4 for times in zip(*seen, strict=True))
+    return all(len({round(at, 3) for at in times}) >= 4 for times in zip(*samples, strict=True))
 
 
-def apart(times: list[float]) -> float:
+def largest_lag(times: list[float]) -> float:
     """Seconds between the videos, round the end of the loop too."""
     gap, length = max(times) - min(times), (LAST + 1) / FPS
     return min(gap, length - gap)
 
 
-def frames(page) -> list[int]:
+def current_frames(page) -> list[int]:
     """The frame that each video stands on, all videos being paused and done with seeking."""
     page.wait_for_function(
         "() => [...document.querySelectorAll('.svdlab-show video')].every(v => v.paused && !v.seeking)"
@@ -72,7 +72,7 @@ def frames(page) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def executed(lab):
+def executed_notebook(lab):
     """A notebook run by nbconvert: its outputs are in the file, and no JupyterLab has ever signed it."""
     path = lab.put("executed.ipynb", [CELL, SHOW])
     command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", str(path)]
@@ -97,53 +97,53 @@ def press(page, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click()
 
 
-def rewound(page) -> None:
+def rewind(page) -> None:
     """Paused on the first frame, the focus on the slider."""
     if page.get_by_role("button", name="Pause", exact=True).count():
         press(page, "Pause")
     page.get_by_role("slider", name="Frame").focus()
     page.keyboard.press("Home")
-    assert frames(page) == [0, 0]
+    assert current_frames(page) == [0, 0]
 
 
 def test_videos_play_in_step_under_one_set_of_controls(live, screenshot):
-    seen = playing_for_a_while(live, 16)  # longer than one loop
-    assert advanced(seen)
-    together = [apart(times) <= 1 / FPS for times in seen]
-    assert sum(together) >= len(seen) - 1  # one look may fall between two seeks at the end of the loop
+    samples = sample_times(live, 16)  # longer than one loop
+    assert all_move(samples)
+    in_step = [largest_lag(times) <= 1 / FPS for times in samples]
+    assert sum(in_step) >= len(samples) - 1  # one look may fall between two seeks at the end of the loop
     assert live.evaluate("() => [...document.querySelectorAll('.svdlab-show video')].some(v => v.controls)") is False
     assert live.locator(".svdlab-bar").count() == 1
     screenshot(live, "trusted-light")
 
 
 def test_play_and_pause_move_all(live):
-    playing_for_a_while(live, 1)
+    sample_times(live, 1)
     press(live, "Pause")
-    first = frames(live)
+    first = current_frames(live)
     assert first[0] == first[1]
     live.wait_for_timeout(400)
-    assert frames(live) == first
+    assert current_frames(live) == first
     press(live, "Play")
-    assert advanced(playing_for_a_while(live))
+    assert all_move(sample_times(live))
 
 
 def test_stepping_and_scrubbing_move_all_by_whole_frames(live):
-    rewound(live)
+    rewind(live)
     press(live, "Next frame")
     press(live, "Next frame")
     press(live, "Next frame")
-    assert frames(live) == [3, 3]
+    assert current_frames(live) == [3, 3]
     press(live, "Previous frame")
-    assert frames(live) == [2, 2]
+    assert current_frames(live) == [2, 2]
     live.get_by_role("slider", name="Frame").fill("9")
-    assert frames(live) == [9, 9]
+    assert current_frames(live) == [9, 9]
     assert live.locator(".svdlab-bar output").inner_text() == "10 / 14"
     assert live.get_by_role("slider", name="Frame").get_attribute("aria-valuetext") == "frame 10 of 14"
     press(live, "Play")
 
 
 def test_the_keyboard_does_all_and_jupyterlab_does_not_take_it(live):
-    rewound(live)
+    rewind(live)
     for key, expected in [
         ("ArrowRight", 1),
         ("ArrowRight", 2),
@@ -153,25 +153,25 @@ def test_the_keyboard_does_all_and_jupyterlab_does_not_take_it(live):
         ("Home", 0),
     ]:
         live.keyboard.press(key)
-        assert frames(live) == [expected, expected], key
+        assert current_frames(live) == [expected, expected], key
     live.keyboard.press("Space")
-    assert advanced(playing_for_a_while(live))
+    assert all_move(sample_times(live))
     live.keyboard.press("k")
-    assert frames(live)[0] == frames(live)[1]
+    assert current_frames(live)[0] == current_frames(live)[1]
     press(live, "Play")
 
 
 def test_without_loop_it_stops_at_the_end_and_starts_again(live):
-    rewound(live)
+    rewind(live)
     press(live, "Loop")
     live.get_by_role("combobox", name="Speed").select_option("2")
     press(live, "Play")
     live.wait_for_selector("button[aria-label=Play]")
-    assert frames(live) == [LAST, LAST]
+    assert current_frames(live) == [LAST, LAST]
     press(live, "Loop")
     live.get_by_role("combobox", name="Speed").select_option("1")
     press(live, "Play")
-    assert advanced(playing_for_a_while(live))
+    assert all_move(sample_times(live))
 
 
 def test_the_dark_theme_is_followed(live, screenshot):
@@ -184,8 +184,8 @@ def test_the_dark_theme_is_followed(live, screenshot):
     assert min(int(part) for part in re.findall(r"\d+", live.evaluate(colour))[:3]) > 150
 
 
-def test_an_untrusted_notebook_shows_and_plays(lab, page, executed, screenshot):
-    lab.open(page, executed.name)
+def test_an_untrusted_notebook_shows_and_plays(lab, page, executed_notebook, screenshot):
+    lab.open(page, executed_notebook.name)
     page.wait_for_selector(".svdlab-show video")
     assert page.locator(".svdlab-show script, .svdlab-bar").count() == 0  # JupyterLab does not trust it
     pictures = set()
@@ -200,20 +200,20 @@ def test_an_untrusted_notebook_shows_and_plays(lab, page, executed, screenshot):
     screenshot(page, "untrusted-light")
 
 
-def test_an_exported_page_works_from_a_file(lab, page, executed, screenshot):
+def test_an_exported_page_works_from_a_file(lab, page, executed_notebook, screenshot):
     subprocess.run(
-        [sys.executable, "-m", "nbconvert", "--to", "html", "--embed-images", str(executed)],
+        [sys.executable, "-m", "nbconvert", "--to", "html", "--embed-images", str(executed_notebook)],
         check=True,
         capture_output=True,
         env=lab.environment,
     )
-    page.goto(executed.with_suffix(".html").as_uri(), wait_until="domcontentloaded")
+    page.goto(executed_notebook.with_suffix(".html").as_uri(), wait_until="domcontentloaded")
     page.wait_for_selector(".svdlab-bar")
     page.locator(".svdlab-show").scroll_into_view_if_needed()
-    assert advanced(playing_for_a_while(page))
-    rewound(page)
+    assert all_move(sample_times(page))
+    rewind(page)
     press(page, "Next frame")
-    assert frames(page) == [1, 1]
+    assert current_frames(page) == [1, 1]
     screenshot(page, "exported")
     # nbconvert's own template asks for require.js and MathJax; the display itself for nothing
     page.complaints[:] = [c for c in page.complaints if "cdnjs.cloudflare.com" not in c]
@@ -240,7 +240,7 @@ def test_hostile_labels_are_only_text(lab, page):
     lab.run_all(page)
     assert page.get_by_text("<img src=x onerror=alert(1)>").last.is_visible()
     assert page.locator(".svdlab-show img, .svdlab-show figure script").count() == 0
-    playing_for_a_while(page, 2)  # `page` fails the test if a dialog opened
+    sample_times(page, 2)  # `page` fails the test if a dialog opened
 
 
 def test_the_lines_that_apply_a_finding_are_copied(lab, page, screenshot):
@@ -248,10 +248,10 @@ def test_the_lines_that_apply_a_finding_are_copied(lab, page, screenshot):
     lab.open(page, "diagnosis.ipynb")
     lab.run_all(page)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    size = page.locator(".svdlab-findings tr").filter(has_text="is not the 72x128")
-    size.get_by_role("button", name="Copy").click()
-    size.get_by_role("button", name="Copied").wait_for()
-    copied = page.evaluate("() => navigator.clipboard.readText()").strip()
-    assert copied == size.locator("pre").inner_text()
-    assert "clip = generate(pipeline, replace(clip.request, height=72, width=128))" in copied.splitlines()
+    finding = page.locator(".svdlab-findings tr").filter(has_text="is not the 72x128")
+    finding.get_by_role("button", name="Copy").click()
+    finding.get_by_role("button", name="Copied").wait_for()
+    code = page.evaluate("() => navigator.clipboard.readText()").strip()
+    assert code == finding.locator("pre").inner_text()
+    assert "clip = generate(pipeline, replace(clip.request, height=72, width=128))" in code.splitlines()
     screenshot(page, "diagnosis")

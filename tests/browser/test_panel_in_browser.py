@@ -23,16 +23,16 @@ import time
 import ipywidgets
 from svdlab import panel
 
-tried, state = panel(results="made"), ipywidgets.HTML()
+clip_panel, state = panel(results="clips"), ipywidgets.HTML()
 
-def tell(_):
-    text = tried.request.to_json(), tried.setup.to_json()
+def show_state(_):
+    text = clip_panel.request.to_json(), clip_panel.setup.to_json()
     state.value = f"<pre hidden data-at='{time.time()}'>{text[0]}\\n{text[1]}</pre>"  # another value each time
 
 button = ipywidgets.Button(description="State")
-button.on_click(tell)
+button.on_click(show_state)
 display(button, state)
-tried
+clip_panel
 """
 DROP = """async ([url, name]) => {
   const data = await (await fetch(url)).arrayBuffer();
@@ -43,10 +43,10 @@ DROP = """async ([url, name]) => {
     panel.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
   }
 }"""
-ENDED = "() => document.querySelectorAll('.svdlab-panel .svdlab-go button')[1].disabled"
-HELPLESS = """() => [...document.querySelectorAll('.svdlab-panel :is(input, select, button, [role=slider])')]
+IDLE = "() => document.querySelectorAll('.svdlab-panel .svdlab-go button')[1].disabled"
+WITHOUT_HELP = """() => [...document.querySelectorAll('.svdlab-panel :is(input, select, button, [role=slider])')]
   .filter((one) => !one.title && one.offsetParent && !one.closest('.svdlab-bar')).map((one) => one.outerHTML)"""
-NAMELESS = """() => {
+WITHOUT_NAME = """() => {
   const all = document.querySelectorAll('.svdlab-panel :is(input, select, button, [role=slider], img, video)');
   const named = (one) => one.labels?.length || one.getAttribute('aria-label') || one.alt || one.textContent.trim();
   return [...all].filter((one) => one.offsetParent && !named(one)).map((one) => one.outerHTML);
@@ -91,16 +91,16 @@ def slider(page, name: str):
     return page.locator(".svdlab-panel").get_by_role("slider", name=name, exact=True)
 
 
-def bucket_becomes(page, value: int) -> None:
+def wait_for_bucket(page, value: int) -> None:
     page.wait_for_function(
         """now => document.querySelector('[aria-label="Motion bucket"]').ariaValueNow === now""", arg=f"{value}.0"
     )
 
 
-def test_it_opens_with_a_name_on_everything(live, screenshot):
+def test_every_control_is_named_and_explained(live, screenshot):
     live.get_by_text("Frames, size, precision, crop").click()
     slider(live, "Frames").wait_for()
-    assert live.evaluate(NAMELESS) == live.evaluate(HELPLESS) == []
+    assert live.evaluate(WITHOUT_NAME) == live.evaluate(WITHOUT_HELP) == []
     assert slider(live, "Motion bucket").get_attribute("aria-valuenow") == "127.0"
     assert live.get_by_role("img", name="rocket: 128 × 72, as the model will see it").is_visible()
     screenshot(live, "panel-opened-light")
@@ -114,7 +114,7 @@ def test_the_keyboard_moves_a_slider_and_jupyterlab_does_not_take_it(live):
         live.wait_for_timeout(50)
     assert live.locator(".jp-Notebook .jp-Cell").count() == 1
     press(live, "Standard")
-    bucket_becomes(live, 127)
+    wait_for_bucket(live, 127)
 
 
 def test_generate_shows_progress_a_preview_and_a_clip_that_plays(live, screenshot):
@@ -127,11 +127,11 @@ def test_generate_shows_progress_a_preview_and_a_clip_that_plays(live, screensho
         "first => document.querySelector('.svdlab-panel progress')?.getAttribute('value') !== first", arg=first
     )
     live.wait_for_selector(".svdlab-panel .svdlab-bar")
-    seen = set()
+    times = set()
     for _ in range(8):
-        seen.add(live.evaluate("() => document.querySelector('.svdlab-panel video').currentTime"))
+        times.add(live.evaluate("() => document.querySelector('.svdlab-panel video').currentTime"))
         live.wait_for_timeout(150)
-    assert len(seen) >= 4
+    assert len(times) >= 4
     live.get_by_role("status").filter(has_text="made in").wait_for()
     screenshot(live, "panel-clip-light")
 
@@ -140,33 +140,33 @@ def test_both_files_can_be_downloaded(live):
     for kind, start in (("MP4", b"ftyp"), ("GIF", b"GIF8")):
         if kind == "GIF":
             press(live, "Make a GIF")
-        with live.expect_download() as waiting:
+        with live.expect_download() as download:
             live.get_by_role("link", name=f"Download {kind}").click()
-        data = waiting.value.path().read_bytes()
+        data = download.value.path().read_bytes()
         assert start in data[:12]
-        assert waiting.value.suggested_filename.endswith(kind.lower())
+        assert download.value.suggested_filename.endswith(kind.lower())
 
 
 def test_the_python_is_copied(live):
     live.context.grant_permissions(["clipboard-read", "clipboard-write"])
     press(live, "Copy")
     live.get_by_role("button", name="Copied").wait_for()
-    copied = live.evaluate("() => navigator.clipboard.readText()")
-    assert copied.splitlines()[0].startswith("from svdlab import")
-    assert 'for_variant("tiny"' in copied or "for_variant('tiny'" in copied
+    code = live.evaluate("() => navigator.clipboard.readText()")
+    assert code.splitlines()[0].startswith("from svdlab import")
+    assert 'for_variant("tiny"' in code or "for_variant('tiny'" in code
 
 
-def test_cancel_ends_one_and_the_next_is_fine(live, screenshot):
+def test_cancel_ends_a_clip_and_the_next_is_made(live, screenshot):
     press(live, "Dramatic")
     press(live, "Generate")
     live.wait_for_selector(".svdlab-panel progress")
     live.get_by_role("button", name="Cancel", exact=True).click()
     live.get_by_role("status").filter(has_text="cancelled").wait_for()
-    live.wait_for_function(ENDED)
+    live.wait_for_function(IDLE)
     assert live.get_by_role("checkbox").count() == 1
     live.get_by_role("button", name="Generate", exact=True).dblclick()
     live.get_by_role("checkbox", name="Show clip 2").wait_for()
-    live.wait_for_function(ENDED)
+    live.wait_for_function(IDLE)
     assert live.get_by_role("checkbox").count() == 2
     assert live.locator(".svdlab-panel [role=alert]").count() == 0
 
@@ -179,7 +179,7 @@ def test_two_clips_play_side_by_side_and_the_dark_theme_is_followed(live, screen
     live.keyboard.press("Enter")
     live.wait_for_function("() => document.querySelectorAll('.svdlab-panel video').length === 2")
     live.wait_for_selector(".svdlab-panel .svdlab-bar")
-    assert live.evaluate(NAMELESS) == live.evaluate(HELPLESS) == []
+    assert live.evaluate(WITHOUT_NAME) == live.evaluate(WITHOUT_HELP) == []
     screenshot(live, "panel-compared-light")
     colour = "() => getComputedStyle(document.querySelector('.svdlab-panel .widget-label')).color"
     light = live.evaluate(colour)
@@ -192,42 +192,42 @@ def test_two_clips_play_side_by_side_and_the_dark_theme_is_followed(live, screen
 
 def test_a_dropped_clip_brings_its_settings_back(live, lab, screenshot):
     press(live, "Subtle")
-    bucket_becomes(live, 60)
-    saved = sorted((lab.files / "made").glob("*.mp4"), key=lambda file: file.stat().st_mtime)[-1]
-    drop(live, lab, f"made/{saved.name}")
-    bucket_becomes(live, 180)
+    wait_for_bucket(live, 60)
+    file = sorted((lab.files / "clips").glob("*.mp4"), key=lambda file: file.stat().st_mtime)[-1]
+    drop(live, lab, f"clips/{file.name}")
+    wait_for_bucket(live, 180)
     press(live, "Standard")
-    bucket_becomes(live, 127)
-    live.get_by_role("textbox", name="Path or URL").fill(f"made/{saved.name}")
+    wait_for_bucket(live, 127)
+    live.get_by_role("textbox", name="Path or URL").fill(f"clips/{file.name}")
     live.keyboard.press("Enter")
-    bucket_becomes(live, 180)
+    wait_for_bucket(live, 180)
     live.wait_for_function("() => document.querySelector('.svdlab-picture input[type=text]').value === ''")
 
 
 def test_a_finding_is_applied_by_its_button(live, screenshot):
     live.get_by_role("textbox", name="Seed").fill("-1")
     press(live, "Subtle")
-    bucket_becomes(live, 60)
+    wait_for_bucket(live, 60)
     slider(live, "Motion bucket").focus()
     live.keyboard.press("Home")
-    bucket_becomes(live, 0)
+    wait_for_bucket(live, 0)
     clips = live.get_by_role("checkbox").count()
     press(live, "Generate")
     live.get_by_role("checkbox", name=f"Show clip {clips + 1}").wait_for()
-    live.wait_for_function(ENDED)
-    drawn = live.get_by_role("status").filter(has_text="drawn:").inner_text().removeprefix("drawn: ")
-    assert f"seed {drawn} made in" in live.get_by_role("status").filter(has_text="made in").inner_text()
+    live.wait_for_function(IDLE)
+    seed = live.get_by_role("status").filter(has_text="drawn:").inner_text().removeprefix("drawn: ")
+    assert f"seed {seed} made in" in live.get_by_role("status").filter(has_text="made in").inner_text()
     press(live, "Diagnose")
     live.get_by_text("the fastest part of the picture").wait_for()
     screenshot(live, "panel-diagnosed")
     press(live, "Apply")
-    bucket_becomes(live, 190)
+    wait_for_bucket(live, 190)
     live.get_by_role("button", name="Applied").wait_for()
     request, _ = state(live)
-    assert (str(request["seed"]), request["noise_aug_strength"]) == (drawn, 0.1)
+    assert (str(request["seed"]), request["noise_aug_strength"]) == (seed, 0.1)
 
 
-def test_what_is_wrong_is_said_in_the_panel(live, screenshot):
+def test_errors_are_shown_in_the_panel(live, screenshot):
     live.get_by_role("textbox", name="Path or URL").fill("nowhere.png")
     live.keyboard.press("Enter")
     live.get_by_role("alert").filter(has_text="There is no file 'nowhere.png'").wait_for()
@@ -248,7 +248,7 @@ def test_setups_are_marked_that_fit(live):
     assert live.get_by_role("combobox", name="Setup").inner_text().count("✓") > 1
 
 
-def test_several_wait_in_a_queue_and_one_is_removed(live, screenshot):
+def test_clips_wait_in_a_queue_and_one_is_removed(live, screenshot):
     clips = live.get_by_role("checkbox").count()
     live.get_by_role("spinbutton", name="Clips").fill("3")
     live.keyboard.press("Tab")
@@ -260,29 +260,29 @@ def test_several_wait_in_a_queue_and_one_is_removed(live, screenshot):
         if width == 390:
             live.evaluate(toggle_files)
             live.wait_for_timeout(500)
-        cut = live.evaluate(
+        clipped_texts = live.evaluate(
             """() => [...document.querySelectorAll('.svdlab-panel :is(button, .widget-label)')].filter((one) =>
                 one.offsetParent && (one.scrollWidth > one.clientWidth + 1
                 || one.getBoundingClientRect().right > one.closest('.svdlab-panel').getBoundingClientRect().right))
                 .map((one) => one.textContent)"""
         )
         screenshot(live, f"panel-queue-{width}-dark")
-        assert cut == []
+        assert clipped_texts == []
     live.evaluate(toggle_files)
     live.set_viewport_size({"width": 1280, "height": 1500})
     live.get_by_role("button", name="Remove", exact=True).nth(1).click()
     live.get_by_role("checkbox", name=f"Show clip {clips + 2}").wait_for()
-    live.wait_for_function(ENDED)
+    live.wait_for_function(IDLE)
     assert live.get_by_role("checkbox").count() == clips + 2
 
 
 def test_a_large_photograph_arrives_upright_and_small_and_its_crop_is_dragged(live, lab, screenshot):
     """The camera stored it lying down, with red on top; upright red is on the right."""
     pixels = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3), dtype=np.uint8)
-    lying, exif = Image.fromarray(pixels).resize((6000, 4000)), Image.Exif()
-    lying.paste("red", (0, 0, 6000, 1300))
+    photo, exif = Image.fromarray(pixels).resize((6000, 4000)), Image.Exif()
+    photo.paste("red", (0, 0, 6000, 1300))
     exif[ExifTags.Base.Orientation] = 6
-    lying.save(lab.files / "photo.jpg", quality=95, exif=exif)
+    photo.save(lab.files / "photo.jpg", quality=95, exif=exif)
     assert (lab.files / "photo.jpg").stat().st_size > 14e6
     drop(live, lab, "photo.jpg")
     live.get_by_role("img", name="photo.jpg: 128 × 72, as the model will see it").wait_for()
@@ -335,7 +335,7 @@ def test_every_knob_is_restored_from_any_variant_to_any_other(live, lab):
         assert live.locator(".svdlab-panel [role=alert]").count() == 0
 
 
-def test_a_picture_of_it_stays_in_an_export_and_without_trust(live, lab, browser, screenshot):
+def test_a_picture_of_the_panel_stays_in_an_export_and_without_trust(live, lab, browser, screenshot):
     live.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
     live.wait_for_function("() => !jupyterapp.shell.currentWidget.context.model.dirty")
     notebook = json.loads((lab.files / "panel.ipynb").read_text())

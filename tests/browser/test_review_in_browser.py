@@ -10,16 +10,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import studies
+from html_page import HOSTILE
 
 from svdlab import report, review
 from svdlab.rows.row_note import Note
 
 pytestmark = pytest.mark.browser
 
-HOSTILE = "<img src=x onerror=alert(1)>\"'</td><script>alert(2)</script>"
-LOADED = "() => document.querySelectorAll('.svdlab-rows img[src]').length"
+LOADED_PREVIEWS = "() => document.querySelectorAll('.svdlab-rows img[src]').length"
 # the frame that each clip in the viewer shows, told from its grey (see studies.py), when all have done seeking
-SHOWN = """async () => {
+SHOWN_FRAMES = """async () => {
   const videos = [...document.querySelectorAll('.svdlab-viewer figure > div > video:first-child')];
   while (!videos.every((v) => v.paused && !v.seeking && v.readyState >= 2)) await new Promise(requestAnimationFrame);
   await new Promise((done) => setTimeout(done, 60));
@@ -37,7 +37,7 @@ def tick(page, *keys: str) -> None:
         page.get_by_role("checkbox", name=f"Tick {key}").check()
 
 
-def compared(page, *keys: str) -> None:
+def open_comparison(page, *keys: str) -> None:
     """Those clips in the viewer, paused on their first frame."""
     tick(page, *keys)
     page.get_by_role("button", name=f"Compare {len(keys)} clips").click()
@@ -49,8 +49,8 @@ def compared(page, *keys: str) -> None:
 @pytest.fixture(scope="module")
 def folder(lab) -> Path:
     """Five hundred rows of one clip, and a failure with a hostile reason, where JupyterLab's kernels find them."""
-    studies.many(lab.files / "many", 500)
-    studies.failure(lab.files / "many", 700, HOSTILE)
+    studies.write_copies(lab.files / "many", 500)
+    studies.write_failure(lab.files / "many", 700, HOSTILE)
     return lab.files / "many"
 
 
@@ -62,12 +62,12 @@ def live(lab, folder, browser):
     page.set_default_timeout(120_000)
     lab.open(page, "review.ipynb")
     lab.run_all(page)
-    page.wait_for_function(f"({LOADED})() > 2")
+    page.wait_for_function(f"({LOADED_PREVIEWS})() > 2")
     yield page
     page.close()
 
 
-def until(page, condition) -> None:
+def wait_until(page, condition) -> None:
     """Wait for what the kernel does after the page has asked for it."""
     for _ in range(100):
         if condition():
@@ -76,7 +76,7 @@ def until(page, condition) -> None:
     assert condition()
 
 
-def moves(page, selector: str) -> bool:
+def is_animated(page, selector: str) -> bool:
     """Whether what is seen of an element changes within a loop of its clip."""
     pictures = set()
     for _ in range(8):
@@ -87,9 +87,9 @@ def moves(page, selector: str) -> bool:
 
 def test_previews_come_from_the_kernel_as_they_are_seen(live, screenshot):
     assert live.locator(".svdlab-rows tbody tr").count() == 501
-    assert live.evaluate(LOADED) < 30  # a screenful, not five hundred
+    assert live.evaluate(LOADED_PREVIEWS) < 30  # a screenful, not five hundred
     assert live.get_by_text("model not found").count() == 0
-    assert moves(live, ".svdlab-rows img")
+    assert is_animated(live, ".svdlab-rows img")
     screenshot(live, "review-light")
     last = live.locator(".svdlab-rows tr[data-row='499'] img")
     assert last.get_attribute("src") is None
@@ -138,7 +138,7 @@ def test_forty_clips_are_judged_by_keys_alone(live, folder, screenshot):
     live.locator("tr[data-row='0'] th").click()  # a place that takes no focus by itself
     live.keyboard.press("j")
     live.keyboard.press("s")
-    until(live, lambda: notes()[1] == Note(True, ""))
+    wait_until(live, lambda: notes()[1] == Note(True, ""))
     live.keyboard.press("Enter")
     live.locator(".svdlab-viewer video").wait_for()
     live.keyboard.press("j")
@@ -147,7 +147,7 @@ def test_forty_clips_are_judged_by_keys_alone(live, folder, screenshot):
     live.keyboard.press("n")
     live.keyboard.insert_text(HOSTILE)
     live.keyboard.press("Enter")
-    until(live, lambda: notes()[2] == Note(False, HOSTILE))
+    wait_until(live, lambda: notes()[2] == Note(False, HOSTILE))
     live.locator(".svdlab-viewer video").wait_for()
     screenshot(live, "review-enlarged")
     live.keyboard.press("Space")
@@ -158,11 +158,11 @@ def test_forty_clips_are_judged_by_keys_alone(live, folder, screenshot):
     assert live.get_by_role("checkbox", name="Tick 00020000").is_checked()
     live.keyboard.press("x")
     live.keyboard.press("Delete")
-    until(live, lambda: len(review(folder).rows) == 500)
+    wait_until(live, lambda: len(review(folder).rows) == 500)
     assert live.locator(".svdlab-tools output").inner_text() == "500 rows"
     screenshot(live, "review-deleted")
     live.keyboard.press("u")
-    until(live, lambda: len(review(folder).rows) == 501)
+    wait_until(live, lambda: len(review(folder).rows) == 501)
     live.wait_for_function("() => document.querySelector('.svdlab-tools output').textContent === '501 rows'")
     assert notes()[2] == Note(False, HOSTILE)  # it came back too
     assert live.locator(".jp-Notebook .jp-Cell").count() == cells
@@ -189,8 +189,8 @@ def test_stars_and_notes_come_back_and_columns_stay_as_they_were_chosen(live, la
 
 
 def test_comparing_fetches_and_measures(live, screenshot):
-    compared(live, "00000000", "00010000")
-    assert live.evaluate(SHOWN) == [0, 0]
+    open_comparison(live, "00000000", "00010000")
+    assert live.evaluate(SHOWN_FRAMES) == [0, 0]
     live.get_by_role("rowheader", name="PSNR (dB) against the first").wait_for()
     assert live.locator(".svdlab-measures").get_by_role("cell", name="100", exact=True).count() == 1  # copies
     live.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
@@ -204,52 +204,52 @@ def test_comparing_fetches_and_measures(live, screenshot):
 @pytest.fixture(scope="module")
 def motion(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("studies") / "motion"
-    studies.study(folder)
-    studies.failure(folder, 70, HOSTILE)
+    studies.write_study(folder)
+    studies.write_failure(folder, 70, HOSTILE)
     review(folder).note("0003", HOSTILE)
     review(folder).star("0003")
     return folder
 
 
 @pytest.fixture
-def reported(motion, tmp_path, page):
+def open_report(motion, tmp_path, page):
     """The report opened from its file; it fails the test if it asks for anything but itself and its videos."""
 
-    def opened(videos, scheme="light"):
+    def open_page(videos, scheme="light"):
         path = report(motion, tmp_path / "report.html", videos)
         page.emulate_media(color_scheme=scheme)
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        urls: list[str] = []
+        page.on("request", lambda request: urls.append(request.url))
         page.goto(path.as_uri())
         page.wait_for_selector(".svdlab-wall canvas")
-        return page, asked, path
+        return page, urls, path
 
-    return opened
+    return open_page
 
 
 @pytest.mark.parametrize(("videos", "scheme"), [("inside", "light"), ("beside", "dark")])
-def test_a_report_plays_from_a_file_and_asks_for_nothing(reported, screenshot, videos, scheme):
-    page, asked, path = reported(videos, scheme)
+def test_a_report_plays_from_a_file_and_asks_for_nothing(open_report, screenshot, videos, scheme):
+    page, urls, path = open_report(videos, scheme)
     screenshot(page, f"report-{scheme}")
     page.locator(".svdlab-wall").scroll_into_view_if_needed()
-    assert moves(page, ".svdlab-wall canvas")
+    assert is_animated(page, ".svdlab-wall canvas")
     frames = "() => [...document.querySelectorAll('.svdlab-wall canvas')].map((each) => each.dataset.frame)"
     page.get_by_role("button", name="Pause", exact=True).click()
     page.get_by_role("slider", name="Frame").fill("4")
     page.wait_for_function(f"() => ({frames})().every((frame) => frame === '4')")
     page.locator(".svdlab-rows img").first.scroll_into_view_if_needed()
-    assert moves(page, ".svdlab-rows img")
+    assert is_animated(page, ".svdlab-rows img")
     screenshot(page, f"report-rows-{scheme}")
     assert page.locator(".curves").first.evaluate("image => image.complete && image.naturalWidth > 300")
-    assert not any("/report_files/" in url for url in asked)  # clips are fetched when somebody looks
+    assert not any("/report_files/" in url for url in urls)  # clips are fetched when somebody looks
     page.get_by_role("button", name="Enlarge motion_bucket_id 127, seed 2").click()
     page.wait_for_function("() => document.querySelector('.svdlab-viewer video')?.currentTime > 0")
     screenshot(page, f"report-enlarged-{scheme}")
-    outside = [
-        url for url in asked if not url.startswith(("data:", path.as_uri(), path.parent.as_uri() + "/report_files/"))
+    foreign_urls = [
+        url for url in urls if not url.startswith(("data:", path.as_uri(), path.parent.as_uri() + "/report_files/"))
     ]
-    assert outside == []
-    assert any("/report_files/" in url for url in asked) == (videos == "beside")
+    assert foreign_urls == []
+    assert any("/report_files/" in url for url in urls) == (videos == "beside")
     page.get_by_role("button", name="Close").click()
     page.locator(".svdlab-wall canvas").first.wait_for()  # back to the wall
     # hostile notes and reasons are text; `page` fails the test if a dialog opened
@@ -257,12 +257,12 @@ def test_a_report_plays_from_a_file_and_asks_for_nothing(reported, screenshot, v
     assert page.locator("img:not(.curves, .svdlab-clip img)").count() == 0
 
 
-def test_six_clips_fit_and_a_phone_shows_all(reported, screenshot):
-    page, *_ = reported("inside")
+def test_six_clips_fit_and_a_phone_shows_all(open_report, screenshot):
+    page, *_ = open_report("inside")
     for width, height in ((1280, 900), (390, 844)):
         page.set_viewport_size({"width": width, "height": height})
-        cells = page.locator(".svdlab-wall canvas").evaluate_all("all => all.map((each) => each.offsetWidth)")
-        assert min(cells) >= 120
+        widths = page.locator(".svdlab-wall canvas").evaluate_all("all => all.map((each) => each.offsetWidth)")
+        assert min(widths) >= 120
         assert page.evaluate("document.documentElement.scrollWidth") <= width  # the page itself scrolls down alone
         screenshot(page, f"report-wall-{width}")
         curves = page.locator(".curves").first
@@ -285,20 +285,20 @@ def test_six_clips_fit_and_a_phone_shows_all(reported, screenshot):
         screenshot(page, f"report-table-{width}")
 
 
-def test_scrubbing_a_comparison_moves_all_in_step(reported):
-    page, *_ = reported("inside")
-    compared(page, "00000000", "00030000", "00050000")
-    assert page.evaluate(SHOWN) == [0, 0, 0]
+def test_scrubbing_a_comparison_moves_all_in_step(open_report):
+    page, *_ = open_report("inside")
+    open_comparison(page, "00000000", "00030000", "00050000")
+    assert page.evaluate(SHOWN_FRAMES) == [0, 0, 0]
     for key, frame in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 5), ("Home", 0)):
         page.keyboard.press(key)
-        assert page.evaluate(SHOWN) == [frame] * 3, key
+        assert page.evaluate(SHOWN_FRAMES) == [frame] * 3, key
     page.get_by_role("slider", name="Frame").fill("4")
-    assert page.evaluate(SHOWN) == [4, 4, 4]
+    assert page.evaluate(SHOWN_FRAMES) == [4, 4, 4]
 
 
-def test_the_difference_is_black_where_clips_agree(reported, screenshot):
-    page, *_ = reported("beside")  # where a page may not read pixels
-    compared(page, "00000000", "00010000")  # seeds 1 and 2: a square that is 8 levels redder
+def test_the_difference_is_black_where_clips_agree(open_report, screenshot):
+    page, *_ = open_report("beside")  # where a page may not read pixels
+    open_comparison(page, "00000000", "00010000")  # seeds 1 and 2: a square that is 8 levels redder
     page.get_by_role("combobox", name="Difference from the first").select_option("16")
     page.wait_for_function("() => document.querySelectorAll('.svdlab-difference video').length === 2")
     page.wait_for_timeout(500)
@@ -310,16 +310,16 @@ def test_the_difference_is_black_where_clips_agree(reported, screenshot):
 
     picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
 
-    def at(x: float, y: float) -> tuple[int, ...]:
+    def colour_at(x: float, y: float) -> tuple[int, ...]:
         return picture.getpixel((int(box["x"] + x * box["width"]), int(box["y"] + y * box["height"])))  # type: ignore[return-value]
 
-    assert max(at(0.8, 0.8)) < 20
-    assert at(0.2, 0.3)[0] > 80
+    assert max(colour_at(0.8, 0.8)) < 20
+    assert colour_at(0.2, 0.3)[0] > 80
     assert page.locator(".svdlab-bar output").inner_text() == "1 / 6"
 
 
-def test_everything_is_reached_by_the_keyboard_and_named(reported):
-    page, *_ = reported("inside")
+def test_everything_is_reached_by_the_keyboard_and_named(open_report):
+    page, *_ = open_report("inside")
     nameless = """() => [...document.querySelectorAll('button, input, select, video, canvas, img, [role=region]')]
       .filter((e) => !(e.ariaLabel || e.alt || e.textContent.trim() || e.closest('label'))).map((e) => e.outerHTML)"""
     assert page.evaluate(nameless) == []
@@ -339,31 +339,31 @@ def test_everything_is_reached_by_the_keyboard_and_named(reported):
 
 
 @pytest.fixture(scope="module")
-def executed(lab, motion) -> Path:
+def executed_notebook(lab, motion) -> Path:
     """A notebook that nbconvert ran, which no JupyterLab has signed, and beside it the page that it exports."""
     cells = ["from svdlab import read_rows, review, wall", f"folder = {str(motion)!r}"]
     cells += ["wall(read_rows(folder), 'motion_bucket_id', 'seed')", "review(folder)"]
     path = lab.put("executed.ipynb", cells)
-    for way in (["--execute", "--inplace", "--to", "notebook"], ["--to", "html"]):
-        command = [sys.executable, "-m", "nbconvert", *way, str(path)]
+    for options in (["--execute", "--inplace", "--to", "notebook"], ["--to", "html"]):
+        command = [sys.executable, "-m", "nbconvert", *options, str(path)]
         subprocess.run(command, check=True, capture_output=True, env=lab.environment)
     return path
 
 
-def test_a_notebook_that_is_not_trusted_plays_its_previews(lab, executed, page, screenshot):
-    lab.open(page, executed.name)
+def test_a_notebook_that_is_not_trusted_plays_its_previews(lab, executed_notebook, page, screenshot):
+    lab.open(page, executed_notebook.name)
     page.locator(".svdlab-show img").first.scroll_into_view_if_needed()
-    assert moves(page, ".svdlab-show img")
+    assert is_animated(page, ".svdlab-show img")
     page.locator(".svdlab-rows img").first.scroll_into_view_if_needed()
-    assert moves(page, ".svdlab-rows img")
+    assert is_animated(page, ".svdlab-rows img")
     screenshot(page, "review-untrusted")
     assert page.locator(".svdlab-review script, .svdlab-tools button, .svdlab-bar").count() == 0
     assert page.locator(".svdlab-rows tbody tr").count() == 7
     assert page.get_by_text("Trust Notebook").count() == 2
 
 
-def test_an_exported_page_needs_no_kernel(executed, page, screenshot):
-    page.goto(executed.with_suffix(".html").as_uri(), wait_until="domcontentloaded")
+def test_an_exported_page_needs_no_kernel(executed_notebook, page, screenshot):
+    page.goto(executed_notebook.with_suffix(".html").as_uri(), wait_until="domcontentloaded")
     page.wait_for_selector(".svdlab-tools button")
     assert page.get_by_text("Trust Notebook").count() == 0
     screenshot(page, "review-exported")

@@ -11,18 +11,18 @@ from training.photographs import NAMES, photograph
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def figures():
     return measure(DRAWN, "cpu", [("rocket", 2), ("knobs", 2), ("world", "boat", 2)])
 
 
-def test_drawn_clips_pass_every_bar_that_they_can(drawn):
-    assert drawn["rank"] == [1.0]
-    assert max(drawn["speed error"]) < 0.03
-    assert max(drawn["heading error"]) < 1
-    assert drawn["flicker"] == [0.0]
-    assert drawn["flow at rest"][0] < 0.5, "the flame alone burns"
-    assert drawn["last boat"] == [100.0]
-    assert drawn["flow rank"][0] > 0.9
+def test_drawn_clips_pass_every_bar_that_they_can(figures):
+    assert figures["rank"] == [1.0]
+    assert max(figures["speed error"]) < 0.03
+    assert max(figures["heading error"]) < 1
+    assert figures["flicker"] == [0.0]
+    assert figures["flow at rest"][0] < 0.5, "the flame alone burns"
+    assert figures["last boat"] == [100.0]
+    assert figures["flow rank"][0] > 0.9
 
 
 def test_what_flickers_is_measured_where_nothing_moves():
@@ -35,10 +35,10 @@ def test_what_flickers_is_measured_where_nothing_moves():
     assert colourfulness(clip[0]) > colourfulness(0.5 * clip[0])
 
 
-def test_a_table_says_which_edition_is_better(drawn):
-    worse = drawn | {"speed error": [0.2], "flicker": [1.0], "vae rocket": [30.0], "size": [72, 128]}
+def test_a_table_says_which_edition_is_better(figures):
+    worse = figures | {"speed error": [0.2], "flicker": [1.0], "vae rocket": [30.0], "size": [72, 128]}
     lines = dict(
-        zip([bar.what for bar in BARS], table({"one": drawn, "other": worse}, 1).splitlines()[2:], strict=False)
+        zip([bar.what for bar in BARS], table({"one": figures, "other": worse}, 1).splitlines()[2:], strict=False)
     )
     verdicts = {what: line.rsplit("|", 2)[1].strip() for what, line in lines.items()}
     assert verdicts["median relative error of speed against the rule (bucket 60 to 240)"] == "**first**"
@@ -50,14 +50,14 @@ def test_a_table_says_which_edition_is_better(drawn):
 def test_a_grid_shows_every_world_at_four_buckets():
     picture = grid(Edition(DRAWN), 2)
     assert picture.shape == (3, 2 * 72, 6 * 128)
-    first, resting, _, _, fast, drawn = picture[:, 72:].split(128, 2)
+    first, resting, _, _, fast, truth = picture[:, 72:].split(128, 2)
     assert torch.equal(first, resting), "a ball stands still at bucket 0"
-    assert torch.equal(fast, drawn)
+    assert torch.equal(fast, truth)
 
 
 def test_ten_photographs_have_a_clips_shape():
     assert len(set(NAMES)) == 10
     for name in NAMES[:2]:
-        shown = photograph(name, 36, 64)
-        assert shown.shape == (3, 36, 64)
-        assert shown.std() > 0.05
+        picture = photograph(name, 36, 64)
+        assert picture.shape == (3, 36, 64)
+        assert picture.std() > 0.05

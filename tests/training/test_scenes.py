@@ -42,9 +42,9 @@ def test_at_bucket_0_only_the_flame_moves():
     changed = (clip[0] - clip[0, :1]).abs().amax((0, 1)) > 1 / 255
     assert 0 < changed.float().mean() < 0.03
     rows, columns = changed.nonzero().unbind(1)
-    away = torch.stack([columns, rows], 1).float() - truth.centres[0, 0]
+    offsets = torch.stack([columns, rows], 1).float() - truth.centres[0, 0]
     radians = math.radians(float(truth.heading[0]))
-    assert (away @ torch.tensor([math.cos(radians), -math.sin(radians)]) < 0).all(), "the flame is behind the middle"
+    assert (offsets @ torch.tensor([math.cos(radians), -math.sin(radians)]) < 0).all(), "the flame is behind the middle"
 
 
 def test_a_ball_falls_and_comes_back():
@@ -53,8 +53,8 @@ def test_a_ball_falls_and_comes_back():
     assert (heights >= heights[0] - 1e-3).all(), "it never rises above its start"
     lowest = int(heights.argmax())
     assert 0 < lowest < 59, "it meets the floor"
-    again = heights[2 * lowest - 1 : 2 * lowest + 2].min()
-    assert again == pytest.approx(float(heights[0]), abs=0.5), "it rises as long as it fell"
+    returned = heights[2 * lowest - 1 : 2 * lowest + 2].min()
+    assert returned == pytest.approx(float(heights[0]), abs=0.5), "it rises as long as it fell"
 
 
 @pytest.mark.parametrize("world", ["photo", "leaves", "grain"])
@@ -62,37 +62,37 @@ def test_a_camera_approaches_its_goal(world):
     clip, truth = draw([4], 200, 7, world=world)
     assert psnr_moved(clip[0], clip[0, 0]) > 28, "the last frame is the first one, moved"
     assert psnr(clip[0, -1], clip[0, 0]) < 26
-    near, _ = draw([4], 200, 7, height=144, width=256, world=world)
+    large, _ = draw([4], 200, 7, height=144, width=256, world=world)
     x, y = (2 * truth.centres[0, 0]).round().int().tolist()
-    box = near[0][..., y - 4 : y + 4, x - 4 : x + 4]
-    assert psnr(box[0], box[-1]) > psnr(near[0, 0], near[0, -1]) + 3, "what it approaches stays in its place"
+    box = large[0][..., y - 4 : y + 4, x - 4 : x + 4]
+    assert psnr(box[0], box[-1]) > psnr(large[0, 0], large[0, -1]) + 3, "what it approaches stays in its place"
 
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_seeds_are_worlds(world):
-    together, _ = draw([1, 2, 3], [0, 100, 200], [6, 7, 8], frames=4, world=world)
-    assert together.shape == (3, 4, 3, 72, 128)
-    assert together.min() >= 0
-    assert together.max() <= 1
+    clips, _ = draw([1, 2, 3], [0, 100, 200], [6, 7, 8], frames=4, world=world)
+    assert clips.shape == (3, 4, 3, 72, 128)
+    assert clips.min() >= 0
+    assert clips.max() <= 1
     for index, (bucket, fps) in enumerate([(0, 6), (100, 7), (200, 8)]):
-        alone, _ = draw([index + 1], bucket, fps, frames=4, world=world)
-        assert torch.allclose(alone[0], together[index], atol=1e-5)
-    assert not torch.allclose(together[0, 0], together[1, 0], atol=0.1)
-    slow, _ = draw([3], 10, 20, frames=1, world=world)
-    assert torch.allclose(slow[0, 0], together[2, 0], atol=1e-5), "the first frame depends on the seed alone"
+        clip, _ = draw([index + 1], bucket, fps, frames=4, world=world)
+        assert torch.allclose(clip[0], clips[index], atol=1e-5)
+    assert not torch.allclose(clips[0, 0], clips[1, 0], atol=0.1)
+    slow_clip, _ = draw([3], 10, 20, frames=1, world=world)
+    assert torch.allclose(slow_clip[0, 0], clips[2, 0], atol=1e-5), "the first frame depends on the seed alone"
     if world != "rocket":  # its flame burns
-        assert torch.allclose(together[0, 0], together[0, -1], atol=1e-5), "at bucket 0 it stands still"
-        assert moving_parts(together[2]).float().mean() > 0.03
+        assert torch.allclose(clips[0, 0], clips[0, -1], atol=1e-5), "at bucket 0 it stands still"
+        assert moving_parts(clips[2]).float().mean() > 0.03
 
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_one_world_at_every_size(world):
-    small, few = draw([7], 200, 7, frames=3, world=world)
-    large, many = draw([7], 200, 7, frames=3, height=144, width=256, world=world)
+    small, truth = draw([7], 200, 7, frames=3, world=world)
+    large, large_truth = draw([7], 200, 7, frames=3, height=144, width=256, world=world)
     shrunk = torch.nn.functional.avg_pool2d(large[0], 2)
     assert (shrunk - small[0]).square().mean() < 2e-3
-    assert torch.allclose(many.centres, few.centres * 2, atol=0.2)
-    assert torch.allclose(many.pixels_per_frame, few.pixels_per_frame * 2)
+    assert torch.allclose(large_truth.centres, truth.centres * 2, atol=0.2)
+    assert torch.allclose(large_truth.pixels_per_frame, truth.pixels_per_frame * 2)
 
 
 @pytest.mark.parametrize("world", WORLDS)

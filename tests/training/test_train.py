@@ -21,10 +21,10 @@ def test_a_perfect_network_makes_the_pipelines_scheduler_return_the_clean_latent
     latents = noise * scheduler.init_noise_sigma
     for step, t in enumerate(scheduler.timesteps):
         sigma = scheduler.sigmas[step]
-        given = scheduler.scale_model_input(latents, t)
+        scaled = scheduler.scale_model_input(latents, t)
         implied = (latents - clean) / sigma
         expected, timestep, target = objective.preconditioned(clean, implied, sigma[None])
-        assert torch.allclose(given, expected, atol=1e-4)
+        assert torch.allclose(scaled, expected, atol=1e-4)
         assert float(timestep) == pytest.approx(float(t), abs=1e-5)
         latents = scheduler.step(target, t, latents, return_dict=False)[0]
     assert torch.allclose(latents, clean, atol=1e-2)
@@ -37,11 +37,11 @@ def test_what_the_network_brings_down_itself_is_taken_for_noise():
     clips = objective.Clips(clean, clean[:, 0], sigma, torch.zeros(2, 1, 8), sigma, sigma)
     error = 0.0
 
-    def network(given, timestep, *_):
+    def network(inputs, timestep, *_):
         """Answers what the scheduler reads as the clean clip, plus an error."""
         level = torch.exp(4 * timestep)[:, None, None, None, None]
         norm = (level**2 + 1).sqrt()
-        return SimpleNamespace(sample=(given[:, :, :4] - norm * (clean + error)) / level)
+        return SimpleNamespace(sample=(inputs[:, :, :4] - norm * (clean + error)) / level)
 
     assert torch.allclose(objective.own_noise(network, clips, clean, noise, sigma, dice), noise, atol=1e-3)
     error = 0.5
@@ -98,19 +98,19 @@ def test_the_untrained_vae_returns_the_picture_softened():
 def test_grown_from_the_edition_before_it_does_as_before(depth):
     """More latent channels, more blocks, the same pictures and movement: nothing that was learnt is lost."""
     old = StableVideoDiffusionPipeline.from_pretrained(WEIGHTS)
-    before = old.vae.config.latent_channels
+    channels = old.vae.config.latent_channels
     vae, unet = build_vae(), build_unet(old.vae.config.scaling_factor, depth)
     grow(vae, old.vae.state_dict())
     grow(unet, old.unet.state_dict())
     pictures = torch.rand(2, 3, 32, 48) * 2 - 1
     latents = encode(vae, pictures)
-    assert torch.allclose(latents[:, :before], encode(old.vae, pictures), atol=1e-5)
-    assert torch.allclose(decode(vae, latents), decode(old.vae, latents[:, :before]), atol=1e-5)
+    assert torch.allclose(latents[:, :channels], encode(old.vae, pictures), atol=1e-5)
+    assert torch.allclose(decode(vae, latents), decode(old.vae, latents[:, :channels]), atol=1e-5)
     inputs = torch.randn(1, 14, 2, LATENTS, 8, 12)
     rest = (torch.tensor(1.6), torch.randn(1, 1, 64), torch.tensor([[6.0, 127.0, 0.02]]))
     answer = unet(inputs.flatten(2, 3), *rest).sample
-    expected = old.unet(inputs[:, :, :, :before].flatten(2, 3), *rest).sample
-    assert torch.allclose(answer[:, :, :before], expected, atol=1e-5)
+    expected = old.unet(inputs[:, :, :, :channels].flatten(2, 3), *rest).sample
+    assert torch.allclose(answer[:, :, :channels], expected, atol=1e-5)
 
 
 def test_clips_are_drawn_encoded_and_used_again():
@@ -120,10 +120,10 @@ def test_clips_are_drawn_encoded_and_used_again():
     first = source.batch(3)
     assert first.latents.shape == (3, 2, LATENTS, 8, 12)
     assert first.condition.shape == (3, LATENTS, 8, 12)
-    kept = {id(each) for each in source.kept}
+    first_ids = {id(each) for each in source.kept}
     source.batch(3)
     assert len(source.kept) <= 4, "two clips, each with two strengths of noise"
-    assert {id(each) for each in source.kept} != kept, "after three uses a new one"
+    assert {id(each) for each in source.kept} != first_ids, "after three uses a new one"
 
 
 def test_a_few_steps_a_restart_and_a_folder(tmp_path):
@@ -135,17 +135,17 @@ def test_a_few_steps_a_restart_and_a_folder(tmp_path):
     threads = torch.get_num_threads()
     try:
         train.work(0, options, "")
-        before = torch.load(tmp_path / "unet.pt", weights_only=True)
+        state = torch.load(tmp_path / "unet.pt", weights_only=True)
         train.work(0, options, "")  # nothing left to do: the same state comes back
     finally:
         torch.set_num_threads(threads)
-    after = torch.load(tmp_path / "unet.pt", weights_only=True)
-    assert before["step"] == after["step"] == 2
-    assert before["seconds"] == pytest.approx(after["seconds"])
+    resumed = torch.load(tmp_path / "unet.pt", weights_only=True)
+    assert state["step"] == resumed["step"] == 2
+    assert state["seconds"] == pytest.approx(resumed["seconds"])
     for part in ("model", "average"):
-        assert all(torch.equal(before[part][name], after[part][name]) for name in before[part])
+        assert all(torch.equal(state[part][name], resumed[part][name]) for name in state[part])
     pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "weights")
-    before_it = json.loads((WEIGHTS / "vae" / "config.json").read_text())
-    assert pipeline.vae.config.scaling_factor == before_it["scaling_factor"], "the UNet knows latents of that size"
-    saved, average = pipeline.unet.state_dict(), after["average"]
+    config = json.loads((WEIGHTS / "vae" / "config.json").read_text())
+    assert pipeline.vae.config.scaling_factor == config["scaling_factor"], "the UNet knows latents of that size"
+    saved, average = pipeline.unet.state_dict(), resumed["average"]
     assert all(torch.allclose(saved[name], average[name], atol=2e-3) for name in average)

@@ -50,12 +50,12 @@ def test_plain_diffusers_loads_the_folder(pipeline):
 
 def test_the_scheduler_is_svds(pipeline):
     assert type(pipeline.scheduler) is EulerDiscreteScheduler
-    told = {
+    expected = {
         "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
         "prediction_type": "v_prediction", "timestep_type": "continuous", "timestep_spacing": "leading",
         "steps_offset": 1, "use_karras_sigmas": True, "sigma_min": 0.002, "sigma_max": 700.0,
     }  # fmt: skip
-    assert {name: pipeline.scheduler.config[name] for name in told} == told
+    assert {name: pipeline.scheduler.config[name] for name in expected} == expected
 
 
 def test_the_folder_is_small_and_half():
@@ -67,9 +67,9 @@ def test_the_folder_is_small_and_half():
 
 @torch.no_grad()
 def test_the_vae_returns_pictures(pipeline):
-    shown = draw(SEEDS, 200, 7, 6)[0][:, 5]
-    returned = decode(pipeline.vae, encode(pipeline.vae, shown * 2 - 1))
-    assert psnr((returned / 2 + 0.5).clamp(0, 1), shown) >= 28
+    pictures = draw(SEEDS, 200, 7, 6)[0][:, 5]
+    returned = decode(pipeline.vae, encode(pipeline.vae, pictures * 2 - 1))
+    assert psnr((returned / 2 + 0.5).clamp(0, 1), pictures) >= 28
 
 
 def test_a_rocket_flies_where_its_nose_points_as_fast_as_its_bucket_says(edition):
