@@ -144,18 +144,19 @@ class Setup:
         """The fastest setup that is predicted to fit and leaves the frames as they are, rounding aside.
 
         Args:
-            variant: default: "svd-xt" where there is a card or `memory` is given, else "tiny".
-            memory: of a card: its name, a size such as "8GB", or bytes; default: this machine's.
-            request: what clips will ask for; default: the variant's own size and frames.
-            say: called with a sentence that gives the reason.
+            variant: "svd", "svd-xt", "svd-xt-1.1" or "tiny"; default: "svd-xt" where there is a card or `memory` is
+                given, else "tiny", which fits everywhere.
+            memory: of a card: its name ("RTX 3060"), a size ("12GB", as it is sold) or bytes; default: this machine's.
+            request: what clips will ask for; default: the variant's own size, frames and steps.
+            say: called with a sentence that gives the reason; default: it is printed.
 
         Raises:
-            MemoryError: nothing fits.
-            ValueError: no such variant, or no such card.
+            MemoryError: no setup fits; the sentence names the nearest and what to ask less of.
+            ValueError: the variant or the card is unknown, or the setup cannot make the request.
 
         Example:
-            >>> Setup.fitting("tiny", say=lambda sentence: None).variant
-            'tiny'
+            >>> Setup.fitting("svd-xt", "12GB", say=lambda sentence: None).optimizations
+            ('model-offload', 'single-token', 'split-guidance')
         """
         import svdlab  # by the public name, since predictions import this file: the one look upwards
 

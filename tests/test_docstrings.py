@@ -37,8 +37,13 @@ def notebook_api() -> set[tuple[str, str]]:
 
 
 def definitions(path: Path):
-    """The functions, classes and methods without an underscore of a file, each with its name for a reader."""
+    """The functions, classes and methods without an underscore of a file, each with its name for a reader.
+
+    Of a function with overloads it is the one that does the work: `help` shows its docstring.
+    """
     for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and "overload" in map(ast.unparse, node.decorator_list):
+            continue
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
             yield node.name, node
             for inner in node.body if isinstance(node, ast.ClassDef) else ():
@@ -48,20 +53,13 @@ def definitions(path: Path):
 
 def required_section(node: ast.FunctionDef | ast.ClassDef, name: str, in_notebooks: bool) -> str:
     """What the docstring of a definition has to have beside its sentence."""
-    decorators = " ".join(map(ast.unparse, node.decorator_list))
     if isinstance(node, ast.ClassDef):
+        decorators = " ".join(map(ast.unparse, node.decorator_list))
         return "Args: or Attributes:" if in_notebooks and "dataclass" in decorators else ""
-    signature = node.args
-    arguments = [
-        *signature.posonlyargs,
-        *signature.args,
-        *signature.kwonlyargs,
-        *filter(None, (signature.vararg, signature.kwarg)),
-    ]
-    count = sum(argument.arg not in ("self", "cls") for argument in arguments)
+    count = sum(isinstance(each, ast.arg) and each.arg not in ("self", "cls") for each in ast.walk(node.args))
     # Of what no notebook uses, each function of a file that takes two things or more.
     required = count > 0 if in_notebooks else count > 1 and "." not in name
-    return "Args:" if required and "overload" not in decorators else ""
+    return "Args:" if required else ""
 
 
 def test_names_say_what_they_are_and_those_of_notebooks_what_they_take():

@@ -79,8 +79,8 @@ def send_file(micro_panel, name, data, pieces=3):
     parts = [data[at : at + size] for at in range(0, len(data), size)]
     messages = [{"data": base64_text(part), "is_last": part is parts[-1]} for part in parts]
     for message in ({}, *messages):
-        assert micro_panel.form.picture.letterbox.value == ""
-        micro_panel.form.picture.letterbox.value = json.dumps({"name": name, **message})
+        assert micro_panel.form.picture.inbox.value == ""
+        micro_panel.form.picture.inbox.value = json.dumps({"name": name, **message})
 
 
 def wait_until(truth):
@@ -162,12 +162,12 @@ def test_several_clips_have_seeds_one_after_another_or_drawn(tiny_panel):
     first, second = ([trial.request.seed for trial in tiny_panel.form.trials()] for _ in range(2))
     assert len({*first, *second}) == 6
     assert tiny_panel.request.seed == second[-1]
-    assert ", ".join(map(str, second)) in tiny_panel.form._drawn.value
+    assert ", ".join(map(str, second)) in tiny_panel.form._drawn_label.value
     set_controls(tiny_panel, variant="svd")
     assert tiny_panel.controls["seed"].value == "-1"
-    assert str(second[-1]) in tiny_panel.form._drawn.value
+    assert str(second[-1]) in tiny_panel.form._drawn_label.value
     set_controls(tiny_panel, seed=3)
-    assert tiny_panel.form._drawn.value == ""
+    assert tiny_panel.form._drawn_label.value == ""
 
 
 def test_a_picture_that_the_bundled_model_cannot_animate_is_told_of(tiny_panel):
@@ -230,7 +230,7 @@ def test_the_crop_is_shown_as_the_model_will_see_it(tiny_panel):
     figure = tiny_panel.form.picture.figure.value
     assert "wide.png: 128 × 72, as the model will see it" in figure
     assert 'data-focus="0.5 0.5"' in figure
-    tiny_panel.form.picture.letterbox.value = '{"focus": [1, 0.5]}'  # as the page says when the picture was dragged
+    tiny_panel.form.picture.inbox.value = '{"focus": [1, 0.5]}'  # as the page says when the picture was dragged
     assert tiny_panel.request.focus == (1.0, 0.5)
     assert tiny_panel.form.picture.figure.value != figure
     assert tiny_panel.form.fitted_picture.getpixel((0, 0)) == (0, 0, 255)
@@ -250,20 +250,20 @@ def test_what_goes_wrong_is_one_sentence_in_the_panel(tiny_panel, tmp_path):
 
 
 def test_a_file_that_does_not_arrive_leaves_no_clip_of_the_old_picture(tiny_panel):
-    letterbox, alert = tiny_panel.form.picture.letterbox, tiny_panel.form.picture.alert
-    letterbox.value = '{"name": "mine.jpg"}'
+    inbox, alert = tiny_panel.form.picture.inbox, tiny_panel.form.picture.alert
+    inbox.value = '{"name": "mine.jpg"}'
     assert "mine.jpg is on its way" in tiny_panel.form.picture.figure.value
     tiny_panel.generate()
     assert "mine.jpg is still on its way" in tiny_panel.alert.value
     assert tiny_panel.worker.future is None
-    letterbox.value = '{"name": "mine.jpg", "problem": "it is empty"}'
+    inbox.value = '{"name": "mine.jpg", "problem": "it is empty"}'
     assert "could not be sent (it is empty): the picture is still rocket" in html.unescape(alert.value)
     assert "rocket: 128 × 72" in tiny_panel.form.picture.figure.value
     send_file(tiny_panel, "mine.jpg", b"no picture")
     assert "mine.jpg is not an image" in alert.value
-    letterbox.value = '{"name": "late.png"}'
+    inbox.value = '{"name": "late.png"}'
     set_controls(tiny_panel, example="shapes")
-    letterbox.value = json.dumps({"name": "late.png", "data": base64_text(b"rest"), "is_last": True})
+    inbox.value = json.dumps({"name": "late.png", "data": base64_text(b"rest"), "is_last": True})
     assert (tiny_panel.request.image, alert.value) == ("shapes", "")
 
 
@@ -424,7 +424,7 @@ def test_a_panel_and_a_cell_share_a_pipeline(micro_panel, micro_question):
 def test_predictions_and_clips_do_not_wait_for_each_other(micro_panel, micro_question, monkeypatch):
     with exclusive(load_cached(micro_question[0])):
         micro_panel.generate()  # waits
-        micro_panel.form.picture.letterbox.value = "{}"
+        micro_panel.form.picture.inbox.value = "{}"
         micro_panel.form.marks.future.result(60)
         assert not micro_panel.worker.future.done()
     micro_panel.worker.future.result()
@@ -523,7 +523,7 @@ def test_setups_are_marked_with_what_they_need(monkeypatch):
     monkeypatch.setattr(setup_marks, "predict", _predict)
     tiny_panel = panel(request=Request(image="rocket", num_frames=2, decode_chunk_size=2))
     assert tiny_panel.form.marks.future is None
-    tiny_panel.form.picture.letterbox.value = "{}"  # as a page says when it shows the panel
+    tiny_panel.form.picture.inbox.value = "{}"  # as a page says when it shows the panel
     tiny_panel.form.marks.future.result()
     labels = {setup: text for text, setup in tiny_panel.controls["setup"].options}
     assert re.fullmatch(r"✓ plain: \d\.\d GiB", labels[Setup("tiny")])

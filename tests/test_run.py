@@ -14,7 +14,7 @@ from svdlab import Setup, generate, read
 from svdlab.pipelines import pipeline_cache
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.load import load
-from svdlab.pipelines.pipeline_cache import _kept, load_cached, unload_cached
+from svdlab.pipelines.pipeline_cache import _cached, load_cached, unload_cached
 from svdlab.quality.quality import Quality
 from svdlab.request import conditioning
 from svdlab.sweeps import make_row as make_row_module
@@ -72,7 +72,7 @@ def test_one_pipeline_is_kept_between_runs(setup, make_request, tmp_path, monkey
     assert [row.setup.dtype for row in rows] == ["fp32", "bf16"] * 2
     run_quietly(make_trials(bf16, make_request, seed=[3]), tmp_path)
     assert loads == [setup, bf16]
-    assert len(_kept) == 1
+    assert len(_cached) == 1
 
 
 def test_a_pipeline_is_loaded_again_when_its_weights_have_changed(checkpoint, make_request, tmp_path):

@@ -144,7 +144,7 @@ def test_a_chunk_must_divide_the_frames_of_the_request_and_no_others(checkpoint,
 
 
 def test_a_chunk_that_is_not_named_suits_every_clip(checkpoint, make_request, monkeypatch):
-    monkeypatch.setitem(forward_chunking._USUAL, 6, 3)
+    monkeypatch.setitem(forward_chunking._CHUNKS, 6, 3)
     pipeline = load(on_cpu(checkpoint, "forward-chunking"))
     assert _chunks_of(pipeline) == {3}
     generate(pipeline, make_request(num_frames=4), progress=False)

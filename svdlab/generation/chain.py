@@ -53,21 +53,21 @@ def chain(
     if segments < 1:
         raise ValueError(f"segments={segments} is under 1: 1 is an ordinary clip, 3 about three times as long.")
     first = generate(pipeline, request, progress=progress, picture=picture)
-    frames, joints, notes, timings = list(first.frames), [], list(first.notes), dict(first.timings)
+    frames, seam_frames, notes, timings = list(first.frames), [], list(first.notes), dict(first.timings)
     for k in range(1, segments):
         with quiet_requests():
-            onward = dataclasses.replace(first.request, image=frames[-1], seed=first.request.seed + k)
-        segment = generate(pipeline, onward, progress=progress)
-        joints.append(len(frames))
+            next_request = dataclasses.replace(first.request, image=frames[-1], seed=first.request.seed + k)
+        segment = generate(pipeline, next_request, progress=progress)
+        seam_frames.append(len(frames))
         frames += segment.frames[1:]  # its first is the frame that it was given
         notes += [note for note in segment.notes if note not in notes]
         timings = {name: seconds + segment.timings[name] for name, seconds in timings.items()}
-    seams = tuple(Seam(frame, _jump(frames, frame)) for frame in joints)
+    seams = tuple(Seam(frame, _jump(frames, frame)) for frame in seam_frames)
     return dataclasses.replace(first, frames=frames, timings=timings, notes=tuple(notes), seams=seams, latents=None)
 
 
 def _jump(frames: list[Image.Image], frame: int) -> float | None:
     """`Seam.jump` of a frame: the mean absolute change of the pixels into it, over the median of the other changes."""
     changes = frame_changes(frames)
-    usual = float(np.median(np.delete(changes, frame - 1)))
-    return float(changes[frame - 1]) / usual if usual > 0 else None
+    median = float(np.median(np.delete(changes, frame - 1)))
+    return float(changes[frame - 1]) / median if median > 0 else None

@@ -48,15 +48,15 @@ class OutOfMemory(GenerationError, MemoryError):
 
 
 @overload
-def generate(pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: None = None, **options: Any) -> Clip:
-    """One clip, of the request's own seed."""
+def generate(
+    pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: None = None, **options: Any
+) -> Clip: ...
 
 
 @overload
 def generate(
     pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: Iterable[int], **options: Any
-) -> list[Clip]:
-    """A clip of each seed."""
+) -> list[Clip]: ...
 
 
 def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands for the three below)
@@ -127,10 +127,10 @@ def _generate_one(
     import torch
 
     notes, device = list(request.concerns()), str(pipeline._execution_device)
-    stage, exhausted = "encoding or in the first step", False
+    stage, is_exhausted = "encoding or in the first step", False
     latents: Any = None
     frames: Any = None
-    started = sampled = 0.0
+    started_at = sampled_at = 0.0
     options: Any = {"total": request.num_inference_steps, "desc": f"seed {request.seed}", "disable": not progress}
     with exclusive(pipeline), keep_precision(pipeline), torch.no_grad(), Progress(unit="step", **options) as bar:
 
@@ -145,25 +145,25 @@ def _generate_one(
             for optimization, value in setup.parsed if setup else ():
                 optimization.before_clip(pipeline, value, request)
             reset_peak(device)
-            started = time.perf_counter()
+            started_at = time.perf_counter()
             latents = _encode_and_denoise(pipeline, request, picture, after_step)
             stage = "decoding"
             synchronize(device)  # the last steps may still run there
-            sampled = time.perf_counter()
+            sampled_at = time.perf_counter()
             bar.set_postfix_str(stage)
             pixels = _decode(pipeline, latents, request, notes)
             frames = pipeline.video_processor.postprocess_video(video=pixels, output_type="pil")[0]
             bar.set_postfix_str("")
         except (MemoryError, RuntimeError, OSError) as error:
-            exhausted = is_out_of_memory(error)
-            if not exhausted:
+            is_exhausted = is_out_of_memory(error)
+            if not is_exhausted:
                 raise
         finally:
             pipeline.maybe_free_model_hooks()  # what offloading holds on the device
-    if exhausted:  # out here, where no traceback holds the tensors of the attempt
+    if is_exhausted:  # out here, where no traceback holds the tensors of the attempt
         del latents
         raise OutOfMemory(_memory_advice(setup, request, stage, device))
-    timings = {"sample_seconds": sampled - started, "decode_seconds": time.perf_counter() - sampled}
+    timings = {"sample_seconds": sampled_at - started_at, "decode_seconds": time.perf_counter() - sampled_at}
     if note := _black_frames(frames):
         warnings.warn(note, UserWarning, stacklevel=3)
         notes.append(note)

@@ -22,7 +22,7 @@ from papermill.inspection import _infer_parameters
 from svdlab.headless.run_notebooks import unknown_parameter
 
 # All names gone, In[1] again, figures closed, and the working directory of this run.
-_CLEAR = """
+_CLEAR_NAMES = """
 import os, sys
 if "matplotlib.pyplot" in sys.modules:
     sys.modules["matplotlib.pyplot"].close("all")
@@ -50,9 +50,9 @@ class WarmEngine(NBClientEngine):
         Raises:
             UnknownParameter: one of `-p` or `-f` is misspelled. papermill itself would run with the defaults.
         """
-        given = nb_man.nb.metadata.papermill.get("parameters", {})
-        known = [parameter.name for parameter in _infer_parameters(nb_man.nb)]
-        if unknown := unknown_parameter(given, known):
+        parameters = nb_man.nb.metadata.papermill.get("parameters", {})
+        names = [parameter.name for parameter in _infer_parameters(nb_man.nb)]
+        if unknown := unknown_parameter(parameters, names):
             raise UnknownParameter(f"This run sets {unknown}")
         try:
             manager = _warm_kernel(kernel_name)
@@ -102,7 +102,7 @@ def _warm_kernel(name: str) -> _KernelManager:
     client.start_channels()
     if is_new:
         run_sync(client.wait_for_ready)(timeout=120)
-    request = client.execute(_CLEAR.format(cwd=str(Path.cwd())), silent=True, store_history=False)
+    request = client.execute(_CLEAR_NAMES.format(cwd=str(Path.cwd())), silent=True, store_history=False)
     while run_sync(client.get_shell_msg)(timeout=60)["parent_header"].get("msg_id") != request:
         pass  # an earlier answer, to the question whether the kernel is ready
     return _kernels[name]

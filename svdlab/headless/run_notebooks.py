@@ -23,8 +23,8 @@ MAX_BYTES = 1_000_000  # of a parameter file; PyYAML reads about 100 kB a second
 
 def results_home() -> Path:
     """The folder `results` where one works: beside `notebooks` from inside that folder, else in the working one."""
-    here = Path.cwd()
-    return (here.parent if here.name == "notebooks" else here) / "results"
+    folder = Path.cwd()
+    return (folder.parent if folder.name == "notebooks" else folder) / "results"
 
 
 def results_folder(results: str | Path, study: str) -> Path:
@@ -109,8 +109,8 @@ def read_parameters(path: str | Path, known: Iterable[str] | None = None) -> dic
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             names = [self.construct_object(key, deep=True) for key, _ in node.value]
-            if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-                raise ValueError(f"it sets {shorten(twice[0])} twice: keep one of them")
+            if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+                raise ValueError(f"it sets {shorten(repeated[0])} twice: keep one of them")
             return super().construct_mapping(node, deep)
 
     path = Path(path)

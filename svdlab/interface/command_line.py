@@ -55,16 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         option = next((text.split("=")[0] for text in unknown if text.startswith("-")), "")
         nearest = did_you_mean(option, options.parser._option_string_actions) or "."
-        more = f"{shorten(unknown[0])} is more than {options.parser.prog} takes."
-        options.parser.error(f"{option} is no option of {options.parser.prog}{nearest}" if option else more)
+        surplus = f"{shorten(unknown[0])} is more than {options.parser.prog} takes."
+        options.parser.error(f"{option} is no option of {options.parser.prog}{nearest}" if option else surplus)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _tell(f"note: {first_line(message)}")
         warnings.filterwarnings("default", category=UserWarning, module="svdlab")
         try:
             return options.run(options) or 0
         except KeyboardInterrupt:
-            kept = [f"kept: {', '.join(options.written)}"] * bool(options.written) + options.going_on
-            _tell(f"stopped; {'; '.join(kept) or 'nothing was written'}.")
+            hints = [f"kept: {', '.join(options.written)}"] * bool(options.written) + options.resume_hints
+            _tell(f"stopped; {'; '.join(hints) or 'nothing was written'}.")
             return 130
         except Exception as error:
             is_defect = not isinstance(error, (ValueError, RuntimeError, MemoryError, OSError, ImportError))
@@ -113,10 +113,10 @@ class _Parser(argparse.ArgumentParser):
 def _seeds(text: str) -> list[int]:
     """The seeds that a text such as "1..8" or "3,7,11" names."""
     spans = [re.fullmatch(r"(\d{1,18})(?:\.\.(\d{1,18}))?", part.strip()) for part in text.split(",")]
-    ends = [(int(span[1]), int(span[2] or span[1])) for span in spans if span]
-    if len(ends) < len(spans) or any(last < first for first, last in ends) or sum(b - a for a, b in ends) > 9999:
+    ranges = [(int(span[1]), int(span[2] or span[1])) for span in spans if span]
+    if len(ranges) < len(spans) or any(last < first for first, last in ranges) or sum(b - a for a, b in ranges) > 9999:
         raise argparse.ArgumentTypeError(f"{shorten(text)} names no seeds: write 1..8, or 3,7,11; at most 10000.")
-    return list(dict.fromkeys(seed for first, last in ends for seed in range(first, last + 1)))
+    return list(dict.fromkeys(seed for first, last in ranges for seed in range(first, last + 1)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(run: Any, help: str, knobs: Sequence[str] = ()) -> argparse.ArgumentParser:
         sub = commands.add_parser(run.__name__.removeprefix("_"), help=help, allow_abbrev=False)
-        sub.set_defaults(run=run, parser=sub, written=[], going_on=[])
+        sub.set_defaults(run=run, parser=sub, written=[], resume_hints=[])
         for name in knobs:
             kind = float if "scale" in name or "strength" in name else int
             sub.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=_TEXTS[name][1], **unset)
@@ -158,8 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     add = command(_report, "one page about studies, for somebody who has no Python").add_argument
     add("folders", type=Path, nargs="+", metavar="FOLDER", help="a study, or a folder of studies")
     add("-o", "--output", type=Path, default=Path("report.html"), help="(report.html)")
-    where = "one file to send, or the videos in a folder beside it (inside, up to 50 MB)"
-    add("--videos", choices=("inside", "beside"), help=where)
+    videos = "one file to send, or the videos in a folder beside it (inside, up to 50 MB)"
+    add("--videos", choices=("inside", "beside"), help=videos)
 
     plan = command(_plan, "which setups fit a card, and how long they take: predicted, in seconds", _OF_PLAN)
     card = plan.add_mutually_exclusive_group()
@@ -199,11 +199,11 @@ def _clip(options: argparse.Namespace) -> None:
         if options.preset or options.variant not in (None, saved.request.variant):
             raise ValueError("--preset and another --variant do not go with --again: give that clip's picture instead.")
         setup = saved.setup or Setup(saved.request.variant or "svd-xt")
-        setup = _changed(dataclasses.replace(setup, device=None), options)  # it may have been made on another machine
+        setup = _override(dataclasses.replace(setup, device=None), options)  # it may have been made on another machine
         request = dataclasses.replace(saved.request, **fields)
         segments = options.segments or saved.segments
     else:
-        setup = _changed(Setup(options.variant) if options.variant else Setup.fitting(say=_tell), options)
+        setup = _override(Setup(options.variant) if options.variant else Setup.fitting(say=_tell), options)
         request = setup.request(image=options.image, preset=options.preset, **fields)
     picture = conditioning(request)
     seeds = options.seeds or [request.seed]
@@ -218,13 +218,13 @@ def _clip(options: argparse.Namespace) -> None:
         _print_written(clip.save(file, fps=options.playback_fps), options)
 
 
-def _changed(setup: Setup, options: argparse.Namespace) -> Setup:
+def _override(setup: Setup, options: argparse.Namespace) -> Setup:
     """The setup with the options on top: its optimisations stay, but for those given again with another value."""
     fields: dict[str, Any] = {"dtype": options.dtype} if options.dtype else {}
     if options.weights:
         fields |= {"weights": options.weights, "revision": None}
-    given = {parse(text)[0].name for text in options.optimization}
-    kept = [text for text in setup.optimizations if parse(text)[0].name not in given]
+    replaced = {parse(text)[0].name for text in options.optimization}
+    kept = [text for text in setup.optimizations if parse(text)[0].name not in replaced]
     return dataclasses.replace(setup, optimizations=in_order([*kept, *options.optimization]), **fields)
 
 
@@ -232,7 +232,7 @@ def _run(options: argparse.Namespace) -> None:
     from svdlab.headless.run_notebooks import run_notebook
 
     parameters = {"on": options.on} if options.on else {}
-    options.going_on = [f"finished clips stay in {options.results}, and the same command goes on from there"]
+    options.resume_hints = [f"finished clips stay in {options.results}, and the same command goes on from there"]
     for copy in run_notebook(options.notebook, options.params, options.results, **parameters):
         _print_written(copy, options)
 
@@ -250,9 +250,9 @@ def _plan(options: argparse.Namespace) -> None:
     request = setup.request(image="rocket", **{name: vars(options)[name] for name in _OF_PLAN if name in options})
     if options.memory:
         parse_memory(options.memory)  # a name is none
-    named = options.gpu or options.memory
-    card = find_card(named) if named else this_card()
-    if card and named and options.desktop is not None:
+    card_text = options.gpu or options.memory
+    card = find_card(card_text) if card_text else this_card()
+    if card and card_text and options.desktop is not None:
         card = dataclasses.replace(card, taken_bytes=DESKTOP_BYTES if options.desktop else 0)
     _tell("Predicting: a moment at the published sizes, up to a minute at others.")
     table = fitting.fitting_table(setup, request, card, approximate=options.approximate)
@@ -265,8 +265,8 @@ def _plan(options: argparse.Namespace) -> None:
         print(f"{setup.variant} on {card.name} ({size}), the best setup first:")
         _print_table(table, [*left_out, "card", "memory_gib"] + ([] if card.flops else ["time"]))
         if not any(line["fits"] != "no" for line in table):
-            least = min(table, key=lambda line: line["needed_gib"])
-            print(f"None fits. The nearest needs {least['needed_gib']} GiB: {least['optimizations']}.")
+            nearest = min(table, key=lambda line: line["needed_gib"])
+            print(f"None fits. The nearest needs {nearest['needed_gib']} GiB: {nearest['optimizations']}.")
             if smaller := fitting.smaller_chunk(setup, request, card):
                 print(f"With --decode-chunk-size {smaller.request.decode_chunk_size} this fits: {smaller}")
     print(fitting.LEGEND)

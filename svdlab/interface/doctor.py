@@ -107,16 +107,16 @@ def doctor() -> Readiness:
     return Readiness(tuple(checks))
 
 
-def _judge(name: str, good: bool, fact: str, todo: str, otherwise: State = "note") -> Check:
-    return Check(name, "ok", fact) if good else Check(name, otherwise, fact, todo)
+def _check(name: str, is_ok: bool, fact: str, todo: str, bad_state: State = "note") -> Check:
+    return Check(name, "ok", fact) if is_ok else Check(name, bad_state, fact, todo)
 
 
 def _python() -> list[Check]:
     version, bounds = platform.python_version(), metadata("svdlab")["Requires-Python"] or ""
-    good = SpecifierSet(bounds).contains(version, prereleases=True)
+    is_ok = SpecifierSet(bounds).contains(version, prereleases=True)
     fact = f"{version} on {platform.system()} {platform.machine()}"
     todo = f"svdlab needs Python {bounds}: make an environment with such a one."
-    return [_judge("Python", good, fact, todo, "problem")]
+    return [_check("Python", is_ok, fact, todo, "problem")]
 
 
 def _torch() -> list[Check]:
@@ -137,7 +137,7 @@ def _torch() -> list[Check]:
     usable = torch.cuda.is_available()
     todo = "Install a torch built for CUDA (pytorch.org/get-started), and check that `nvidia-smi` lists the card."
     fact = f"NVIDIA {driver}{'' if usable else ', and this torch sees no card'}"
-    return [*checks, _judge("driver", usable, fact, todo, "problem" if cuda else "note")]
+    return [*checks, _check("driver", usable, fact, todo, "problem" if cuda else "note")]
 
 
 def _device() -> list[Check]:
@@ -151,7 +151,7 @@ def _device() -> list[Check]:
     card = this_device()
     memory = f"{card.free_bytes / GiB:.1f} GiB free of {card.memory_bytes / GiB:.1f}"
     todo = "Other programs hold over half of the memory: close them, or restart old kernels."
-    device = _judge("device", card.free_bytes >= card.memory_bytes / 2, f"{here.name} ({here.device}), {memory}", todo)
+    device = _check("device", card.free_bytes >= card.memory_bytes / 2, f"{here.name} ({here.device}), {memory}", todo)
     return [device, *(_fit(variant.name, card) for variant in VARIANTS.values() if variant.repository)]
 
 
@@ -163,7 +163,7 @@ def _fit(variant: str, card: Card) -> Check:
     if fits == "no":
         todo = f"`svdlab plan --variant {variant}` looks further; a smaller decode_chunk_size or size needs less."
         return Check("fits", "note", f"{fact}, the least of all, and that does not fit", todo)
-    return _judge("fits", fits == "yes", fact, "That is tight: close the browser and what else uses the card.")
+    return _check("fits", fits == "yes", fact, "That is tight: close the browser and what else uses the card.")
 
 
 def _versions() -> list[Check]:
@@ -174,7 +174,7 @@ def _versions() -> list[Check]:
             wrong.append(f"{needed.name} {version or 'is missing'} (expected {needed.specifier})")
     fact = ", ".join(wrong) or f"all within the bounds of svdlab {svdlab.__version__}"
     todo = "pip install --upgrade svdlab, in an environment of its own."
-    return [_judge("versions", not wrong, fact, todo, "problem")]
+    return [_check("versions", not wrong, fact, todo, "problem")]
 
 
 def _weights() -> list[Check]:
@@ -195,7 +195,7 @@ def _weights() -> list[Check]:
                 hub.check_folder(Path(cached).parent, half=True)
                 checks.append(Check("weights", "ok", f"{variant.name} is in the cache"))
             except WeightsError as error:
-                checks.append(Check("weights", "note", f"{variant.name} is in the cache, not whole", _homely(error)))
+                checks.append(Check("weights", "note", f"{variant.name} is in the cache, not whole", _hide_home(error)))
         else:
             gated = variant.gated and not get_token()
             todo = f"Loading it downloads {variant.download_bytes / GiB:.1f} GiB, once."
@@ -210,7 +210,7 @@ def _disk() -> list[Check]:
     cache, largest = Path(constants.HF_HUB_CACHE), max(variant.download_bytes for variant in VARIANTS.values())
     free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
     todo = f"One model takes {largest / GiB:.1f} GiB: make room, or set HF_HOME to a larger disk."
-    return [_judge("disk", free >= largest, f"{free / GiB:.0f} GiB free at {_homely(cache)}", todo)]
+    return [_check("disk", free >= largest, f"{free / GiB:.0f} GiB free at {_hide_home(cache)}", todo)]
 
 
 def _video() -> list[Check]:
@@ -222,22 +222,22 @@ def _video() -> list[Check]:
     frames = [Image.new("RGB", (64, 64), (level, 90, 200 - level)) for level in (0, 100)]
     with tempfile.TemporaryDirectory() as folder:
         file = write_video(Path(folder) / "clip.mp4", frames, 7, metadata="settings")
-        good = len(read_frames(file)[0]) == 2 and read_metadata(file)[0] == "settings"
-    fact = f"H.264 through PyAV {installed('av')}: {'written and read back' if good else 'what comes back is another'}"
-    return [_judge("video", good, fact, "pip install --force-reinstall av", "problem")]
+        is_ok = len(read_frames(file)[0]) == 2 and read_metadata(file)[0] == "settings"
+    fact = f"H.264 through PyAV {installed('av')}: {'written and read back' if is_ok else 'what comes back is another'}"
+    return [_check("video", is_ok, fact, "pip install --force-reinstall av", "problem")]
 
 
 def _notebooks() -> list[Check]:
     if "google.colab" in sys.modules:
         return [Check("notebooks", "ok", "Colab, which brings its own")]
     checks, requirements = [], [Requirement(text) for text in requires("svdlab") or ()]
-    for extra, also in {"notebooks": [], "lab": ["jupyterlab_widgets"]}.items():  # without these JupyterLab shows text
-        libraries = [n.name for n in requirements if n.marker and n.marker.evaluate({"extra": extra})] + also
+    for extra, more in {"notebooks": [], "lab": ["jupyterlab_widgets"]}.items():  # without these JupyterLab shows text
+        libraries = [n.name for n in requirements if n.marker and n.marker.evaluate({"extra": extra})] + more
         missing = ", ".join(library for library in libraries if not installed(library))
         fact = f"missing: {missing}" if missing else f"all of svdlab[{extra}]"
-        checks.append(_judge(extra, not missing, fact, f"pip install 'svdlab[{extra}]'"))
+        checks.append(_check(extra, not missing, fact, f"pip install 'svdlab[{extra}]'"))
     return checks
 
 
-def _homely(text: object) -> str:
+def _hide_home(text: object) -> str:
     return str(text).replace(str(Path.home()), "~")

@@ -73,8 +73,8 @@ def _csv(entries: Sequence[Entry], names: Sequence[str]) -> bytes:
     table = rows_table(entry.row for entry in entries)
     table.insert(0, "file", list(names))
     table.insert(1, "note", [entry.note.text for entry in entries])
-    harmless: Any = table.rename(columns=_without_formula).map(_without_formula)
-    return harmless.to_csv(index=False).encode()
+    escaped: Any = table.rename(columns=_without_formula).map(_without_formula)
+    return escaped.to_csv(index=False).encode()
 
 
 def _without_formula(value: Any) -> Any:

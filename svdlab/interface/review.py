@@ -101,7 +101,7 @@ class Review:
     def __init__(self, entries: Sequence[Entry], inside: bool | None = None) -> None:
         self.inside = inside
         self._places, self._deleted = list(entries), list[Entry]()  # a page names rows by their places
-        self._couriers: list[Any] = []  # kept alive for as long as this is
+        self._channels: list[Any] = []  # kept alive for as long as this is
 
     @property
     def entries(self) -> list[Entry]:
@@ -241,38 +241,38 @@ class Review:
         if "google.colab" in sys.modules:  # otherwise its pages know the widgets of ipywidgets alone
             import_module("google.colab.output").enable_custom_widget_manager()
         text = "Stars and notes are kept where a kernel runs."  # in place of the widget, on a page that has none
-        fields = {"_esm": render("courier.js", name=name), "__repr__": lambda _: text}
-        courier = type("Courier", (AnyWidget,), fields)()
-        courier.on_msg(self._answer)
-        self._couriers.append(courier)
+        fields = {"_esm": render("channel.js", name=name), "__repr__": lambda _: text}
+        channel = type("Channel", (AnyWidget,), fields)()
+        channel.on_msg(self._answer)
+        self._channels.append(channel)
         # A Jupyter server's own pages start a widget at once. Others start it when it is displayed; it takes no room.
         if "JPY_SESSION_NAME" not in os.environ or "__vsc_ipynb_file__" in getattr(shell, "user_ns", {}):
-            display(courier)
+            display(channel)
 
-    def _answer(self, courier: Any, message: dict[str, Any], _: Any) -> None:
+    def _answer(self, channel: Any, message: dict[str, Any], _: Any) -> None:
         """Answer one message of the page. It names rows by their place, so that it can reach no other file."""
         what, places = message["what"], message.get("rows", [message.get("row", 0)])
         entries = [self._places[place] for place in places]
         if what == "notes":
-            courier.send({"notes": [dataclasses.asdict(entry.note) for entry in self._places]})
+            channel.send({"notes": [dataclasses.asdict(entry.note) for entry in self._places]})
         elif what == "keep":
             note = Note(bool(message["star"]), str(message["text"]))
             write_note(entries[0].folder, entries[0].row.key, note)
         elif what in ("clip", "preview"):
             is_preview = what == "preview"
             files = [read_preview(e.row) if is_preview else (clip := e.clip) and clip.read_bytes() for e in entries]
-            courier.send({"files": [f"{what} {place}" for place in places]}, [file or b"" for file in files])
+            channel.send({"files": [f"{what} {place}" for place in places]}, [file or b"" for file in files])
         elif what == "compare":
             lines = [[heading, list(map(text_of, values))] for heading, values in _likeness_to_first(entries).items()]
-            courier.send({"of": places, "measures": lines})
+            channel.send({"of": places, "measures": lines})
         elif what in ("delete", "restore"):
             try:
                 for entry in entries:
                     self._delete(entry) if what == "delete" else self._restore(entry)
             except (OSError, ValueError) as error:
-                courier.send({"problem": first_line(error)})
+                channel.send({"problem": first_line(error)})
         if what in ("notes", "delete", "restore"):
-            courier.send({"absent": [place for place, entry in enumerate(self._places) if entry in self._deleted]})
+            channel.send({"absent": [place for place, entry in enumerate(self._places) if entry in self._deleted]})
 
 
 def _likeness_to_first(entries: Sequence[Entry]) -> dict[str, list[float | None]]:

@@ -35,8 +35,8 @@ def download(url: str) -> bytes:
     started, body = time.monotonic(), bytearray()
     try:
         request = web.Request(quote(url, safe="/?%:@!$&'()*+,;=~#[]"), headers=_HEADERS)
-        with opener.open(request, timeout=MAX_DOWNLOAD_SECONDS) as answer:
-            while part := answer.read1(2**16):  # counted as it comes: a Content-Length may lie, or be missing
+        with opener.open(request, timeout=MAX_DOWNLOAD_SECONDS) as reply:
+            while part := reply.read1(2**16):  # counted as it comes: a Content-Length may lie, or be missing
                 body += part
                 if len(body) > MAX_DOWNLOAD_BYTES:
                     raise ValueError(
@@ -44,15 +44,15 @@ def download(url: str) -> bytes:
                     )
                 if time.monotonic() - started > MAX_DOWNLOAD_SECONDS:
                     raise ValueError(f"{name} took over {MAX_DOWNLOAD_SECONDS:g} seconds: give a file's path.")
-            if answer.length:
-                raise ValueError(f"{name} broke off after {len(body)} of {len(body) + answer.length} bytes: try again.")
+            if reply.length:
+                raise ValueError(f"{name} broke off after {len(body)} of {len(body) + reply.length} bytes: try again.")
             return bytes(body)
     except HTTPError as error:
         raise ValueError(f"{name} answered {error.code}: check the address, or download it by hand.") from None
     except (OSError, HTTPException) as error:
         reason = f"{type(error).__name__}: {first_line(error)}" if isinstance(error, OSError) else type(error).__name__
-        way_out = "check the address and the network, or download the image and give its path"
-        raise ValueError(f"{name} could not be fetched ({reason}): {way_out}.") from None
+        remedy = "check the address and the network, or download the image and give its path"
+        raise ValueError(f"{name} could not be fetched ({reason}): {remedy}.") from None
 
 
 def _address(url: str) -> str:

@@ -21,7 +21,7 @@ import av.filter
 from PIL import Image
 
 MAX_GIF_FPS = 50  # browsers slow anything faster down to 10
-_TICK = Fraction(1, 100)  # of a second
+_CENTISECOND = Fraction(1, 100)  # of a second
 # What a limit on the size gives up, in this order: colours, then size, then every second frame.
 _STEPS = [(256, 1, 1), (128, 1, 1), (64, 1, 1), (64, 0.75, 1), (64, 0.5, 1), (64, 0.25, 1), (64, 0.5, 2), (64, 0.25, 2)]
 
@@ -57,35 +57,35 @@ def write_gif(
     """
     if fps > MAX_GIF_FPS:
         raise ValueError(f"A GIF plays at most {MAX_GIF_FPS} fps: use fps={MAX_GIF_FPS} or .mp4, not {fps}.")
-    stored, data, comment = _FrameFile(frames), b"", ""
-    for colours, scale, every in _STEPS if max_bytes else _STEPS[:1]:
-        size = (max(1, round(stored.size[0] * scale)), max(1, round(stored.size[1] * scale)))
-        starts = [round(i / fps / _TICK) for i in [*range(0, stored.count, every), stored.count]]
-        comment = pack(fps=fps / every, frames=len(starts) - 1)
-        data = _with_comment(_encode(stored, every, size, starts, colours, loop), comment.encode("ascii"))
+    source, data, comment = _FrameFile(frames), b"", ""
+    for colours, scale, step in _STEPS if max_bytes else _STEPS[:1]:
+        size = (max(1, round(source.size[0] * scale)), max(1, round(source.size[1] * scale)))
+        starts = [round(i / fps / _CENTISECOND) for i in [*range(0, source.count, step), source.count]]
+        comment = pack(fps=fps / step, frames=len(starts) - 1)
+        data = _with_comment(_encode(source, step, size, starts, colours, loop), comment.encode("ascii"))
         if max_bytes is None or len(data) <= max_bytes:
             path.write_bytes(data)
             return
-    carried = f", {len(comment):,} of them the picture and metadata inside" if 10 * len(comment) > len(data) else ""
+    inside = f", {len(comment):,} of them the picture and metadata inside" if 10 * len(comment) > len(data) else ""
     raise ValueError(
-        f"Even the smallest version takes {len(data):,} bytes{carried}; max_bytes={max_bytes:,}: raise it or use .mp4."
+        f"Even the smallest version takes {len(data):,} bytes{inside}; max_bytes={max_bytes:,}: raise it or use .mp4."
     )
 
 
-def _encode(stored: _FrameFile, every: int, size: tuple[int, int], starts: list[int], colours: int, loop: int) -> bytes:
-    """A GIF of each `every`-th frame at `size`; its frame i shows from `starts[i]` to `starts[i + 1]`, in ticks."""
+def _encode(source: _FrameFile, step: int, size: tuple[int, int], starts: list[int], colours: int, loop: int) -> bytes:
+    """A GIF of every `step`-th frame at `size`; its frame i shows from `starts[i]` to `starts[i + 1]`, in 1/100 s."""
 
     def video_frames() -> Iterator[av.VideoFrame]:
-        for start, image in zip(starts, itertools.islice(stored, 0, None, every), strict=False):
+        for start, image in zip(starts, itertools.islice(source, 0, None, step), strict=False):
             frame = av.VideoFrame.from_image(image.resize(size, Image.Resampling.LANCZOS))
-            frame.pts, frame.time_base = start, _TICK
+            frame.pts, frame.time_base = start, _CENTISECOND
             yield frame
 
     _graph, [pixels], sink = _filter("palettegen", f"max_colors={colours}", (*size, "rgb24"))
     for frame in itertools.chain(video_frames(), [None]):
         pixels.push(frame)
     palette = sink.pull()
-    palette.pts, palette.time_base = 0, _TICK
+    palette.pts, palette.time_base = 0, _CENTISECOND
 
     # Bayer's scale: at 4 the frames are 2 dB nearer to what they were than at 3, and the file is smaller.
     inputs = (*size, "rgb24"), (palette.width, palette.height, palette.format.name)
@@ -95,8 +95,8 @@ def _encode(stored: _FrameFile, every: int, size: tuple[int, int], starts: list[
     file, repeats = io.BytesIO(), loop - 1 if loop > 1 else -loop  # GIF counts the times after the first, -1 is none
     options = {"loop": str(repeats), "final_delay": str(starts[-1] - starts[-2])}
     with av.open(file, "w", format="gif", options=options) as container:
-        stream: Any = container.add_stream("gif", rate=1 / _TICK)
-        stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = *size, "pal8", _TICK
+        stream: Any = container.add_stream("gif", rate=1 / _CENTISECOND)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = *size, "pal8", _CENTISECOND
         for frame in itertools.chain(video_frames(), [None]):
             pixels.push(frame)
             with suppress(BlockingIOError, EOFError):  # nothing more until the next push, or at all
@@ -114,7 +114,7 @@ def _filter(name: str, options: str, *inputs: tuple[int, int, str]) -> tuple[Any
     graph = av.filter.Graph()
     node, sink, sources = graph.add(name, options), graph.add("buffersink"), []
     for pad, (width, height, pixel_format) in enumerate(inputs):
-        form = f"video_size={width}x{height}:pix_fmt={pixel_format}:time_base={_TICK}:pixel_aspect=1/1"
+        form = f"video_size={width}x{height}:pix_fmt={pixel_format}:time_base={_CENTISECOND}:pixel_aspect=1/1"
         sources.append(graph.add("buffer", form))
         sources[-1].link_to(node, 0, pad)
     node.link_to(sink)

@@ -54,7 +54,7 @@ def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
         return _decode(io.BytesIO(source), f"The data given ({len(source)} bytes)")
     if isinstance(source, str):
         if source.startswith("data:"):
-            return _decode(io.BytesIO(_data(source)), "The data URL")
+            return _decode(io.BytesIO(_decode_data_url(source)), "The data URL")
         if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", source):
             from svdlab.media.download import download  # and with it http and ssl, which only a URL needs
 
@@ -110,13 +110,13 @@ def _crop_box(
 ) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of what a crop keeps: the largest box of the target's shape nearest to the focus."""
     scale = min(size[0] / width, size[1] / height)
-    kept = min(width * scale, size[0]), min(height * scale, size[1])
+    crop = min(width * scale, size[0]), min(height * scale, size[1])
     left, top = (
-        min(max(f * full - part / 2, 0.0), full - part) for f, full, part in zip(focus, size, kept, strict=True)
+        min(max(f * full - side / 2, 0.0), full - side) for f, full, side in zip(focus, size, crop, strict=True)
     )
-    if kept == (width, height):  # nothing to resample: whole pixels keep it sharp
+    if crop == (width, height):  # nothing to resample: whole pixels keep it sharp
         left, top = round(left), round(top)
-    return left, top, min(left + kept[0], size[0]), min(top + kept[1], size[1])
+    return left, top, min(left + crop[0], size[0]), min(top + crop[1], size[1])
 
 
 def to_text(source: str | Path | bytes | Image.Image | np.ndarray) -> str:
@@ -152,10 +152,10 @@ def _pad(image: Image.Image, height: int, width: int, scale: float) -> Image.Ima
     inner = image.resize(size, Image.Resampling.LANCZOS)
     if size == (width, height):
         return inner
-    ground = image.resize((width, height), Image.Resampling.LANCZOS, box=_crop_box(image.size, height, width))
-    ground = ground.filter(ImageFilter.GaussianBlur(max(height, width) / 32))
-    ground.paste(inner, ((width - size[0]) // 2, (height - size[1]) // 2))
-    return ground
+    background = image.resize((width, height), Image.Resampling.LANCZOS, box=_crop_box(image.size, height, width))
+    background = background.filter(ImageFilter.GaussianBlur(max(height, width) / 32))
+    background.paste(inner, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return background
 
 
 def _open_file(path: Path) -> Image.Image:
@@ -165,9 +165,9 @@ def _open_file(path: Path) -> Image.Image:
         if path.is_dir():
             raise ValueError(f"{name} is a folder, not an image: name a file in it.")
         if "\0" in str(path) or not path.exists():
-            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             hint = f": give a path, a URL, or the name of an example ({', '.join(EXAMPLES)})."
-            raise ValueError(f"There is no file {name}{did_you_mean(path.name, [*EXAMPLES, *beside]) or hint}")
+            raise ValueError(f"There is no file {name}{did_you_mean(path.name, [*EXAMPLES, *siblings]) or hint}")
         if not path.is_file():  # a pipe or a device could be read forever
             raise ValueError(f"{name} is not a regular file: give an image's path.")
         with path.open("rb") as file:
@@ -238,8 +238,8 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
     try:
         lab = image.mode == "LAB"  # which needs no profile of its own
-        given = ImageCms.createProfile("LAB") if lab else ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
-        return ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
+        source = ImageCms.createProfile("LAB") if lab else ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
     except (ImageCms.PyCMSError, OSError):
         return image.convert("RGB")
 
@@ -251,8 +251,8 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         array = array[..., 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] > 4
-        turn = "; move the channels last with .transpose(1, 2, 0)" if first else ""
-        raise ValueError(f"{name} has shape {array.shape}: expected (height, width) or (height, width, 1|3|4){turn}.")
+        hint = "; move the channels last with .transpose(1, 2, 0)" if first else ""
+        raise ValueError(f"{name} has shape {array.shape}: expected (height, width) or (height, width, 1|3|4){hint}.")
     _check_size(array.shape[1], array.shape[0], name)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
@@ -272,14 +272,14 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 def _check_size(width: int, height: int, name: str) -> None:
-    size, most = f"{width}x{height} pixels (width x height)", f"{MAX_PIXELS // 10**6} million"
+    size, limit = f"{width}x{height} pixels (width x height)", f"{MAX_PIXELS // 10**6} million"
     if width < 1 or height < 1:
         raise ValueError(f"{name} is empty, {size}: give one with pixels in it.")
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{name} is too large, {size}: at most {most} are decoded, so scale it down first.")
+        raise ValueError(f"{name} is too large, {size}: at most {limit} are decoded, so scale it down first.")
 
 
-def _data(url: str) -> bytes:
+def _decode_data_url(url: str) -> bytes:
     head, comma, body = url.partition(",")
     try:
         if not comma or not head.endswith(";base64"):

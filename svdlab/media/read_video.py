@@ -52,7 +52,7 @@ def read_frames(path: str | Path) -> tuple[list[Image.Image], float]:
     kind = _kind(path)
     if kind == "png":
         raise ValueError(f"{path} is a still picture, not a video.")
-    with _explained(path):
+    with _reading(path):
         if kind in ("gif", "webp"):
             return _read_animation(path)
     return list(iterate_frames(path)), probe(path).fps
@@ -63,7 +63,7 @@ def iterate_frames(path: Path) -> Iterator[Image.Image]:
 
     A ValueError as of `read_frames`; where the file is cut short, after its last frame.
     """
-    with _explained(path), av.open(str(path), format=_kind(path)) as container:
+    with _reading(path), av.open(str(path), format=_kind(path)) as container:
         stream, count = _main_stream(container, path), 0
         stream.thread_count = 1  # each thread would hold frames of its own
         _check_pixels(stream.width, stream.height, stream.frames, path)
@@ -87,7 +87,7 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
     if path.is_dir():
         path = _frame_paths(path)[0]
     kind, cover = _kind(path), None
-    with _explained(path):
+    with _reading(path):
         if kind != "mp4":
             with Image.open(path) as image:
                 fields = _comment(image)
@@ -95,7 +95,7 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
                 cover = base64.b64decode(inside, validate=True)
         else:
             with av.open(str(path), format=kind) as container:
-                fields = _unpack(container.metadata.get("comment", ""))
+                fields = _parse_comment(container.metadata.get("comment", ""))
                 for stream in container.streams.video:
                     if stream.disposition & Disposition.attached_pic:
                         cover = next((bytes(packet) for packet in container.demux(stream) if packet.size), None)
@@ -110,13 +110,13 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
 def probe(path: str | Path) -> VideoInfo:
     """What an MP4 or MOV says of itself, without decoding it."""
     path = Path(path)
-    with _explained(path), av.open(str(path), format=_kind(path)) as container:
+    with _reading(path), av.open(str(path), format=_kind(path)) as container:
         stream = _main_stream(container, path)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         return VideoInfo(stream.width, stream.height, fps, stream.frames, stream.codec_context.name)
 
 
-def _unpack(text: str) -> dict[str, Any]:
+def _parse_comment(text: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
@@ -126,9 +126,9 @@ def _unpack(text: str) -> dict[str, Any]:
 
 def _comment(image: Image.Image) -> dict[str, Any]:
     if image.format == "WEBP":
-        return _unpack(str(image.getexif().get(EXIF_DESCRIPTION, "")))
+        return _parse_comment(str(image.getexif().get(EXIF_DESCRIPTION, "")))
     text = image.info.get("comment", b"") if image.format == "GIF" else image.info.get("Comment", "")
-    return _unpack(text.decode("ascii", "replace") if isinstance(text, bytes) else text)
+    return _parse_comment(text.decode("ascii", "replace") if isinstance(text, bytes) else text)
 
 
 def _read_animation(path: Path) -> tuple[list[Image.Image], float]:
@@ -147,7 +147,7 @@ def _read_animation(path: Path) -> tuple[list[Image.Image], float]:
             frames.append(image.convert("RGB"))  # loads it, and with it the duration
             clock += image.info.get("duration") or 100  # as browsers treat a delay of 0
             ends.append(clock)
-    fps, count = _pace(fields)
+    fps, count = _noted_speed(fields)
     if not count:
         return frames, 1000 * len(frames) / clock
     _check_pixels(frames[0].width, frames[0].height, count, path)
@@ -159,19 +159,19 @@ def _read_animation(path: Path) -> tuple[list[Image.Image], float]:
 def _read_png(folder: Path) -> tuple[list[Image.Image], float]:
     paths, frames, fields = _frame_paths(folder), [], {}
     for number, path in enumerate(paths):
-        with _explained(path), Image.open(path) as image:
+        with _reading(path), Image.open(path) as image:
             _check_pixels(*image.size, len(paths), folder)
             fields = fields or _comment(image)
             if path.name != f"frame-{number:04d}.png":
                 raise ValueError(f"{folder} is incomplete: frame-{number:04d}.png is missing.")
             frames.append(image.convert("RGB"))
-    fps, count = _pace(fields)
+    fps, count = _noted_speed(fields)
     if count != len(frames):
         raise ValueError(f"{folder} is incomplete or not svdlab's: {len(frames)} of {count} frames are in it.")
     return frames, fps
 
 
-def _pace(fields: dict[str, Any]) -> tuple[float, int]:
+def _noted_speed(fields: dict[str, Any]) -> tuple[float, int]:
     """Frames per second and frames, as `write_video` noted them; zeros where it did not."""
     fps, count = fields.get("fps"), fields.get("frames")
     if not isinstance(fps, (int, float)) or not isinstance(count, int) or not 0 < fps <= 240 or count < 1:
@@ -208,7 +208,7 @@ def _check_pixels(width: int, height: int, frames: int, path: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (av.error.FFmpegError, Image.DecompressionBombError, OSError, SyntaxError, binascii.Error) as error:

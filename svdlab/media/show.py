@@ -129,10 +129,10 @@ def strip(clip: Any, n: int = 7, *, height: int = 120) -> Image.Image:
         height: Of a frame in pixels.
     """
     frames = clip.frames
-    picked = [frames[round(i * (len(frames) - 1) / max(n - 1, 1))] for i in range(min(n, len(frames)))]
+    chosen = [frames[round(i * (len(frames) - 1) / max(n - 1, 1))] for i in range(min(n, len(frames)))]
     size = (round(height * frames[0].width / frames[0].height), height)
-    film = Image.new("RGBA", (len(picked) * (size[0] + 4) - 4, height))  # the gaps are clear: any theme shows through
-    for place, frame in enumerate(picked):
+    film = Image.new("RGBA", (len(chosen) * (size[0] + 4) - 4, height))  # the gaps are clear: any theme shows through
+    for place, frame in enumerate(chosen):
         film.paste(frame.convert("RGB").resize(size, Image.Resampling.LANCZOS), (place * (size[0] + 4), 0))
     return film
 

@@ -80,15 +80,15 @@ def write_video(
         inside = {"picture": base64.b64encode(png_bytes(picture)).decode()} if picture and cover else {}
         return json.dumps({METADATA_KEY: metadata, **facts, **inside})
 
-    with atomic_write(path) as beside:
+    with atomic_write(path) as scratch:
         if suffix == ".mp4":
-            _write_mp4(beside, rgb, fps, None if metadata is None else pack(cover=False), picture, crf)
+            _write_mp4(scratch, rgb, fps, None if metadata is None else pack(cover=False), picture, crf)
         elif suffix == ".gif":
-            write_gif(beside, rgb, fps, pack, loop, max_bytes)
+            write_gif(scratch, rgb, fps, pack, loop, max_bytes)
         elif suffix == ".webp":
-            _write_webp(beside, list(rgb), fps, pack, loop)
+            _write_webp(scratch, list(rgb), fps, pack, loop)
         else:
-            _write_png(beside, rgb, fps, pack)
+            _write_png(scratch, rgb, fps, pack)
     return path
 
 
@@ -121,8 +121,8 @@ def _write_mp4(
     first = next(frames)
     width, height = first.size
     if width % 2 or height % 2:
-        even = f"{width // 2 * 2}x{height // 2 * 2}"
-        raise ValueError(f"H.264 needs even sides and the frames are {width}x{height}: crop to {even}, or save a .gif.")
+        size = f"{width // 2 * 2}x{height // 2 * 2}"
+        raise ValueError(f"H.264 needs even sides and the frames are {width}x{height}: crop to {size}, or save a .gif.")
     rate = Fraction(fps).limit_denominator(1001)  # finds 24000/1001 and its kind again
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         # no B-frames: they need an edit list, which some players ignore and then show the first frame late

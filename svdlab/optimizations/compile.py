@@ -14,8 +14,8 @@ from svdlab.optimizations.registry import Optimization
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own
 _BLOCKS = ["BasicTransformerBlock", "TemporalBasicTransformerBlock"]  # diffusers does not list them for this UNet
-_GRAPHED = ("reduce-overhead", "max-autotune")  # with CUDA's graphs, which write each result over the one before
-_HOOKS = "its hooks break the one graph that fullgraph asks for"
+_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # with CUDA's graphs, which write each result over the one before
+_HOOK_CONFLICT = "its hooks break the one graph that fullgraph asks for"
 
 
 def _compile(module: Any, value: str | None) -> None:
@@ -40,7 +40,7 @@ def _compile_blocks(pipeline: Any, value: str | None) -> None:
 
 
 def _refuse_graphs(name: str, value: str | None) -> None:
-    if value in _GRAPHED and best_device() == "cuda":
+    if value in _GRAPH_MODES and best_device() == "cuda":
         raise RuntimeError(
             f"'{name}={value}' would overwrite results that are still in use, since CUDA's graphs keep one of each: "
             f"use '{name}=max-autotune-no-cudagraphs', or '{name}'."
@@ -65,14 +65,14 @@ COMPILE_UNET = _compiling(
     what="torch.compile of the UNet; slow first call, then 20 to 25 % faster by the guides",
     apply=lambda pipeline, value: _compile(pipeline.unet, value),
     holds=lambda pipeline: _is_compiled(pipeline.unet),
-    conflicts=dict.fromkeys(("fp8", "model-offload", "group-offload", "sequential-offload"), _HOOKS),
+    conflicts=dict.fromkeys(("fp8", "model-offload", "group-offload", "sequential-offload"), _HOOK_CONFLICT),
 )
 COMPILE_VAE = _compiling(
     "compile-vae",
     what="torch.compile of the VAE's decoder; a new decode chunk compiles again",
     apply=_compile_decoder,
     holds=lambda pipeline: _is_compiled(pipeline.vae.decoder),
-    conflicts={"sequential-offload": _HOOKS},
+    conflicts={"sequential-offload": _HOOK_CONFLICT},
 )
 COMPILE_BLOCKS = _compiling(
     "compile-blocks",
@@ -81,8 +81,8 @@ COMPILE_BLOCKS = _compiling(
     holds=lambda pipeline: _is_compiled(*(m for m in pipeline.unet.modules() if type(m).__name__ in _BLOCKS)),
     conflicts={
         "compile-unet": "it compiles the same blocks as part of the UNet",
-        "fp8": _HOOKS,
-        "group-offload": _HOOKS,
-        "sequential-offload": _HOOKS,
+        "fp8": _HOOK_CONFLICT,
+        "group-offload": _HOOK_CONFLICT,
+        "sequential-offload": _HOOK_CONFLICT,
     },
 )

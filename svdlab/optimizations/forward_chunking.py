@@ -16,11 +16,11 @@ from svdlab.optimizations.registry import Optimization
 if TYPE_CHECKING:
     from svdlab.request import Request
 
-_USUAL = {25: 5, 14: 7}  # frames -> a chunk that saves most with few launches, by `estimate`; 1 suits all others
+_CHUNKS = {25: 5, 14: 7}  # frames -> a chunk that saves most with few launches, by `estimate`; 1 suits all others
 
 
 def _chunk_for(value: str | None, num_frames: int) -> int:
-    size = int(value) if value is not None else _USUAL.get(num_frames, 1)
+    size = int(value) if value is not None else _CHUNKS.get(num_frames, 1)
     if num_frames % size:
         divisors = ", ".join(str(n) for n in range(1, num_frames + 1) if num_frames % n == 0)
         raise ValueError(

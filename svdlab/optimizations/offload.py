@@ -15,7 +15,7 @@ from typing import Any
 from svdlab.machine import best_device
 from svdlab.optimizations.registry import Optimization, Residence, WeightBytes
 
-_ALONE = "each decides alone where a module lives"
+_PLACEMENT_CONFLICT = "each decides alone where a module lives"
 _GROUPS = ("leaf", "block", "stream")
 
 
@@ -25,11 +25,11 @@ def _components(pipeline: Any) -> tuple[Any, Any, Any]:
 
 def _model_residence(stage: str, weights: Mapping[str, WeightBytes], value: str | None) -> Residence:
     # A component leaves when the next one of "image_encoder->unet->vae" comes: the VAE stays for the denoising.
-    present = {"encode": ("image_encoder", "vae"), "denoise": ("unet", "vae"), "decode": ("vae",)}[stage]
+    resident = {"encode": ("image_encoder", "vae"), "denoise": ("unet", "vae"), "decode": ("vae",)}[stage]
     # Each comes and goes once a clip, the VAE for encoding and for decoding. The UNet's way counts with the encoding,
     # since of the denoising one step is asked for.
     moved = {"encode": weights.keys(), "denoise": (), "decode": ("vae",)}[stage]
-    return Residence(sum(weights[name].total for name in present), 2 * sum(weights[name].total for name in moved))
+    return Residence(sum(weights[name].total for name in resident), 2 * sum(weights[name].total for name in moved))
 
 
 def _sequential_residence(stage: str, weights: Mapping[str, WeightBytes], value: str | None) -> Residence:
@@ -79,7 +79,7 @@ MODEL_OFFLOAD = _offloading(
     apply=lambda pipeline, value: pipeline.enable_model_cpu_offload(),
     # A later `.to("cuda")` removes the hooks one by one and leaves the pipeline's list behind: look at the modules.
     holds=lambda pipeline: all(hasattr(module, "_hf_hook") for module in _components(pipeline)),
-    conflicts=dict.fromkeys(("group-offload", "sequential-offload"), _ALONE),
+    conflicts=dict.fromkeys(("group-offload", "sequential-offload"), _PLACEMENT_CONFLICT),
     residence=_model_residence,
 )
 GROUP_OFFLOAD = _offloading(
@@ -89,7 +89,7 @@ GROUP_OFFLOAD = _offloading(
     holds=_group_holds,
     values=", ".join(_GROUPS),
     accepts=_GROUPS.__contains__,
-    conflicts={"sequential-offload": _ALONE},
+    conflicts={"sequential-offload": _PLACEMENT_CONFLICT},
     residence=_group_residence,
 )
 SEQUENTIAL_OFFLOAD = _offloading(

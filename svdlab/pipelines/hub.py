@@ -238,7 +238,7 @@ def _sentence(error: BaseException, repository: str, revision: str | None, downl
             "part of a file is ever used."
         )
     absent = f"{repository} is not in the cache ({constants.HF_HUB_CACHE})"
-    otherwise = "use Setup(…, weights='/folder/in/the/hub/layout'), weights='random', or Setup('tiny')"
+    alternatives = "use Setup(…, weights='/folder/in/the/hub/layout'), weights='random', or Setup('tiny')"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return f"{absent} and HF_HUB_OFFLINE=1 forbids to fetch it: unset HF_HUB_OFFLINE, or {otherwise}."
-    return f"{absent} and the hub cannot be reached ({reason}): connect to the network once, or {otherwise}."
+        return f"{absent} and HF_HUB_OFFLINE=1 forbids to fetch it: unset HF_HUB_OFFLINE, or {alternatives}."
+    return f"{absent} and the hub cannot be reached ({reason}): connect to the network once, or {alternatives}."

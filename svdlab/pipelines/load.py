@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import StableVideoDiffusionPipeline
 
-_MEND = "a file is missing, damaged or of another model; fetch or save them again"
+_REPAIR = "a file is missing, damaged or of another model; fetch or save them again"
 
 
 def load(setup: Setup) -> StableVideoDiffusionPipeline:
@@ -107,13 +107,13 @@ def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusion
     except Exception as error:  # of either library, for configurations that hold anything at all
         if is_out_of_memory(error):
             raise
-        raise WeightsError(f"The weights in {folder} cannot be read ({first_line(error)}): {_MEND}.") from error
+        raise WeightsError(f"The weights in {folder} cannot be read ({first_line(error)}): {_REPAIR}.") from error
     for component, paths in files.items():  # diffusers and transformers warn, and go on with made-up values
         names = set().union(*(hub.tensor_names(file) for file in paths))
         missing = sorted(set(getattr(pipeline, component).state_dict()) - names)
         if missing:
             lacking = f"lacks {len(missing)} of its tensors ({missing[0]} first)"
-            raise WeightsError(f"{folder / component} {lacking}: {_MEND}.")
+            raise WeightsError(f"{folder / component} {lacking}: {_REPAIR}.")
     return pipeline
 
 

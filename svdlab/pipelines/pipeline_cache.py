@@ -16,15 +16,15 @@ from svdlab.setup import Setup
 if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
-_kept: dict[Any, StableVideoDiffusionPipeline] = {}  # at most one
+_cached: dict[Any, StableVideoDiffusionPipeline] = {}  # at most one
 
 
 def load_cached(setup: Setup) -> StableVideoDiffusionPipeline:
     """`load`, or the pipeline of the last call where setup and weights are the same."""
-    if (pipeline := _kept.get(_key(setup))) is None:
+    if (pipeline := _cached.get(_key(setup))) is None:
         unload_cached()
         pipeline = load(setup)
-        _kept[_key(setup)] = pipeline  # the key again, now that the weights have been fetched
+        _cached[_key(setup)] = pipeline  # the key again, now that the weights have been fetched
     return pipeline
 
 
@@ -36,7 +36,7 @@ def unload_cached() -> None:
     Example:
         >>> unload_cached()
     """
-    _kept.clear()
+    _cached.clear()
     free_memory()
 
 

@@ -28,17 +28,17 @@ def encode_dtype(vae: Any) -> torch.dtype:
 def keep_precision(pipeline: StableVideoDiffusionPipeline) -> Iterator[None]:
     """Put each of the VAE's tensors back into the type that it had, however the block ends."""
     vae: Any = pipeline.vae
-    before = {name: tensor.dtype for name, tensor in _floating(vae)}
-    casts = logging.getLogger("diffusers.models.modeling_utils")
-    casts.addFilter(_is_no_empty_warning)
+    dtypes = {name: tensor.dtype for name, tensor in _floating(vae)}
+    logger = logging.getLogger("diffusers.models.modeling_utils")
+    logger.addFilter(_is_no_empty_warning)
     try:
         yield
     finally:
-        casts.removeFilter(_is_no_empty_warning)
+        logger.removeFilter(_is_no_empty_warning)
         # Each tensor: Ctrl-C may come while half of them are converted. By name: offloading exchanges the objects.
         for name, tensor in _floating(vae):
-            if tensor.dtype != before.get(name, tensor.dtype):
-                tensor.data = tensor.data.to(before[name])
+            if tensor.dtype != dtypes.get(name, tensor.dtype):
+                tensor.data = tensor.data.to(dtypes[name])
 
 
 def decode(

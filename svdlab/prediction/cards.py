@@ -111,8 +111,8 @@ def match_card(name: str, memory_bytes: int | None = None) -> Card | None:
     """
     words = re.sub(r"(\d+)\s*GB\b", r"\1GB", re.sub(r"[\s_-]+", " ", name.upper())).split()
     sizes = [int(word[:-2]) for word in words if re.fullmatch(r"\d+GB", word)]
-    silent = r"NVIDIA|GEFORCE|TESLA|QUADRO|GPU|GENERATION|SXM\d|HBM\dE?|\d+GB"
-    kinds = _BY_NAME.get(" ".join(word for word in words if not re.fullmatch(silent, word)), {})
+    ignored = r"NVIDIA|GEFORCE|TESLA|QUADRO|GPU|GENERATION|SXM\d|HBM\dE?|\d+GB"
+    kinds = _BY_NAME.get(" ".join(word for word in words if not re.fullmatch(ignored, word)), {})
     cards = [card for sold, card in kinds.items() if not sizes or sold in sizes]
     if memory_bytes is None:
         return cards[0] if cards else None
@@ -134,9 +134,9 @@ def this_card() -> Card | None:
         return None
     properties = torch.cuda.get_device_properties(0)
     card, total = match_card(properties.name, properties.total_memory), properties.total_memory
-    taken = total - free_bytes("cuda") - torch.cuda.memory_reserved(0)
+    taken_bytes = total - free_bytes("cuda") - torch.cuda.memory_reserved(0)
     rates = (card.flops, card.bandwidth_bytes, card.source) if card else _measured_rates("cuda")
-    return Card(properties.name, total, taken, *rates)
+    return Card(properties.name, total, taken_bytes, *rates)
 
 
 def this_device() -> Card:
@@ -165,11 +165,11 @@ def _measured_rates(device: str) -> tuple[Mapping[str, float], float, str]:
     def best_seconds(run: Callable[[], object]) -> float:
         seconds = []
         for _ in range(4):  # the first one warms up
-            begun = time.perf_counter()
+            start = time.perf_counter()
             run()
             if on_card:
                 torch.accelerator.synchronize()
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - start)
         return min(seconds)
 
     flops = {}

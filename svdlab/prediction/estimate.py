@@ -188,10 +188,10 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
     stages = {}
     for name, stage in traces.items():
         steps = request.num_inference_steps if name == "denoise" else 1  # of which a trace holds one
-        present = weights | stage.weights
-        residence = Residence(sum(sizes.total for sizes in present.values()))  # without an offload
+        all_weights = weights | stage.weights
+        residence = Residence(sum(sizes.total for sizes in all_weights.values()))  # without an offload
         if find_residence:
-            residence = find_residence(name, present, value)
+            residence = find_residence(name, all_weights, value)
         moved_bytes = None if residence.moved_bytes is None else residence.moved_bytes * steps
         operations = tuple((flops, size, times * steps) for flops, size, times in stage.operations)
         beside = (stage.activation_bytes, stage.workspace_bytes, moved_bytes, residence.overlaps)

@@ -24,7 +24,7 @@ LEGEND = """\
 Predicted, not measured. GiB: allocated by PyTorch at each stage's peak; needed: with CUDA's context and its libraries'
 workspaces. Fits: tight means only where nothing else takes memory, so close the browser. Time: between 30 % (before
 Ampere 15 %) and 75 % of what the card could do, where published runs lie; nothing is said of sequential offload."""
-WORTH = 1.05  # what an optimisation more must win in time: each costs something that nobody predicts
+MIN_GAIN = 1.05  # what an optimisation more must win in time: each costs something that nobody predicts
 
 
 def fitting_setup(
@@ -33,24 +33,14 @@ def fitting_setup(
     request: Request | None = None,
     say: Callable[[str], object] = print,
 ) -> Setup:
-    """The fastest setup that is predicted to fit and leaves the frames as they are, rounding aside.
-
-    `Setup.fitting` is the same.
+    """`Setup.fitting`, whose help says more: the fastest setup that fits and leaves the frames as they are.
 
     Args:
-        variant: "svd", "svd-xt", "svd-xt-1.1" or "tiny"; default: "svd-xt" where there is a card or `memory` is given,
-            else "tiny", which fits everywhere.
-        memory: of a card: its name ("RTX 3060"), a size ("12GB", as it is sold) or bytes; default: this machine's.
-        request: what clips will ask for; default: the variant's own size, frames and steps.
-        say: called with a sentence that gives the reason; default: it is printed.
-
-    Raises:
-        MemoryError: no setup fits; the sentence names the nearest and what to ask less of.
-        ValueError: the variant or the card is unknown, or the setup cannot make the request.
+        variant, memory, request, say: as there.
 
     Example:
-        >>> fitting_setup("svd-xt", "12GB", say=lambda sentence: None).optimizations
-        ('model-offload', 'single-token', 'split-guidance')
+        >>> fitting_setup("tiny", say=lambda sentence: None).variant
+        'tiny'
     """
     on_card = memory is not None or best_device() == "cuda"
     name = variant or ("svd-xt" if on_card else "tiny")
@@ -111,10 +101,10 @@ def candidates(
     changes: list[tuple[str, ...]] = [()]
     if approximate:
         changes += [(name,) for name, o in optimizations().items() if not o.exact and (on_card or not o.accelerator)]
-    own = {optimization.name for optimization, _ in setup.parsed}
+    named = {optimization.name for optimization, _ in setup.parsed}
     setups = [setup] if setup.optimizations else []
     for graph, change, placement in itertools.product(graphs, changes, placements):
-        added = [text for text in (*change, *placement, *graph) if parse(text)[0].name not in own]
+        added = [text for text in (*change, *placement, *graph) if parse(text)[0].name not in named]
         with suppress(ValueError):  # a conflict
             setups.append(replace(setup, optimizations=in_order((*setup.optimizations, *added))))
     return _best_first((estimate(each, request) for each in dict.fromkeys(setups)), card)
@@ -139,15 +129,15 @@ def recommended(estimates: Iterable[Estimate], card: Card) -> Estimate:
     return min(ranked, key=lambda each: each.needed_bytes)
 
 
-def _rated(card: Card | None) -> Card:
+def _card_with_rates(card: Card | None) -> Card:
     card = card or this_card()
     return card if card and card.flops else CARDS["RTX 3060"]
 
 
 def _best_first(estimates: Iterable[Estimate], card: Card | None) -> list[Estimate]:
     def cost(each: Estimate) -> float:
-        seconds = each.seconds(_rated(card))
-        return seconds.middle * WORTH ** len(each.setup.optimizations) if seconds else float("inf")
+        seconds = each.seconds(_card_with_rates(card))
+        return seconds.middle * MIN_GAIN ** len(each.setup.optimizations) if seconds else float("inf")
 
     return sorted(estimates, key=cost)
 
@@ -211,21 +201,21 @@ def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> 
     if setup.resolved().dtype == "bf16" and "bf16" not in safer_dtypes():
         fp16 = lighter(replace(setup, dtype="fp16"), request, memory_bytes)
         return f"This card keeps all scores of attention in bf16: use dtype='fp16', for which {fp16}"
-    card, present = _rated(None), estimate(setup, request)
-    limit = min(present.needed_bytes - 1, memory_bytes or present.needed_bytes)
+    card, current = _card_with_rates(None), estimate(setup, request)
+    limit = min(current.needed_bytes - 1, memory_bytes or current.needed_bytes)
     approximate = tuple(t for t, (o, _) in zip(setup.optimizations, setup.parsed, strict=True) if not o.exact)
     bases = (setup, replace(setup, optimizations=approximate))
     fitting = ([each for each in candidates(base, request, card) if each.fits(limit)] for base in bases)
-    texts, least, present_seconds = [], present.needed_bytes, present.seconds(card)
+    texts, lowest_bytes, current_seconds = [], current.needed_bytes, current.seconds(card)
     for each in next(filter(None, fitting), []):  # the best first, then each that needs less than all before it
-        if each.needed_bytes < least:
-            least, seconds, cost = each.needed_bytes, each.seconds(card), ""
-            if seconds and present_seconds:
-                more = seconds.middle / present_seconds.middle - 1
-                cost = ", no slower" if more < WORTH - 1 else f", about {100 * more:.0f} % slower"
-            texts.append(f"optimizations={each.setup.optimizations} ({least / 2**30:.1f} GiB{cost})")
-    predicted = f"{present.needed_bytes / 2**30:.1f} GiB were predicted"
+        if each.needed_bytes < lowest_bytes:
+            lowest_bytes, seconds, cost = each.needed_bytes, each.seconds(card), ""
+            if seconds and current_seconds:
+                slowdown = seconds.middle / current_seconds.middle - 1
+                cost = ", no slower" if slowdown < MIN_GAIN - 1 else f", about {100 * slowdown:.0f} % slower"
+            texts.append(f"optimizations={each.setup.optimizations} ({lowest_bytes / 2**30:.1f} GiB{cost})")
+    predicted = f"{current.needed_bytes / 2**30:.1f} GiB were predicted"
     if texts:
         return f"{predicted}; by prediction these fit: {'; '.join(texts[:3])}."
-    less = f"lower decode_chunk_size (now {request.decode_chunk_size}), num_frames or the size"
-    return f"{predicted}, and no exact setup needs less: {less}."
+    remedy = f"lower decode_chunk_size (now {request.decode_chunk_size}), num_frames or the size"
+    return f"{predicted}, and no exact setup needs less: {remedy}."

@@ -155,17 +155,17 @@ def ladder_advice(rows: Sequence[Row]) -> str:
     if not rungs:
         return f"Nothing was measured: {next((row.error for row in rows if row.error), 'the ladder has no rungs')}"
     baseline, exact = rungs[0], [rung for rung in rungs if is_exact(rung.row, rows[0])] or rungs
-    fastest, leanest = min(exact, key=lambda rung: rung.seconds), min(exact, key=lambda rung: rung.peak_gib)
+    fastest, smallest = min(exact, key=lambda rung: rung.seconds), min(exact, key=lambda rung: rung.peak_gib)
     lines = [f"- **the fastest, exact:** {fastest}: {fastest.compared(baseline)} than `{baseline.row.setup.label}`"]
     if fastest.compared(baseline) == "no difference":
         lines = ["- **time:** no exact setup differs from the first one by more than the clips of one setup differ"]
     elif equals := [rung for rung in exact if rung is not fastest and rung.compared(fastest) == "no difference"]:
         names = ", ".join(f"`{rung.row.setup.label}`" for rung in equals)
         lines[0] += f"; no slower, as far as the clips tell: {names}"
-    lines.append(f"- **the least memory, exact:** {leanest}")
+    lines.append(f"- **the least memory, exact:** {smallest}")
     for rung in rungs:
         faster = rung.seconds < fastest.seconds and rung.compared(fastest) != "no difference"
-        if rung not in exact and (faster or rung.peak_gib < leanest.peak_gib):
+        if rung not in exact and (faster or rung.peak_gib < smallest.peak_gib):
             psnr_db = (rung.row.measurement or Measurement()).fidelity.psnr_db
             distance = "" if psnr_db is None else f", {psnr_db:.0f} dB from the baseline's frames"
             lines.append(f"- **not exact:** {rung}{distance}")

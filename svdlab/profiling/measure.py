@@ -145,7 +145,7 @@ class MeasuredProcess:
 
     def _write_and_wait(self, line: str | None) -> None:
         """Write a line, or end the input, and wait until a clip is done or the process has ended."""
-        begun, stop = time.monotonic(), threading.Timer(self._seconds_left, self._stop)
+        start, stop = time.monotonic(), threading.Timer(self._seconds_left, self._stop)
         stop.start()
         with suppress(OSError):  # it has ended
             if line is None:
@@ -157,7 +157,7 @@ class MeasuredProcess:
             next((answer for answer in self._process.stdout if answer.endswith(CLIP_DONE)), None)
         finally:
             stop.cancel()
-            self._seconds_left -= time.monotonic() - begun
+            self._seconds_left -= time.monotonic() - start
 
     def _stop(self) -> None:
         self._was_stopped = True
@@ -172,10 +172,10 @@ def measurement_key(trial: Trial, picture: Image.Image, memory_limit_bytes: int 
         picture: the request's image as the model sees it.
         memory_limit_bytes: of the process; None for no limit.
     """
-    apart: dict[str, Any] = {"measured_on": (Machine.here().name, trial.setup.resolved().device)}
+    machine_fields: dict[str, Any] = {"measured_on": (Machine.here().name, trial.setup.resolved().device)}
     if memory_limit_bytes is not None:
-        apart["memory_limit_bytes"] = memory_limit_bytes
-    return row_key(trial.setup, trial.request, image_sha256(picture), **apart)
+        machine_fields["memory_limit_bytes"] = memory_limit_bytes
+    return row_key(trial.setup, trial.request, image_sha256(picture), **machine_fields)
 
 
 def _fidelity(frames: Path, baseline: Path) -> Fidelity:
@@ -196,9 +196,9 @@ def _failure(measurement: Measurement, facts: dict[str, Any], exit_code: int | N
     elif exit_code == -9:
         reason = "the process was killed (SIGKILL), as the system does when memory runs out."
     else:
-        how = f"crashed ({signal.Signals(-exit_code).name})" if exit_code < 0 else f"ended with code {exit_code}"
+        ending = f"crashed ({signal.Signals(-exit_code).name})" if exit_code < 0 else f"ended with code {exit_code}"
         last_line = first_line("\n".join(reversed(log.read_text(errors="replace").splitlines())))
-        reason = f"the process {how}: {last_line}."
+        reason = f"the process {ending}: {last_line}."
     if not measurement.stages:
         return f"Before anything was loaded: {reason}"
     stage, on_card = measurement.stages[-1], measurement.peak_allocated_bytes is not None

@@ -70,10 +70,10 @@ def difference(frames: Frames, reference: Frames) -> Difference:
         >>> difference(clip, clip).max_abs_levels
         0
     """
-    ours, theirs = (_pixels(each.frames if isinstance(each, Clip) else each, 1) for each in (frames, reference))
-    if len(ours) != len(theirs) or ours[0].shape != theirs[0].shape:
-        raise ValueError(f"{_size(ours)} cannot be compared with {_size(theirs)}: make both from one request.")
-    pairs = list(zip(ours, theirs, strict=True))
+    pixels, others = (_pixels(each.frames if isinstance(each, Clip) else each, 1) for each in (frames, reference))
+    if len(pixels) != len(others) or pixels[0].shape != others[0].shape:
+        raise ValueError(f"{_size(pixels)} cannot be compared with {_size(others)}: make both from one request.")
+    pairs = list(zip(pixels, others, strict=True))
     ratios, similarities = [psnr(*pair) for pair in pairs], [ssim(*pair) for pair in pairs]
     return Difference(
         psnr_db=fmean(ratios),

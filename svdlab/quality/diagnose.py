@@ -37,7 +37,7 @@ _SEAM_RATIO = 1.25  # healthy clips at most 1.14; a VAE that leans by 10 % on ne
 _SATURATION_LEVELS = 20  # of 255, first to last: healthy within 13, guidance of 2 on the bundled model at least 26
 _BRIGHTNESS_LEVELS = 12  # healthy clips within 6, guidance of 3 up to 21
 _FLAT_SHARE = 0.58  # of 160 drawn rockets and the examples at least 0.64 is even; of 15 of 16 photographs at most 0.52
-_KEPT_SHARE = 0.6  # of the picture by a crop, where 4 % of drawn rockets lose over a tenth of themselves; at 0.45 18 %
+_CROP_SHARE = 0.6  # of the picture by a crop, where 4 % of drawn rockets lose over a tenth of themselves; at 0.45 18 %
 
 
 @dataclass(frozen=True)
@@ -159,13 +159,13 @@ def _size(clip: Clip, quality: Quality) -> Iterator[Finding]:
 def _picture(clip: Clip, quality: Quality) -> Iterator[Finding]:
     r, (width, height) = clip.request, clip.image_size or clip.picture.size
     ratio = (width / height) / (r.width / r.height)
-    kept, size = min(ratio, 1 / ratio), f"a picture of {width}x{height}"
+    crop_share, size = min(ratio, 1 / ratio), f"a picture of {width}x{height}"
     evidence = f"{size} for a clip of {r.width}x{r.height} (width x height)"
-    if kept < _KEPT_SHARE and r.fit == "stretch":
-        cause = f"stretching made things {1 / kept:.1f} times too {'narrow' if ratio > 1 else 'wide'}"
+    if crop_share < _CROP_SHARE and r.fit == "stretch":
+        cause = f"stretching made things {1 / crop_share:.1f} times too {'narrow' if ratio > 1 else 'wide'}"
         yield Finding("shape", evidence, cause, "crop it, or show all of it", {"fit": "crop"})
-    if kept < _KEPT_SHARE and r.fit == "crop":
-        cause = f"the crop threw {1 - kept:.0%} of it away"
+    if crop_share < _CROP_SHARE and r.fit == "crop":
+        cause = f"the crop threw {1 - crop_share:.0%} of it away"
         yield Finding("shape", evidence, cause, "show all of it, or move the crop with focus=(x, y)", {"fit": "pad"})
     scale = (min if r.fit == "pad" else max)(r.width / width, r.height / height)
     if scale > MAX_ENLARGEMENT:
@@ -181,24 +181,24 @@ def _photograph(clip: Clip, quality: Quality) -> Iterator[Finding]:
 
 
 def _static(clip: Clip, quality: Quality) -> Iterator[Finding]:
-    r, travel, promised = clip.request, travel_percent(clip), 0.0
+    r, travel, expected = clip.request, travel_percent(clip), 0.0
     if r.variant == "tiny" and clip.segments == 1:  # by its rule; for published models nobody has published one
         frames = len(clip.frames) - frames_at_an_end(clip)
-        promised = pixels_per_frame(r.motion_bucket_id, r.fps, width=100) * frames
-    slow = travel < _SLOW_SHARE * promised
+        expected = pixels_per_frame(r.motion_bucket_id, r.fps, width=100) * frames
+    slow = travel < _SLOW_SHARE * expected
     if quality.black_frames or (travel >= _STILL_PERCENT and not slow) or flat_share(clip) < _FLAT_SHARE:
         return
     evidence = f"the fastest part of the picture goes {travel:.1f} % of the width from beginning to end"
     if slow:
-        evidence += f", where bucket {r.motion_bucket_id} at fps {r.fps} promises {promised:.1f} %"
+        evidence += f", where bucket {r.motion_bucket_id} at fps {r.fps} promises {expected:.1f} %"
     changes: dict[str, Any] = {"fps": _variant(r).fps} if r.fps > 2 * _variant(r).fps else {}
     little = r.motion_bucket_id < 100 or bool(changes)
-    count, lively = len(faces(clip.picture)), 190
+    count, bucket = len(faces(clip.picture)), 190
     if count:
         evidence += f"; {_count_of_faces(count)}"
-        lively = _variant(r).motion_bucket_id  # faces melt as they move
-    if r.motion_bucket_id < min(lively, 180):
-        changes["motion_bucket_id"] = lively
+        bucket = _variant(r).motion_bucket_id  # faces melt as they move
+    if r.motion_bucket_id < min(bucket, 180):
+        changes["motion_bucket_id"] = bucket
     if r.noise_aug_strength < 0.1:
         changes["noise_aug_strength"] = 0.1
     cause = "the model sees nothing in the picture that it knows how to move"

@@ -47,21 +47,21 @@ def motion_measures(pixels: list[np.ndarray], grey: list[np.ndarray]) -> dict[st
     """
     (height, width), flows = grey[0].shape, list(_flows(grey))
     camera_agreed = np.mean([flow.agreement for flow in flows]) >= _AGREEMENT
-    speeds = [_lengths(flow.total)[flow.inside] for flow in flows]  # in widths
-    without_camera = [_lengths(flow.total - flow.camera)[flow.inside] for flow in flows]
+    speeds = [_vector_lengths(flow.total)[flow.inside] for flow in flows]  # in widths
+    without_camera = [_vector_lengths(flow.total - flow.camera)[flow.inside] for flow in flows]
     fastest = [np.sort(each)[-max(each.size // 20, 1) :] for each in speeds]
     in_widths = {
         "motion_mean": fmean(each.mean() for each in speeds),
         "motion_fast": fmean(np.median(each) for each in fastest),
-        "camera_motion": fmean(_lengths(flow.camera).mean() for flow in flows) if camera_agreed else None,
+        "camera_motion": fmean(_vector_lengths(flow.camera).mean() for flow in flows) if camera_agreed else None,
         "object_motion": fmean(np.quantile(each, 0.975) for each in without_camera) if camera_agreed else None,
     }
-    steadied = []
-    for after, flow in zip(pixels[1:], flows, strict=True):
-        moved = cv2.resize(flow.total, (width, height)) * np.float32(width)
-        steadied.append(_at(after, _grid(height, width) + moved))
+    aligned = []
+    for frame, flow in zip(pixels[1:], flows, strict=True):
+        shift = cv2.resize(flow.total, (width, height)) * np.float32(width)
+        aligned.append(_warp(frame, _grid(height, width) + shift))
     in_pixels = {f"{name}_px": None if value is None else value * width for name, value in in_widths.items()}
-    return in_pixels | {"flicker_percent": fmean(map(mean_change, steadied, pixels)) / 2.55}
+    return in_pixels | {"flicker_percent": fmean(map(mean_change, aligned, pixels)) / 2.55}
 
 
 def mean_change(one: np.ndarray, other: np.ndarray) -> float:
@@ -80,17 +80,17 @@ def _flows(grey: list[np.ndarray]) -> Iterator[_Flow]:
     pictures = [cv2.GaussianBlur(resized(picture, _FLOW_SIDE), (0, 0), _FLOW_BLUR) for picture in grey]
     (height, width), neighbourhood = pictures[0].shape, np.ones((_FLOW_REACH,) * 2, np.uint8)
     start = _grid(height, width)
-    for before, after in pairwise(pictures):
-        texture = cv2.cornerMinEigenVal(before, blockSize=5, ksize=3)
+    for picture, next_picture in pairwise(pictures):
+        texture = cv2.cornerMinEigenVal(picture, blockSize=5, ksize=3)
         points = texture >= max(np.quantile(texture[::4, ::4], 0.75), _FLOW_TEXTURE)
         camera, agreement = np.eye(2, 3), 1.0
         for _ in range(_FLOW_PASSES):
             by_camera = cv2.transform(start, camera)
-            steadied = _at(after, by_camera)
-            change = cv2.subtract(before, steadied, dtype=cv2.CV_32F)
+            aligned = _warp(next_picture, by_camera)
+            change = cv2.subtract(picture, aligned, dtype=cv2.CV_32F)
             change = np.abs(change - np.median(change))  # a change of the light is no motion
             moves = cv2.dilate(change, neighbourhood)[..., None] > _FLOW_NOISE
-            end = cv2.transform(start + search.calc(before, steadied, np.zeros_like(start)) * moves, camera)
+            end = cv2.transform(start + search.calc(picture, aligned, np.zeros_like(start)) * moves, camera)
             x, y = cv2.split(by_camera)
             inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
             camera, agreement = _camera(start, end, points & inside)
@@ -108,12 +108,12 @@ def _camera(start: np.ndarray, end: np.ndarray, points: np.ndarray) -> tuple[np.
     return np.eye(2, 3), 0.0  # a camera that leaves half the picture behind was a cut
 
 
-def _at(frame: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _warp(frame: np.ndarray, places: np.ndarray) -> np.ndarray:
     x, y = cv2.split(places)
     return cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _lengths(flow: np.ndarray) -> np.ndarray:
+def _vector_lengths(flow: np.ndarray) -> np.ndarray:
     return cv2.magnitude(*cv2.split(flow))
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from svdlab.generation.clip import Clip, frame_changes
 from svdlab.quality.assess import assess
 
-_ENDS = 3  # frames averaged at either end of a clip: shimmer fades, what moves is still in one place
+_END_FRAMES = 3  # frames averaged at either end of a clip: shimmer fades, what moves is still in one place
 _FLAT_LEVELS = 3  # of 255: what a pixel is off its neighbours' mean, times four, where a picture is even
 
 
@@ -51,7 +51,7 @@ def travel_percent(clip: Clip) -> float:
 
 def frames_at_an_end(clip: Clip) -> int:
     """How many frames at either end of a clip are averaged for `travel_percent`."""
-    return max(1, min(_ENDS, len(clip.frames) // 3))
+    return max(1, min(_END_FRAMES, len(clip.frames) // 3))
 
 
 def seam_ratio(clip: Clip) -> float | None:

@@ -18,7 +18,7 @@ from svdlab.rows.typed_json import fields_of, to_plain
 from svdlab.setup import Setup
 
 
-def row_key(setup: Setup, request: Request, picture_sha256: str | None = None, **also: Any) -> str:
+def row_key(setup: Setup, request: Request, picture_sha256: str | None = None, **other_fields: Any) -> str:
     """16 hex digits: the same for the same question, wherever its picture and its weights lie.
 
     Args:
@@ -33,7 +33,7 @@ def row_key(setup: Setup, request: Request, picture_sha256: str | None = None, *
         "weights": weights_fingerprint(setup),
         "request": _changed_fields(request, "image", "fit", "focus"),
         "picture": picture_sha256 or image_sha256(conditioning(request)),
-    } | also
+    } | other_fields
     return hashlib.sha256(json.dumps(to_plain(question), sort_keys=True).encode()).hexdigest()[:16]
 
 

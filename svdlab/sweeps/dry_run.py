@@ -91,8 +91,8 @@ def dry_run(trials: Iterable[Trial], folder: str | Path, *, retry_failed: bool =
 
 def _expected_seconds(trials: list[Trial], rows: list[Row]) -> float | None:
     """The time for trials, from rows of the same setups on this machine."""
-    total, here = 0.0, Machine.here().name
-    rows = [row for row in rows if row.machine and row.machine.name == here and "sample_seconds" in row.timings]
+    total, name = 0.0, Machine.here().name
+    rows = [row for row in rows if row.machine and row.machine.name == name and "sample_seconds" in row.timings]
     for setup in dict.fromkeys(trial.setup for trial in trials):
         resolved = dataclasses.replace(setup.resolved(), device=None)
         measured = [row for row in rows if dataclasses.replace(row.setup, device=None) == resolved]

@@ -87,23 +87,23 @@ def grid(
         (15, 'motion_bucket_id=30, seed=0')
     """
     setups = [setup] if isinstance(setup, Setup) else _distinct(list(setup))
-    together = {name: _values(name, value, max_trials) for name, value in (paired or {}).items()}
-    crossed = {name: _distinct(_values(name, value, max_trials)) for name, value in axes.items()}
-    if twice := sorted(set(together) & set(crossed)):
-        raise ValueError(f"{twice[0]} is both paired and an axis of its own: name it once.")
-    if len({len(values) for values in together.values()}) > 1:
-        lengths = ", ".join(f"{name} has {len(values)}" for name, values in together.items())
+    paired_values = {name: _values(name, value, max_trials) for name, value in (paired or {}).items()}
+    crossed_values = {name: _distinct(_values(name, value, max_trials)) for name, value in axes.items()}
+    if repeated := sorted(set(paired_values) & set(crossed_values)):
+        raise ValueError(f"{repeated[0]} is both paired and an axis of its own: name it once.")
+    if len({len(values) for values in paired_values.values()}) > 1:
+        lengths = ", ".join(f"{name} has {len(values)}" for name, values in paired_values.items())
         raise ValueError(f"Paired axes need equally many values, and {lengths}.")
-    pairs = _distinct(list(zip(*together.values(), strict=True))) or [()]
-    count = len(setups) * len(pairs) * math.prod(map(len, crossed.values()))
+    pairs = _distinct(list(zip(*paired_values.values(), strict=True))) or [()]
+    count = len(setups) * len(pairs) * math.prod(map(len, crossed_values.values()))
     if count > max_trials:
         raise ValueError(f"This grid has {count:,} trials, over the {max_trials:,} that are built: see max_trials.")
-    names = ["setup"] * (len(setups) > 1) + list(together) * (len(pairs) > 1)
-    names += [name for name, values in crossed.items() if len(values) > 1]
+    names = ["setup"] * (len(setups) > 1) + list(paired_values) * (len(pairs) > 1)
+    names += [name for name, values in crossed_values.items() if len(values) > 1]
     trials, concerns = [], {}
     for each in setups:
-        for pair, *values in itertools.product(pairs, *crossed.values()):
-            fields = dict(zip([*together, *crossed], [*pair, *values], strict=True))
+        for pair, *values in itertools.product(pairs, *crossed_values.values()):
+            fields = dict(zip([*paired_values, *crossed_values], [*pair, *values], strict=True))
             try:
                 with quiet_requests():  # each concern is named once, below
                     complete = dataclasses.replace(with_image(request, "-"), **fields | {"image": "-"})
@@ -138,9 +138,9 @@ def _values(name: str, value: Any, most: int) -> list[Any]:
         return _range(name, dict(value), most)
     is_array = name == "image" and hasattr(value, "shape")
     several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike)) and not is_array
-    given: Any = value if several else [value]
-    values: list[Any] = list(itertools.islice(given, most + 1))
-    _check_count(name, len(given) if hasattr(given, "__len__") else len(values), most)
+    items: Any = value if several else [value]
+    values: list[Any] = list(itertools.islice(items, most + 1))
+    _check_count(name, len(items) if hasattr(items, "__len__") else len(values), most)
     if name in ("sigmas", "focus") and several and all(isinstance(v, (int, float)) for v in values):
         values = [tuple(values)]  # one schedule, one point
     if not values:

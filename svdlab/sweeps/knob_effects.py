@@ -139,13 +139,13 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
     means = by_seed.mean(axis=0)
     between = seeds * float(((means - means.mean()) ** 2).sum())
     tiny = 1e-9 * float(np.abs(by_seed).max())  # sums of equal numbers differ by so little
-    straight = change is not None and seeds * (means @ places) ** 2 / (places @ places) > between / 2
-    if change is not None and straight and abs(change) > max(margin, tiny):
+    is_trend = change is not None and seeds * (means @ places) ** 2 / (places @ places) > between / 2
+    if change is not None and is_trend and abs(change) > max(margin, tiny):
         return Effect("rises" if change > 0 else "falls", change, margin, seeds)
     # A difference in no one direction: the variance between values over that of what seed and value leave, against the
     # limit for the worst case of unequal spreads (Greenhouse and Geisser 1959), which is that of the interval above.
-    rest = by_seed - means - by_seed.mean(axis=1, keepdims=True) + by_seed.mean()
-    differs = between * (seeds - 1) > limit**2 * float((rest**2).sum()) + tiny**2
+    residuals = by_seed - means - by_seed.mean(axis=1, keepdims=True) + by_seed.mean()
+    differs = between * (seeds - 1) > limit**2 * float((residuals**2).sum()) + tiny**2
     return Effect("differs" if differs else "no clear effect", change, None if change is None else margin, seeds)
 
 
@@ -161,5 +161,5 @@ def is_numeric(frame: pd.DataFrame, knob: str) -> bool:
 
 def _axes(frame: Any) -> list[str]:
     """What varied in the sweeps that the lines come from, as far as the table has it; at least the seed."""
-    listed = [name for text in dict.fromkeys(frame.get("axes", ())) if text for name in text.split(", ")]
-    return [name for name in dict.fromkeys([*listed, "seed"]) if name in frame]
+    names = [name for text in dict.fromkeys(frame.get("axes", ())) if text for name in text.split(", ")]
+    return [name for name in dict.fromkeys([*names, "seed"]) if name in frame]

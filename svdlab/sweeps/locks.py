@@ -41,21 +41,21 @@ def is_contested(scratch: Path) -> bool:
 
     Two writers that claim a key at once may both see each other: whoever gives way looks again after a random time.
     """
-    return is_claimed(scratch.parent, scratch.name[1:].split("~")[0], besides=scratch)
+    return is_claimed(scratch.parent, scratch.name[1:].split("~")[0], own_claim=scratch)
 
 
-def is_claimed(folder: Path, key: str, besides: Path | None = None) -> bool:
+def is_claimed(folder: Path, key: str, own_claim: Path | None = None) -> bool:
     """Whether a living writer is making the row of a key.
 
     Args:
         folder: the results folder.
         key: of the row.
-        besides: one's own claim, which does not count.
+        own_claim: one's own claim, which does not count.
     """
     # The time of the file server, where a claim of one's own tells it: clocks of machines differ.
-    now = besides.stat().st_mtime if besides else time.time()
+    now = own_claim.stat().st_mtime if own_claim else time.time()
     for entry in os.scandir(folder):
-        if entry.name.startswith(f".{key}~") and (besides is None or entry.name != besides.name):
+        if entry.name.startswith(f".{key}~") and (own_claim is None or entry.name != own_claim.name):
             with suppress(FileNotFoundError):  # released while we look
                 fresh = now - entry.stat().st_mtime < SILENT_SECONDS
                 if may_live(entry.name) and (fresh or is_of_this_machine(entry.name)):  # here a process proves it

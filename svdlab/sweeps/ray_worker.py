@@ -56,12 +56,12 @@ class RayWorker:
                 time.sleep(random.uniform(0.1, 0.4))  # it comes back soon, where nothing else is left
                 return None
             if self._store:
-                _put(Path(place), self._store)
+                _upload(Path(place), self._store)
             files = (None, None) if self._folder or row.clip is None else (row.clip.read_bytes(), read_preview(row))
         return Answer(replace(row, request=with_image(row.request, None)), self._folder is not None, *files)
 
 
-def _put(place: Path, store: str) -> None:
+def _upload(place: Path, store: str) -> None:
     """Copy the files of a folder into a store, as `fetch` brings them."""
     import fsspec
 

@@ -102,14 +102,14 @@ def _course(effect: Effect, measure: Measure, medians: pd.Series) -> str:
     if effect.verdict == "one seed":
         return f"is {numbers}"
     if effect.verdict in ("rises", "falls"):
-        hardly = "" if _can_be_seen(effect, measure) else ", hardly to be seen"
-        return f"{effect.verdict} by {abs(effect.change or 0):.2g} ± {effect.margin:.1g}{hardly}: {numbers}"
+        remark = "" if _is_visible(effect, measure) else ", hardly to be seen"
+        return f"{effect.verdict} by {abs(effect.change or 0):.2g} ± {effect.margin:.1g}{remark}: {numbers}"
     if effect.is_clear:
         return f"differs{', in no one direction' * numeric}: {numbers}"
     return f"shows no clear effect over {effect.seeds} seeds: {numbers}"
 
 
-def _can_be_seen(effect: Effect, measure: Measure) -> bool:
+def _is_visible(effect: Effect, measure: Measure) -> bool:
     """Whether a change stands out from chance, and is large enough to tell two clips apart."""
     return effect.is_clear and (effect.change is None or abs(effect.change) >= measure.span / 10)
 
@@ -119,22 +119,22 @@ def _advice(effects: dict[str, Effect], medians: Any, knob: str) -> str:
     motion, likeness = "motion_mean_px", "likeness_mean_ssim"
     if motion not in effects or likeness not in effects:
         return ""
-    most, alike = (
+    liveliest, closest = (
         f"`{value}` ({medians[motion][value]:.3g} pixels a frame, likeness {medians[likeness][value]:.2f})"
         for value in (medians[motion].idxmax(), medians[likeness].idxmax())
     )
-    moved, stayed = f"{most} moved most", f"{alike} stayed most like it"
+    liveliest_clip, closest_clip = f"{liveliest} moved most", f"{closest} stayed most like it"
     if effects[motion].verdict == "one seed":
         return "Nothing to choose by yet: add seeds to the sweep, three or more, and the clips made so far are kept."
-    moves, changes = (_can_be_seen(effects[name], MEASURES[name]) for name in (motion, likeness))
+    moves, changes = (_is_visible(effects[name], MEASURES[name]) for name in (motion, likeness))
     if not (moves or changes):
         return "Nothing to choose by: neither motion nor likeness changes enough to be seen."
     if not changes:
-        choice = f"{moved}, and likeness hardly changes"
+        choice = f"{liveliest_clip}, and likeness hardly changes"
     elif not moves:
-        choice = f"{stayed}, and motion hardly changes"
-    elif most == alike:
-        choice = f"{most} both moved most and stayed most like it: take that"
+        choice = f"{closest_clip}, and motion hardly changes"
+    elif liveliest == closest:
+        choice = f"{liveliest} both moved most and stayed most like it: take that"
     else:
-        choice = f"{moved}, and {stayed}: choose between them"
+        choice = f"{liveliest_clip}, and {closest_clip}: choose between them"
     return f"**For this picture** {knob} {choice}."

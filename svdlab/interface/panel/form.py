@@ -47,7 +47,7 @@ class Form(w.VBox):
 
     def __init__(self, request: Request, setup: Setup, is_chosen: bool, alert: Alert) -> None:
         self.controls = c = _make_controls()
-        self.picture = Picture(c, self.restore, self._changed)
+        self.picture = Picture(c, self.restore, self._on_change)
         self.concerns = w.HTML().add_class("svdlab-concerns")
         self.marks, self._alert, self._drawn_seeds = SetupMarks(c["setup"]), alert, list[int]()
         self._problems = {name: Alert(c[name]) for name in ("seed", *_SIZES)}
@@ -57,19 +57,19 @@ class Form(w.VBox):
             knobs = {"motion_bucket_id": bucket, "noise_aug_strength": noise}
             motion.children += (self._preset(name, f"Bucket {bucket}, noise strength {noise}", **knobs),)
         dice = Button("", "Draw another seed, and keep it", self._roll_seed, icon="random")
-        self._drawn = w.HTML()
-        seed = w.HBox([c["seed"], dice, self._drawn]).add_class("svdlab-seed")
+        self._drawn_label = w.HTML()
+        seed = w.HBox([c["seed"], dice, self._drawn_label]).add_class("svdlab-seed")
         knobs = [c["variant"], c["setup"], self.marks, motion, c["motion_bucket_id"], c["noise_aug_strength"], c["fps"]]
         knobs += [self.sampling, c["num_inference_steps"], c["guidance"], seed, self._problems["seed"], self.concerns]
         names = ("width", "height", "num_frames", "decode_chunk_size", "focus_x", "focus_y", "dtype")
-        more = w.Box([c[name] for name in names]).add_class("svdlab-more")
-        rest = w.Accordion([w.VBox([more, *(self._problems[name] for name in _SIZES)])], selected_index=None)
-        rest.set_title(0, "Frames, size, precision, crop")
+        extra = w.Box([c[name] for name in names]).add_class("svdlab-more")
+        details = w.Accordion([w.VBox([extra, *(self._problems[name] for name in _SIZES)])], selected_index=None)
+        details.set_title(0, "Frames, size, precision, crop")
         top = w.Box([self.picture.add_class("svdlab-picture"), w.VBox(knobs).add_class("svdlab-knobs")])
-        super().__init__([top.add_class("svdlab-top"), rest])
+        super().__init__([top.add_class("svdlab-top"), details])
         self.fill(request, setup, is_chosen)
         for name in c.keys() - {"example", "path", "fit", "focus_x", "focus_y"}:  # those are the picture's
-            when_changed(c[name], lambda value, name=name: self._changed(name, value))
+            when_changed(c[name], lambda value, name=name: self._on_change(name, value))
 
     @property
     def setup(self) -> Setup:
@@ -129,7 +129,7 @@ class Form(w.VBox):
 
         A setup that is not `is_chosen` may give way to one that fits.
         """
-        self.picture.put(request.image)
+        self.picture.set_image(request.image)
         self._sigmas = request.sigmas
         v, c = variant(setup.variant), self.controls
         ranges: dict[str, tuple[Any, float, float]] = {
@@ -163,12 +163,12 @@ class Form(w.VBox):
     def _roll_seed(self) -> None:
         self.controls["seed"].value = random.randrange(2**31)
 
-    def _changed(self, name: str, value: Any = None) -> None:
+    def _on_change(self, name: str, value: Any = None) -> None:
         c = self.controls
-        with self._alert.catch(), self._beside_fields():
+        with self._alert.catch(), self._catch_problems():
             if name == "variant":
-                seed, kept = c["seed"].value, {"fit": c["fit"].value, "focus": self.picture.focus}
-                request = with_image(Request.for_variant(value, image="-", **kept), self.picture.image)
+                seed, fields = c["seed"].value, {"fit": c["fit"].value, "focus": self.picture.focus}
+                request = with_image(Request.for_variant(value, image="-", **fields), self.picture.image)
                 self.fill(request, Setup(value), is_chosen=False)
                 assign(c["seed"], value=seed)
             elif name == "setup":
@@ -184,7 +184,7 @@ class Form(w.VBox):
                 self.marks.predict(self.request)
 
     @contextmanager
-    def _beside_fields(self) -> Iterator[None]:
+    def _catch_problems(self) -> Iterator[None]:
         """Within, what no request can have is told beside its field, and what concerns none of these is raised."""
         for problem in self._problems.values():
             problem.tell("")
@@ -198,7 +198,7 @@ class Form(w.VBox):
 
     def _show(self) -> None:
         seeds = self._drawn_seeds if self.controls["seed"].value.strip() == "-1" else []
-        self._drawn.value = f'<small role="status">drawn: {", ".join(map(str, seeds))}</small>' if seeds else ""
+        self._drawn_label.value = f'<small role="status">drawn: {", ".join(map(str, seeds))}</small>' if seeds else ""
         request, sentences = self.request, self.request.concerns()
         if request.variant == "tiny" and not _is_drawing(request.image):
             sentences.insert(0, _DRAWN_ROCKETS)
@@ -222,28 +222,28 @@ def _make_controls() -> dict[str, Any]:
     """The controls by name: a request's fields, its picture's sources, the setup, and how many clips, how fast."""
     models = [(f"{v.name}: {v.frames} frames, {v.width} × {v.height}", v.name) for v in VARIANTS.values()]
     # A slider that follows the pointer also writes back what the page rounds: its value is sent when it is let go.
-    still: dict[str, Any] = {"continuous_update": False}
+    on_release: dict[str, Any] = {"continuous_update": False}
     controls: dict[str, Any] = {
         "example": w.Dropdown(options=[("your own", ""), *((name, name) for name in EXAMPLES)]),
-        "path": w.Text(**still),
+        "path": w.Text(**on_release),
         "fit": w.Dropdown(options=get_args(Fit)),
-        "focus_x": w.FloatSlider(min=0, max=1, step=0.01, **still),
-        "focus_y": w.FloatSlider(min=0, max=1, step=0.01, **still),
+        "focus_x": w.FloatSlider(min=0, max=1, step=0.01, **on_release),
+        "focus_y": w.FloatSlider(min=0, max=1, step=0.01, **on_release),
         "variant": w.Dropdown(options=models),
         "setup": w.Dropdown(),
         "dtype": w.Dropdown(options=[("chosen by the device", None), *((name, name) for name in DTYPES)]),
-        "motion_bucket_id": w.IntSlider(**still),
-        "noise_aug_strength": w.FloatSlider(step=0.01, **still),
-        "fps": w.IntSlider(**still),
-        "num_inference_steps": w.IntSlider(**still),
-        "guidance": w.FloatRangeSlider(step=0.1, readout_format=".1f", **still),
-        "seed": SeedField(**still),
+        "motion_bucket_id": w.IntSlider(**on_release),
+        "noise_aug_strength": w.FloatSlider(step=0.01, **on_release),
+        "fps": w.IntSlider(**on_release),
+        "num_inference_steps": w.IntSlider(**on_release),
+        "guidance": w.FloatRangeSlider(step=0.1, readout_format=".1f", **on_release),
+        "seed": SeedField(**on_release),
         "clips": w.BoundedIntText(value=1, min=1, max=32),
-        "num_frames": w.IntSlider(**still),
-        "width": w.IntText(step=8, **still),
-        "height": w.IntText(step=8, **still),
-        "decode_chunk_size": w.IntSlider(**still),
-        "playback_fps": w.IntSlider(**still),
+        "num_frames": w.IntSlider(**on_release),
+        "width": w.IntText(step=8, **on_release),
+        "height": w.IntText(step=8, **on_release),
+        "decode_chunk_size": w.IntSlider(**on_release),
+        "playback_fps": w.IntSlider(**on_release),
     }
     for name, control in controls.items():
         control.description, control.tooltip = TEXTS[name]

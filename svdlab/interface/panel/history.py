@@ -74,24 +74,24 @@ class History:
         self._setups.append(setup)
         number, request = len(self.rows), row.request
 
-        def bring_back() -> None:
+        def restore() -> None:
             with self._alert.catch():
                 self._restore(request, setup)
 
-        tick = w.Checkbox(description=f"Show clip {number}", indent=False, layout=w.Layout(width="auto"))
-        tick.tooltip = "Two or more that are ticked play side by side, in step"
-        when_changed(tick, lambda _: self._show())
+        check = w.Checkbox(description=f"Show clip {number}", indent=False, layout=w.Layout(width="auto"))
+        check.tooltip = "Two or more that are ticked play side by side, in step"
+        when_changed(check, lambda _: self._show())
         with by_program():
             for card in self.cards.children:
                 card.children[1].value = False
         caption = f"{number}: bucket {request.motion_bucket_id}, seed {request.seed}"
-        back = Button("Restore", f"Bring back the settings of clip {number}", bring_back)
-        look = w.HTML(figure(row.open().frames[-1], caption, 160))
-        self.cards.children = (*self.cards.children, w.VBox([look, tick, w.HBox(self._remarks(row, number)), back]))
+        back = Button("Restore", f"Bring back the settings of clip {number}", restore)
+        image = w.HTML(figure(row.open().frames[-1], caption, 160))
+        self.cards.children = (*self.cards.children, w.VBox([image, check, w.HBox(self._notes(row, number)), back]))
         self._playback_fps.layout.display = ""
         self._show()
 
-    def _remarks(self, row: Row, number: int) -> list[w.Widget]:
+    def _notes(self, row: Row, number: int) -> list[w.Widget]:
         """A star and a note, which `review` reads from beside the row."""
         folder = Path(row.clip or "").parent
         note = read_note(folder, row.key)
@@ -113,11 +113,11 @@ class History:
         if not self.rows:
             return
         with self._alert.catch(keep=True):  # somebody may have deleted the files
-            ticked = [i for i, card in enumerate(self.cards.children) if card.children[1].value] or [len(self.rows) - 1]
-            rows, fps = [self.rows[i] for i in ticked], self._playback_fps.value
-            clips = {f"{i + 1}: {label}": self.clips[i] for i, label in zip(ticked, row_labels(rows), strict=True)}
+            chosen = [i for i, card in enumerate(self.cards.children) if card.children[1].value] or [len(self.rows) - 1]
+            rows, fps = [self.rows[i] for i in chosen], self._playback_fps.value
+            clips = {f"{i + 1}: {label}": self.clips[i] for i, label in zip(chosen, row_labels(rows), strict=True)}
             self.player.outputs = page(show(clips, fps=fps).html)
-            self._index, row, is_single = ticked[0], rows[0], len(rows) == 1
+            self._index, row, is_single = chosen[0], rows[0], len(rows) == 1
             is_saved = is_single and fps == row.request.fps  # the file in the folder plays at this speed
             self.gif.layout.display = "" if is_single else "none"
             self.mp4.layout.display = "" if is_single and not is_saved else "none"

@@ -80,7 +80,7 @@ class Panel(w.VBox):
         template = _TEMPLATE.read_text(encoding="utf-8")
         for name, value in values.items():
             template = template.replace(f"{{{{{name}}}}}", value)
-        hidden = w.VBox([self.form.picture.letterbox, w.Output(outputs=page(template))])
+        hidden = w.VBox([self.form.picture.inbox, w.Output(outputs=page(template))])
         hidden.layout.display = "none"
         super().__init__(
             [self.form, self.worker, self.alert, self.worker.preview, *self.history.widgets, hidden],
@@ -106,8 +106,8 @@ class Panel(w.VBox):
         Where that takes a download or hours, the first call says so, and the second one begins.
         """
         with self.alert.catch():
-            if self.form.picture.arriving:
-                raise ValueError(f"{self.form.picture.arriving} is still on its way: wait, or choose another picture.")
+            if self.form.picture.incoming:
+                raise ValueError(f"{self.form.picture.incoming} is still on its way: wait, or choose another picture.")
             trials, warning = self.form.trials(), self.form.marks.warning(self.setup)
             if warning and self._confirmed != (warning, self.setup):
                 self._confirmed = warning, self.setup

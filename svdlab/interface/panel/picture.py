@@ -17,24 +17,24 @@ from typing import Any
 
 from PIL import Image
 
-from svdlab.interface.panel.widgets import Alert, Button, Letterbox, assign, figure, w, when_changed
+from svdlab.interface.panel.widgets import Alert, Button, Inbox, assign, figure, w, when_changed
 from svdlab.media.images import EXAMPLES, data_url, fit_image, open_image
 from svdlab.messages import shorten
 
 
 class Picture(w.VBox):
-    """The controls of a picture. `image` is what a request takes, `name` its name, `arriving` a file on its way.
+    """The controls of a picture. `image` is what a request takes, `name` its name, `incoming` a file on its way.
 
-    `restore` gets the path of a clip. `changed` gets what has changed: "picture", "crop", or "shown" by a page.
+    `restore` gets the path of a clip. `on_change` gets what has changed: "picture", "crop", or "shown" by a page.
     """
 
     def __init__(
-        self, controls: dict[str, Any], restore: Callable[[Path], None], changed: Callable[[str], None]
+        self, controls: dict[str, Any], restore: Callable[[Path], None], on_change: Callable[[str], None]
     ) -> None:
-        self._controls, self._restore, self._changed = controls, restore, changed
-        self.arriving, self._pieces, self._drawn = "", bytearray(), ()
+        self._controls, self._restore, self._on_change = controls, restore, on_change
+        self.incoming, self._pieces, self._drawn_state = "", bytearray(), ()
         self.figure, self.alert = w.HTML(), Alert(controls["path"])
-        self.letterbox = Letterbox(continuous_update=False).add_class("svdlab-letterbox")
+        self.inbox = Inbox(continuous_update=False).add_class("svdlab-inbox")
         choose = Button("Choose a file…", "A picture, or an MP4 made here, from your computer", self._choose)
         choose.icon, sending = "upload", w.HTML('<small role="status" class="svdlab-sending"></small>')
         sources = [controls["example"], controls["path"], self.alert, choose.add_class("svdlab-choose"), sending]
@@ -42,8 +42,8 @@ class Picture(w.VBox):
         for name in ("example", "path"):
             when_changed(controls[name], lambda value: value and self.take(value, value))
         for name in ("fit", "focus_x", "focus_y"):
-            when_changed(controls[name], lambda _: changed("crop"))
-        when_changed(self.letterbox, self._receive)
+            when_changed(controls[name], lambda _: on_change("crop"))
+        when_changed(self.inbox, self._receive)
 
     @property
     def focus(self) -> tuple[float, float]:
@@ -54,9 +54,9 @@ class Picture(w.VBox):
         """The picture as the model will see it: RGB, of that size."""
         return fit_image(self._opened, height, width, self._controls["fit"].value, self.focus)
 
-    def put(self, image: Any, name: str = "") -> None:
+    def set_image(self, image: Any, name: str = "") -> None:
         """Take what a request can have as its image; an error leaves the picture as it was."""
-        self._opened, self.arriving = open_image(image), ""
+        self._opened, self.incoming = open_image(image), ""
         self.image = image if isinstance(image, str) else self._opened
         source = self.image if isinstance(self.image, str) else ""
         self.name = name or (Path(source).name if source else "your picture")
@@ -65,14 +65,14 @@ class Picture(w.VBox):
 
     def take(self, source: str | bytes, name: str) -> None:
         """Take a picture by hand; of a clip that was made here the settings. What is wrong is told beside the field."""
-        self.arriving = ""
+        self.incoming = ""
         with self.alert.catch():
             try:
                 if not self._take_clip(source, name):
-                    self.put(source, shorten(Path(name).name)[1:-1])
+                    self.set_image(source, shorten(Path(name).name)[1:-1])
             except ValueError as error:
                 raise ValueError(str(error).replace(f"The data given ({len(source)} bytes)", name)) from None
-        self._changed("picture")
+        self._on_change("picture")
 
     def _take_clip(self, source: str | bytes, name: str) -> bool:
         suffix = Path(name).suffix.lower()
@@ -94,19 +94,19 @@ class Picture(w.VBox):
 
     def draw(self, height: int, width: int) -> None:
         """Show the picture as the model will see it. Of one that is cropped the rest comes too, to drag the crop."""
-        state = (id(self._opened), self.name, self.arriving, height, width, self._controls["fit"].value, self.focus)
-        if state == self._drawn:
+        state = (id(self._opened), self.name, self.incoming, height, width, self._controls["fit"].value, self.focus)
+        if state == self._drawn_state:
             return
-        self._drawn, look, uncropped = state, "", ""
+        self._drawn_state, attrs, uncropped = state, "", ""
         caption = f"{self.name}: {width} × {height}, as the model will see it"
         across, down = self._opened.width / width, self._opened.height / height
-        if self.arriving:
-            look, caption = 'class="svdlab-arriving"', f"{self.arriving} is on its way…"
+        if self.incoming:
+            attrs, caption = 'class="svdlab-arriving"', f"{self.incoming} is on its way…"
         elif self._controls["fit"].value == "crop" and abs(across / down - 1) > 0.01:
-            look = f'class="svdlab-crop" data-focus="{self.focus[0]} {self.focus[1]}" title="Drag to move the crop"'
+            attrs = f'class="svdlab-crop" data-focus="{self.focus[0]} {self.focus[1]}" title="Drag to move the crop"'
             uncropped = f'<img class="svdlab-whole" alt="" src="{_small_jpeg(self._opened)}">'
             caption += "; drag it to move the crop"
-        self.figure.value = figure(self.fitted(height, width), caption, look=look, more=uncropped)
+        self.figure.value = figure(self.fitted(height, width), caption, look=attrs, more=uncropped)
 
     def _choose(self) -> None:
         """Pressed where the page runs no scripts, which would have opened a dialog instead."""
@@ -117,32 +117,32 @@ class Picture(w.VBox):
         """Read a message of the page: it is shown, the crop was dragged, or a file comes, piece by piece."""
         if not text:
             return
-        assign(self.letterbox, value="")
+        assign(self.inbox, value="")
         message = json.loads(text)
         if "focus" in message:
             for name, value in zip(("focus_x", "focus_y"), message["focus"], strict=True):
                 assign(self._controls[name], value=value)
-            self._changed("crop")
+            self._on_change("crop")
         elif "name" in message:
             self._receive_file(**message)
         else:
-            self._changed("shown")
+            self._on_change("shown")
 
     def _receive_file(self, name: str, data: str = "", is_last: bool = False, problem: str = "") -> None:
         if problem:
-            self.arriving = ""
+            self.incoming = ""
             self.alert.tell(f"{name!r} could not be sent ({problem}): the picture is still {self.name}.")
         elif not data and not is_last:
             self.alert.tell("")
-            self.arriving, self._pieces = name, bytearray()
-        elif name != self.arriving:
+            self.incoming, self._pieces = name, bytearray()
+        elif name != self.incoming:
             return  # another picture was chosen meanwhile
         self._pieces += base64.b64decode(data)
         if is_last:
             content, self._pieces = bytes(self._pieces), bytearray()
             self.take(content, name)
         else:
-            self._changed("picture" if problem or not data else "piece")
+            self._on_change("picture" if problem or not data else "piece")
 
 
 def _small_jpeg(image: Image.Image) -> str:

@@ -75,7 +75,7 @@ class SeedField(w.Text):
     value = CUnicode("").tag(sync=True)
 
 
-class Letterbox(w.Text):
+class Inbox(w.Text):
     """A hidden field in which a page writes a message; the page goes on when the field is empty again."""
 
     value = Unicode("").tag(sync=True, echo_update=False)  # long pieces of files need not come back

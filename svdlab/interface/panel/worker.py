@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 _THREAD = ThreadPoolExecutor(1, "svdlab-panel")
 _PREVIEW_SECONDS = 1  # between two previews at least: each holds up denoising, by 80 ms for svd-xt on one busy core
-_IMPORTING = threading.Lock()
+_IMPORT_LOCK = threading.Lock()
 
 
 def import_libraries() -> None:
     """Import torch and diffusers, one thread at a time: two at once may each see the other's half-made modules."""
-    with _IMPORTING, quiet_libraries():
+    with _IMPORT_LOCK, quiet_libraries():
         from diffusers import StableVideoDiffusionPipeline  # noqa: F401
 
 
@@ -140,8 +140,8 @@ class ClipWorker(w.VBox):
             self.tell(ending)
         self._show_queue()
 
-    def _show_queue(self, underway: _Job | None = None) -> None:
-        lines = [job.line for job in self._jobs if job is not underway and not (job.future and job.future.running())]
+    def _show_queue(self, running: _Job | None = None) -> None:
+        lines = [job.line for job in self._jobs if job is not running and not (job.future and job.future.running())]
         self.queue.children = [*lines, self._clear] if len(lines) > 1 else lines
         self.stop.disabled = not self._jobs
 
@@ -170,10 +170,10 @@ class ClipWorker(w.VBox):
             nonlocal first_step_at
             check_cancelled()
             first_step_at = first_step_at or time.monotonic()  # it may compile, and tells nothing of the others
-            each = (time.monotonic() - first_step_at) / max(done - 1, 1)
-            left = f", about {each * (steps - done):.0f} s left" if 1 < done < steps else ""
+            step_seconds = (time.monotonic() - first_step_at) / max(done - 1, 1)
+            time_left = f", about {step_seconds * (steps - done):.0f} s left" if 1 < done < steps else ""
             bar = f'<progress max="{steps}" value="{done}" aria-label="Steps done"></progress> '
-            self.tell(f"step {done} of {steps}{left}" if done < steps else "decoding…", bar)
+            self.tell(f"step {done} of {steps}{time_left}" if done < steps else "decoding…", bar)
 
         def after_chunk(output: Any) -> None:
             nonlocal decoded
@@ -183,8 +183,8 @@ class ClipWorker(w.VBox):
 
         with (
             exclusive(pipeline, self.tell, check_cancelled),
-            _after_each(pipeline.scheduler, "step", after_denoising),
-            _after_each(pipeline.vae, "decode", after_chunk),
+            _call_after(pipeline.scheduler, "step", after_denoising),
+            _call_after(pipeline.vae, "decode", after_chunk),
         ):
             check_cancelled()
             self.tell("encoding the picture…")
@@ -202,7 +202,7 @@ class _Cancelled(BaseException):
 
 
 @contextmanager
-def _after_each(owner: Any, name: str, act: Callable[[Any], None]) -> Iterator[None]:
+def _call_after(owner: Any, name: str, act: Callable[[Any], None]) -> Iterator[None]:
     """Within, `act` gets what each call of the method returns; what it raises ends the clip."""
     method, own = getattr(owner, name), vars(owner).get(name)
 

@@ -1,6 +1,6 @@
 // Sorts and filters the rows, keeps stars and notes, enlarges clips, compares them and hangs them on a wall, under the
 // controls of `svdlab.show`. Where it does not run there is the plain table. What is not in the page is asked of the
-// kernel, where one listens: a `svdlab-ask` event on the document, answered by `svdlab-tell` (see courier.js).
+// kernel, where one listens: a `svdlab-ask` event on the document, answered by `svdlab-tell` (see channel.js).
 (() => {
   const WALL = 100;  // clips: more cannot be looked at
   const KEPT = 24;  // clips of full size that the page holds at once
