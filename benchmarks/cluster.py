@@ -25,47 +25,47 @@ from svdlab import Request, Setup, grid, run
 from svdlab.pipelines.pipeline_cache import unload_cached
 
 
-def measured(name: str, trials: list, workers: int) -> tuple[float, float]:
+def measure(name: str, trials: list, workers: int) -> tuple[float, float]:
     """Seconds of work for a clip, those of clips of several workers together, and those beside the making."""
     with tempfile.TemporaryDirectory() as folder:
         unload_cached()
-        started = time.time()
+        start = time.time()
         rows = run(trials, folder, on="ray" if workers else "", progress=False)
-        ended = time.time()
+        end = time.time()
     assert all(row.status == "done" for row in rows)
     first = min(datetime.fromisoformat(row.created).timestamp() for row in rows)
     making = sum(sum(row.timings.values()) for row in rows)
-    clip, beside = (ended - first) / len(rows), (max(workers, 1) * (ended - first) - making) / len(rows)
+    clip, extra = (end - first) / len(rows), (max(workers, 1) * (end - first) - making) / len(rows)
     print(
         f"{name:12} {60 / clip:6.2f} clips a minute, {making / len(rows):6.2f} s to make one, "
-        f"{beside:6.3f} s beside the making; starting {first - started:5.1f} s",
+        f"{extra:6.3f} s beside the making; starting {first - start:5.1f} s",
         flush=True,
     )
-    return clip, beside
+    return clip, extra
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--clips", type=int, default=4, help="for each worker")
-    options.add_argument("--steps", type=int, default=8)
-    options.add_argument("--fields", type=json.loads, default={}, help="of the request, as JSON")
-    given = options.parse_args()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--clips", type=int, default=4, help="for each worker")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--fields", type=json.loads, default={}, help="of the request, as JSON")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
-    request = Request(image="rocket", num_inference_steps=given.steps, **given.fields)
+    request = Request(image="rocket", num_inference_steps=options.steps, **options.fields)
     import ray
 
-    took = {}
+    times = {}
     for name, workers in {"this process": 0, "one worker": 1, "two workers": 2}.items():
-        trials = grid(Setup("tiny"), request, seed=range(given.clips * max(workers, 1)))
+        trials = grid(Setup("tiny"), request, seed=range(options.clips * max(workers, 1)))
         if not workers:
-            took[workers] = measured(name, trials, workers)
+            times[workers] = measure(name, trials, workers)
             continue
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=40)
-        took[workers] = measured(name, trials, workers)
+        times[workers] = measure(name, trials, workers)
         ray.shutdown()
-    print(f"two workers: {took[1][0] / took[2][0]:.2f} times the clips of one")
-    added = took[1][1] - took[0][1]
-    print(f"one worker against this process: {1000 * added:+.0f} ms a clip, {10 * added:+.2f} % of one of ten seconds")
+    print(f"two workers: {times[1][0] / times[2][0]:.2f} times the clips of one")
+    extra = times[1][1] - times[0][1]
+    print(f"one worker against this process: {1000 * extra:+.0f} ms a clip, {10 * extra:+.2f} % of one of ten seconds")
 
 
 if __name__ == "__main__":

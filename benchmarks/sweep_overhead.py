@@ -25,12 +25,12 @@ from svdlab.rows.row import Row
 from svdlab.rows.rows_table import rows_table
 
 
-def bare(pipeline, trials, folder: Path) -> None:
+def run_loop(pipeline, trials, folder: Path) -> None:
     for trial in trials:
         generate(pipeline, trial.request, progress=False).save(folder / f"{trial.request.seed}.mp4")
 
 
-def timed(work, *arguments) -> tuple[float, float]:
+def time_work(work, *arguments) -> tuple[float, float]:
     wall, processor = time.perf_counter(), time.process_time()
     work(*arguments)
     return time.process_time() - processor, time.perf_counter() - wall
@@ -38,19 +38,19 @@ def timed(work, *arguments) -> tuple[float, float]:
 
 def overhead(setup: Setup, request: Request, clips: int, rounds: int) -> None:
     pipeline = load_cached(setup)
-    taken: dict[str, list[list[float]]] = {"bare loop": [], "sweep": []}
+    samples: dict[str, list[list[float]]] = {"bare loop": [], "sweep": []}
     for number in range(rounds + 1):
         trials = grid(setup, request, motion_bucket_id=[10 * i for i in range(clips)], seed=[number])
-        for name, times in taken.items():
+        for name, times in samples.items():
             with tempfile.TemporaryDirectory() as folder:
                 if name == "bare loop":
-                    spent = timed(bare, pipeline, trials, Path(folder))
+                    elapsed = time_work(run_loop, pipeline, trials, Path(folder))
                 else:
-                    spent = timed(lambda folder=folder, trials=trials: run(trials, folder, quality=False))
+                    elapsed = time_work(lambda folder=folder, trials=trials: run(trials, folder, quality=False))
             if number:  # the first round warms up
-                times.append([seconds / clips for seconds in spent])
-    loop = median(cpu for cpu, _ in taken["bare loop"])
-    for name, times in taken.items():
+                times.append([seconds / clips for seconds in elapsed])
+    loop = median(cpu for cpu, _ in samples["bare loop"])
+    for name, times in samples.items():
         cpu, wall = (median(each) for each in zip(*times, strict=True))
         print(f"{name:22} {cpu:8.4f} s of processor a clip, {wall:8.4f} s in all: {100 * (cpu / loop - 1):+5.1f} %")
 
@@ -65,22 +65,22 @@ def table(setup: Setup, request: Request, count: int = 10_000) -> None:
             Path(folder, f"{i:016x}.json").write_text(dataclasses.replace(row, key=f"{i:016x}").to_json())
         rows_table(folder)
         texts = [path.read_bytes() for path in Path(folder).iterdir()]
-        parsing, _ = timed(lambda: [json.loads(text) for text in texts])
-        cpu, wall = timed(rows_table, folder)
+        parsing, _ = time_work(lambda: [json.loads(text) for text in texts])
+        cpu, wall = time_work(rows_table, folder)
     print(f"{count:,} rows to a table: {cpu:.2f} s of processor, {wall:.2f} s in all; json alone: {parsing:.2f} s")
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--setup", default="tiny", help="a variant, or a folder with weights of svd's classes")
-    options.add_argument("--clips", type=int, default=8)
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--fields", type=json.loads, default={}, help="of the request, as JSON")
-    given = options.parse_args()
-    setup = Setup("svd", weights=given.setup) if Path(given.setup).is_dir() else Setup(given.setup)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--setup", default="tiny", help="a variant, or a folder with weights of svd's classes")
+    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--fields", type=json.loads, default={}, help="of the request, as JSON")
+    options = parser.parse_args()
+    setup = Setup("svd", weights=options.setup) if Path(options.setup).is_dir() else Setup(options.setup)
     warnings.simplefilter("ignore", UserWarning)
-    request = setup.request(image="rocket", **given.fields)
-    overhead(setup, request, given.clips, given.rounds)
+    request = setup.request(image="rocket", **options.fields)
+    overhead(setup, request, options.clips, options.rounds)
     table(setup, request)
 
 
