@@ -49,9 +49,7 @@ def report(
 ) -> Path:
     """Write a page about studies: what the clips share, findings and curves for what varied, memory and time, all rows.
 
-    Previews of all clips are in the page.
-
-    It appears whole or not at all, and replaces an older one. The path comes back.
+    Previews of all clips are in it. It appears whole or not at all, replaces an older one, and its path comes back.
 
     Args:
         folders: A study, which is the folder that `run` or `profile` wrote; a folder of studies; or several of these.
@@ -80,7 +78,7 @@ def report(
     names = {clip: name for entry, name in zip(entries, file_names(entries), strict=True) if (clip := entry.clip)}
     urls = {clip: f"{quote(folder.name)}/{quote(name)}" for clip, name in names.items()}
     clip_url = embedded if videos == "inside" else lambda entry: urls.get(entry.clip)
-    sections = [_section(list(own), clip_url) for _, own in groupby(entries, lambda entry: entry.folder)]
+    sections = [_section(list(study), clip_url) for _, study in groupby(entries, lambda entry: entry.folder)]
     days = sorted({entry.row.created[:10] for entry in entries if entry.row.created})
     page = TEMPLATES.get_template("report.html").stream(
         title=", ".join(dict.fromkeys(section["name"] for section in sections)),
@@ -94,16 +92,19 @@ def report(
     with ExitStack() as stack:  # the page takes its place last
         document = stack.enter_context(atomic_write(path))
         if videos == "beside":
-            copies = stack.enter_context(atomic_write(folder))
-            copies.mkdir()
-            for clip, name in names.items():
-                try:
-                    os.link(clip, copies / name, follow_symlinks=False)  # gigabytes in no time, on the same disk
-                except OSError:
-                    copyfile(clip, copies / name, follow_symlinks=False)
+            _link_clips(names, stack.enter_context(atomic_write(folder)))
         with document.open("wb") as file:  # piece by piece: clips inside would take gigabytes of memory
             page.dump(file, encoding="utf-8")
     return path
+
+
+def _link_clips(names: dict[Path, str], folder: Path) -> None:
+    folder.mkdir()
+    for clip, name in names.items():
+        try:
+            os.link(clip, folder / name, follow_symlinks=False)  # gigabytes in no time, on the same disk
+        except OSError:
+            copyfile(clip, folder / name, follow_symlinks=False)
 
 
 def _section(entries: list[Entry], clip_url: Callable[[Entry], str | None]) -> dict[str, Any]:
@@ -139,8 +140,8 @@ def _finding(frame: pd.DataFrame, knob: str) -> dict[str, Any]:
 
 def _markdown(text: str) -> Markup:
     """Text with the code and the strong words of its Markdown."""
-    marked = re.sub(r"`(.+?)`", r"<code>\1</code>", str(escape(text)))
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", marked))
+    html = re.sub(r"`(.+?)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html))
 
 
 def _curves(done: pd.DataFrame, knob: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.study_folder import Entry, why_no_clip
 from svdlab.media.images import data_url
+from svdlab.rows.row import Row
 from svdlab.rows.row_note import Note
 from svdlab.rows.row_preview import read_preview
 from svdlab.sweeps.knob_effects import MEASURES
@@ -68,17 +69,8 @@ def rows_page(
         opened: What is above the table at first: "compare" (all rows), "wall" (by the first two knobs), or "".
         measures: Further measures, in front of those of the rows: a heading, and a value for each row.
     """
-    rows, timed = [entry.row for entry in entries], ("sample_seconds", "decode_seconds")
-    varied = knobs(rows)
-    across, down, *_ = *varied, "", ""
-    columns = [("knob", name, "", name, values) for name, values in varied.items()]
-    columns += [("measure", heading, "", heading, values) for heading, values in (measures or {}).items()]
-    for field, measure in MEASURES.items():
-        values = [getattr(row.quality, field, None) for row in rows]
-        unit = measure.unit.split(" a ")[0].split(" of ")[0]  # px, of px a frame; the whole of it is in the title
-        columns.append(("measure", measure.name, unit, str(measure), values))
-    seconds = [sum(row.timings.get(part, 0) for part in timed) if row.timings else None for row in rows]
-    columns.append(("measure", "seconds", "", "seconds to make the clip", seconds))
+    rows = [entry.row for entry in entries]
+    across, down, *_ = *knobs(rows), "", ""
     return {
         "name": name or secrets.token_hex(8),
         "caption": caption,
@@ -86,7 +78,7 @@ def rows_page(
         "across": across,
         "down": down,
         "entries": entries,
-        "columns": [column for column in columns if any(value is not None for value in column[-1])],
+        "columns": _columns(rows, measures or {}),
         "noted": live or any(entry.note != Note() for entry in entries),
         "several_studies": len({entry.folder for entry in entries}) > 1,
         "clip_url": clip_url,
@@ -96,6 +88,20 @@ def rows_page(
         "thumbnail": _THUMBNAIL,
         "controls": Markup(_CONTROLS.read_text(encoding="utf-8")),
     }
+
+
+def _columns(rows: Sequence[Row], measures: Mapping[str, Sequence[float | None]]) -> list[tuple[Any, ...]]:
+    """Each column that has a value: what it is of, heading, unit, title and values."""
+    columns: list[tuple[Any, ...]] = [("knob", name, "", name, values) for name, values in knobs(rows).items()]
+    columns += [("measure", heading, "", heading, values) for heading, values in measures.items()]
+    for field, measure in MEASURES.items():
+        values = [getattr(row.quality, field, None) for row in rows]
+        unit = measure.unit.split(" a ")[0].split(" of ")[0]  # px, of px a frame; the whole of it is in the title
+        columns.append(("measure", measure.name, unit, str(measure), values))
+    parts = ("sample_seconds", "decode_seconds")
+    seconds = [sum(row.timings.get(part, 0) for part in parts) if row.timings else None for row in rows]
+    columns.append(("measure", "seconds", "", "seconds to make the clip", seconds))
+    return [column for column in columns if any(value is not None for value in column[-1])]
 
 
 def embedded(entry: Entry) -> str | None:

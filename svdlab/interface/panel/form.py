@@ -40,9 +40,9 @@ _DRAWN_ROCKETS = "tiny animates drawn rockets only: for another picture, a photo
 
 
 class Form(w.VBox):
-    """All controls, by name in `controls`. `request` and `setup` are what they say now, `trials` what Generate makes.
+    """All controls, by name in `controls`. They are set to `request` and `setup`; `trials` is what Generate makes.
 
-    `fill` makes them say a request and a setup, `restore` those of a saved clip.
+    `fill` sets them to a request and a setup, `restore` to those of a saved clip.
     """
 
     def __init__(self, request: Request, setup: Setup, is_chosen: bool, alert: Alert) -> None:
@@ -78,10 +78,10 @@ class Form(w.VBox):
 
     @property
     def request(self) -> Request:
-        """The request that the controls say, complete; of several clips the first, with the seed that was drawn last.
+        """The complete request that the controls are set to; of several clips the first, with the seed drawn last.
 
         Raises:
-            ValueError: no request can have what a control says.
+            ValueError: no request can have what a control is set to.
         """
         c, text = self.controls, self.controls["seed"].value.strip()
         fields: dict[str, Any] = {name: c[name].value for name in (*_FIELDS, *_SIZES)}
@@ -125,7 +125,7 @@ class Form(w.VBox):
         self.fill(saved.request, saved.setup or Setup(saved.request.variant or "svd-xt"))
 
     def fill(self, request: Request, setup: Setup, is_chosen: bool = True) -> None:
-        """Make the controls say a complete request and a setup; a range grows where the request is outside of it.
+        """Set the controls to a complete request and a setup; a range grows where the request is outside of it.
 
         A setup that is not `is_chosen` may give way to one that fits.
         """
@@ -185,7 +185,7 @@ class Form(w.VBox):
 
     @contextmanager
     def _catch_problems(self) -> Iterator[None]:
-        """Within, what no request can have is told beside its field, and what concerns none of these is raised."""
+        """Within, an error about one of these fields is shown beside it; any other is raised."""
         for problem in self._problems.values():
             problem.tell("")
         try:

@@ -64,7 +64,7 @@ class Picture(w.VBox):
         assign(self._controls["path"], value="" if source in EXAMPLES else source)
 
     def take(self, source: str | bytes, name: str) -> None:
-        """Take a picture by hand; of a clip that was made here the settings. What is wrong is told beside the field."""
+        """Take a chosen picture, or the settings of a clip that was made here; an error is shown beside the field."""
         self.incoming = ""
         with self.alert.catch():
             try:
@@ -93,7 +93,7 @@ class Picture(w.VBox):
         return True
 
     def draw(self, height: int, width: int) -> None:
-        """Show the picture as the model will see it. Of one that is cropped the rest comes too, to drag the crop."""
+        """Show the picture as the model will see it; a cropped one comes whole too, so that the crop can be dragged."""
         state = (id(self._opened), self.name, self.incoming, height, width, self._controls["fit"].value, self.focus)
         if state == self._drawn_state:
             return
