@@ -19,7 +19,7 @@ test: $(INSTALLED)  ## everything that needs neither a GPU nor a browser, in min
 test-all: $(INSTALLED)  ## and what takes minutes more, with a browser where Chromium is installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu"
 
-card: $(INSTALLED)  ## what needs a card, on a pretended one: minutes. On a real card: pytest -m gpu
+card: $(INSTALLED)  ## what needs a card, on a pretended one, in minutes; CI runs it too. On a real card: pytest -m gpu
 	$(BIN)/python -m pytest -m slow tests/test_pretended_card.py
 
 browser: $(INSTALLED)  ## JupyterLab in headless Chromium

@@ -29,17 +29,19 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gpu_table import CAPPED, ROWS, GiB, table
+from benchmarks.gpu_table import ROWS, GiB, table
 from svdlab import Machine, Request, Setup, generate, load
 from svdlab.machine import card_is_lost
 from svdlab.messages import describe_error
 from svdlab.optimizations.registry import parse
+from svdlab.prediction.fitting import fitting_setup
 from svdlab.profiling.measure import measure
 from svdlab.request import conditioning
 
 ROOT = Path(__file__).parents[1]
 TABLE, TRACE = "table.md", "trace.txt"
 STEPS = 3  # of a part that measures steps alone
+CAPPED = (8, 6)  # GiB
 SIZES = ("height", "width", "num_frames", "decode_chunk_size", "max_guidance_scale")  # on which memory depends
 
 
@@ -74,6 +76,7 @@ class Bench:
         self.pipeline, seconds = timed(lambda: load(self.setup))
         return {
             "variant": self.setup.variant,
+            "weights": self.setup.weights,
             "request": {name: getattr(self.request, name) for name in SIZES},
             "load_seconds": seconds,
             "allocated_bytes": torch.cuda.memory_allocated(),
@@ -191,17 +194,19 @@ class Bench:
         return {"file": TRACE}
 
     def capped(self, gib: int) -> dict[str, Any]:
-        """The offloads that are recommended for so small a card, in a process that gets no more."""
+        """What is recommended for a published model on so small a card, in a process that gets no more."""
         self.unload()
-        setup = dataclasses.replace(self.setup, optimizations=CAPPED[gib])
+        names = fitting_setup(self.setup.variant, gib * GiB, say=lambda _: None).optimizations
+        setup = dataclasses.replace(self.setup, optimizations=names)
         request = dataclasses.replace(self.request, num_inference_steps=STEPS)
         row = measure(setup, request, repeats=1, memory_limit_bytes=gib * GiB, timeout_seconds=240)
         if row.error or row.measurement is None:
             raise RuntimeError(row.error)
         figures = row.measurement.figures
-        names = {"allocated_bytes": "peak_allocated_bytes", "reserved_bytes": "peak_reserved_bytes"}
-        names |= {"decode_seconds": "decode_seconds", "clip_seconds": "clip_seconds"}
-        return {name: figures[other] for name, other in names.items()} | {"step_seconds": [figures["step_seconds"]]}
+        peaks = {"allocated_bytes": "peak_allocated_bytes", "reserved_bytes": "peak_reserved_bytes"}
+        seconds = {name: figures[name] for name in ("decode_seconds", "clip_seconds")}
+        seconds |= {"step_seconds": [figures["step_seconds"]], "optimizations": names}
+        return seconds | {name: figures[other] for name, other in peaks.items()}
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -359,7 +364,8 @@ _SECONDS = {"decode_seconds": "to decode", "clip_seconds": "a clip", "load_secon
 
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--variant", default="svd-xt")
+    options.add_argument("--variant", default="svd-xt", choices=("svd-xt", "svd"))
+    options.add_argument("--weights", default="random", help="random, or a checkpoint's folder")
     options.add_argument("--budget", type=float, default=480, help="seconds in all")
     options.add_argument("--folder", type=Path, help="results/reference/, and the card's name")
     options.add_argument("--table", type=Path, metavar="FOLDER", help="write its table again, and measure nothing")
@@ -370,8 +376,7 @@ def main() -> None:
         until, slug = time.monotonic() + given.budget, re.sub(r"[^a-z0-9]+", "-", Machine.here().name.lower())
         given.table = given.folder or ROOT / "results" / "reference" / slug.strip("-")
         given.table.mkdir(parents=True, exist_ok=True)
-        weights = "bundled" if given.variant == "tiny" else "random"
-        setup = Setup(given.variant, weights, dtype="fp16", device="cuda")
+        setup = Setup(given.variant, given.weights, dtype="fp16", device="cuda")
         size = {"height": 64, "width": 64, "num_frames": 2, "num_inference_steps": 4, "decode_chunk_size": 1}
         request = setup.request(image="rocket", max_guidance_scale=3.0, **(size if given.small else {}))
         print(f"{Machine.here()}\nInto {given.table}, {given.budget:.0f} s at most.", flush=True)

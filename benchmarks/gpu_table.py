@@ -14,19 +14,17 @@ from svdlab.prediction.estimate import Stage
 
 ROWS = "measured.jsonl"
 GiB = 2**30
-LEAN = ("single-token", "split-guidance")
-CAPPED = {8: ("model-offload", *LEAN, "lean-decode"), 6: ("group-offload", *LEAN, "lean-decode")}
 
 
-def predict(variant: str, fields: dict[str, Any]) -> dict[str, int]:
+def predict(rows: dict[str, dict[str, Any]]) -> dict[str, int]:
     """The memory that each part should take, in bytes: of the published sizes from traces that svdlab brings along.
 
     Args:
-        variant: what is measured, in fp16.
-        fields: of the request, where it differs from the variant's own.
+        rows: by their part; that of "load" says what was measured, in fp16.
     """
-    setup = Setup(variant, dtype="fp16")
-    request = setup.request(image="rocket", **fields)
+    loaded = rows.get("load", {})
+    setup = Setup(loaded.get("variant", "svd-xt"), loaded.get("weights", "random"), "fp16")
+    request = setup.request(image="rocket", **loaded.get("request", {}))
 
     def stages(*names: str, chunk: int = request.decode_chunk_size) -> dict[str, Stage]:
         asked = dataclasses.replace(request, decode_chunk_size=chunk)
@@ -36,7 +34,8 @@ def predict(variant: str, fields: dict[str, Any]) -> dict[str, int]:
         return max(stage.peak_bytes for name, stage in stages(*names).items() if name in of)
 
     present = sum(estimate(setup, request).component_bytes.values())  # nothing is offloaded
-    peaks = {f"capped at {gib} GiB": largest(*names) for gib, names in CAPPED.items()} | {"plain": largest()}
+    peaks = {part: largest(*row["optimizations"]) for part, row in rows.items() if "optimizations" in row}
+    peaks["plain"] = largest()
     for names in ((), ("single-token",), ("split-guidance",)):
         peaks[", ".join(names) or "plain, few steps"] = largest(*names, of=("encode", "denoise"))
     for chunk, names in itertools.product((request.decode_chunk_size, request.num_frames), ((), ("lean-decode",))):
@@ -50,9 +49,8 @@ def table(folder: Path) -> str:
     lines = (folder / ROWS).read_text().splitlines()
     rows = {row["part"]: row for row in map(json.loads, lines)}
     facts = rows.pop("card", {})
-    loaded = rows.get("load", {})
-    variant = loaded.get("variant", "svd-xt")
-    predictions = predict(variant, loaded.get("request", {}))
+    predictions = predict(rows)
+    variant = rows.pop("load", {}).get("variant", "svd-xt")
 
     def cell(value: float | None, digits: int = 2, scale: float = 1) -> str:
         return "" if value is None else f"{value / scale:.{digits}f}"

@@ -5,7 +5,9 @@ Each loads, takes hold, gives the plain frames as far as it says, needs the memo
 
 from __future__ import annotations
 
-from functools import partial
+import copy
+import gc
+from functools import cache, partial
 from itertools import combinations
 
 import numpy as np
@@ -15,6 +17,7 @@ from small_clips import allocated_bytes, most_bytes, small_request, small_setup
 
 from svdlab import Clip, Setup, estimate, generate, load
 from svdlab.optimizations.registry import in_order, optimizations, parse
+from svdlab.pipelines.load import _read
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -32,13 +35,6 @@ def is_allowed(names: tuple[str, ...]) -> bool:
     return True
 
 
-def cases(names: tuple[tuple[str, ...], ...]) -> list:
-    """All but placements alone, which nothing else tries, are for the slow tests."""
-    slow = [not all(parse(name)[0].accelerator for name in each) for each in names]
-    marks = [(pytest.mark.slow,) * each for each in slow]
-    return [pytest.param(each, id=" ".join(each), marks=mark) for each, mark in zip(names, marks, strict=True)]
-
-
 PAIRS = tuple(pair for pair in combinations(NAMES, 2) if is_allowed(pair))
 
 
@@ -54,6 +50,15 @@ def compiler(request, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     with torch._dynamo.config.patch(recompile_limit=1000):
         yield
+
+
+read_weights = cache(_read)
+
+
+@pytest.fixture
+def read_once(monkeypatch):
+    """Weights are read from disk once and then copied: each optimisation alone reads its own."""
+    monkeypatch.setattr("svdlab.pipelines.load._read", lambda *where: copy.deepcopy(read_weights(*where)))
 
 
 def check_frames(names: tuple[str, ...], clip: Clip, plain: Clip) -> None:
@@ -80,15 +85,16 @@ def check(names: tuple[str, ...], plain: Clip) -> None:
     assert least * prediction.peak_bytes < peak < most_bytes(prediction)
     del pipeline, clip
     assert allocated_bytes() == before
+    gc.freeze()  # what compiling brought along
 
 
-@pytest.mark.parametrize("names", cases(tuple((name,) for name in NAMES)))
-def test_each_gives_the_plain_frames_in_the_memory_that_was_predicted(names, plain):
-    check(names, plain)
+@pytest.mark.parametrize("name", NAMES)
+def test_each_gives_the_plain_frames_in_the_memory_that_was_predicted(name, plain):
+    check((name,), plain)
 
 
-@pytest.mark.parametrize("names", cases(PAIRS))
-def test_every_pair_does_too(names, plain):
+@pytest.mark.parametrize("names", PAIRS, ids=" ".join)
+def test_every_pair_does_too(names, plain, read_once):
     check(names, plain)
 
 
@@ -107,7 +113,6 @@ def test_graphs_that_would_overwrite_results_are_refused(name):
 
 MOVING = ("model-offload", "group-offload=leaf", "group-offload=block", "group-offload=stream")
 CALLED_MORE = ("split-guidance", "forward-chunking=1")  # once for each half of the guidance, and for each frame
-LESS = ((), CALLED_MORE[:1], CALLED_MORE[1:])
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +130,7 @@ def moved_bytes():
     return lambda *names: moved_bytes(*names) - plain_bytes
 
 
-@pytest.mark.parametrize("more", [CALLED_MORE, *(pytest.param(m, marks=pytest.mark.slow) for m in LESS)], ids=str)
+@pytest.mark.parametrize("more", [(), CALLED_MORE[:1], CALLED_MORE[1:], CALLED_MORE], ids=str)
 @pytest.mark.parametrize("name", MOVING)
 def test_weights_come_and_go_as_often_as_predicted(name, more, moved_bytes):
     stages = estimate(small_setup(name, *more), small_request()).stages.values()
