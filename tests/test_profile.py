@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
 import threading
@@ -10,10 +11,12 @@ import time
 from datetime import datetime
 from types import SimpleNamespace
 from typing import ClassVar
+from unittest.mock import MagicMock
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from svdlab import Setup, estimate, ladder, measure, profile
@@ -226,6 +229,24 @@ def test_a_measurement_that_takes_too_long_is_stopped(setup, micro_request):
 def test_running_out_of_memory_is_recognised_on_every_device(error):
     assert measured_process._reason(error).lower().startswith("out of memory")
     assert "out of memory" not in measured_process._reason(RuntimeError("shapes do not match"))
+
+
+def test_a_compiled_rung_says_that_its_memory_is_that_of_the_process(small, request_, tmp_path, monkeypatch):
+    clip = SimpleNamespace(frames=[np.zeros((2, 2, 3))], latents=torch.zeros(1), notes=("A note.",))
+    monkeypatch.setattr(measured_process, "load", MagicMock())
+    monkeypatch.setattr(measured_process, "generate", lambda *_, **options: clip)
+    conditioning(request_).save(tmp_path / measured_process.PICTURE_FILE)
+    notes = []
+    for names in (("compile-vae",), ("lean-decode",)):
+        events, setup = MagicMock(), dataclasses.replace(small, optimizations=names)
+        question = {"setup": setup.to_json(), "request": request_.to_json(), "memory_limit_bytes": None}
+        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+        measured_process._measure(question, tmp_path, events, MagicMock())
+        notes.append(events.write.call_args.kwargs["notes"])
+        assert events.count_tensors.called == (names == ("lean-decode",))
+    assert notes[1] == ("A note.",)
+    assert notes[0][0] == "A note."
+    assert "Memory is that of the process" in notes[0][1]
 
 
 def test_peaks_are_of_the_card_that_is_used_and_counted_anew_in_each_stage(tmp_path, monkeypatch):

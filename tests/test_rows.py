@@ -173,7 +173,7 @@ def test_rows_of_an_older_version_still_read(tmp_path):
     assert list(rows_table(tmp_path)["image"]) == ["rocket"]
 
 
-def test_the_committed_rows_still_read():
+def test_the_committed_rows_of_an_older_version_still_read():
     folder = Path(__file__).parents[1] / "results" / "reference" / "amd-epyc-2-cores"
     rows = read_rows(folder)
     assert len(rows) == len(list(folder.glob("*.json")))

@@ -99,11 +99,13 @@ def _measure(question: dict[str, Any], folder: Path, events: EventLog, answers: 
         clip, count = make_clip(count), count + 1
         answers.write(CLIP_DONE)
     save_frames(clip, FRAMES_FILE)
-    # Kernels that are compiled allocate for themselves, where no mode of PyTorch looks.
-    if not device.startswith("cuda") and not any(o.name.startswith("compile-") for o, _ in setup.parsed):
+    notes = clip.notes
+    if any(o.name.startswith("compile-") for o, _ in setup.parsed) and not device.startswith("cuda"):
+        notes += ("Memory is that of the process: compiled kernels allocate where no mode of PyTorch looks.",)
+    elif not device.startswith("cuda"):
         with events.count_tensors(pipeline):
             make_clip(COUNTED_CALL)
-    events.write("fact", done=True, notes=clip.notes)
+    events.write("fact", done=True, notes=notes)
 
 
 def _reason(error: Exception) -> str:
