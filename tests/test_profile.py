@@ -231,15 +231,15 @@ def test_running_out_of_memory_is_recognised_on_every_device(error):
     assert "out of memory" not in measured_process._reason(RuntimeError("shapes do not match"))
 
 
-def test_a_compiled_rung_says_that_its_memory_is_that_of_the_process(small, request_, tmp_path, monkeypatch):
+def test_a_compiled_rung_says_that_its_memory_is_that_of_the_process(setup, micro_request, tmp_path, monkeypatch):
     clip = SimpleNamespace(frames=[np.zeros((2, 2, 3))], latents=torch.zeros(1), notes=("A note.",))
     monkeypatch.setattr(measured_process, "load", MagicMock())
     monkeypatch.setattr(measured_process, "generate", lambda *_, **options: clip)
-    conditioning(request_).save(tmp_path / measured_process.PICTURE_FILE)
+    conditioning(micro_request).save(tmp_path / measured_process.PICTURE_FILE)
     notes = []
     for names in (("compile-vae",), ("lean-decode",)):
-        events, setup = MagicMock(), dataclasses.replace(small, optimizations=names)
-        question = {"setup": setup.to_json(), "request": request_.to_json(), "memory_limit_bytes": None}
+        events, rung = MagicMock(), dataclasses.replace(setup, optimizations=names)
+        question = {"setup": rung.to_json(), "request": micro_request.to_json(), "memory_limit_bytes": None}
         monkeypatch.setattr(sys, "stdin", io.StringIO(""))
         measured_process._measure(question, tmp_path, events, MagicMock())
         notes.append(events.write.call_args.kwargs["notes"])
