@@ -146,9 +146,14 @@ class Setup:
         Args:
             variant: "svd", "svd-xt", "svd-xt-1.1" or "tiny"; default: "svd-xt" where there is a card or `memory` is
                 given, else "tiny", which fits everywhere.
-            memory: of a card: its name ("RTX 3060"), a size ("12GB", as it is sold) or bytes; default: this machine's.
+            memory: of a CUDA card: its name ("RTX 3060"), a size ("12GB", as it is sold) or bytes; default: what is
+                free on this machine's card, or in its memory where it has none.
             request: what clips will ask for; default: the variant's own size, frames and steps.
             say: called with a sentence that gives the reason; default: it is printed.
+
+        Returns:
+            A setup with `variant`, `optimizations` and, for a card, dtype fp16; device and weights are left open. One
+            that is predicted to fit tightly, with nothing else on the card, is taken only if no other fits.
 
         Raises:
             MemoryError: no setup fits; the sentence names the nearest and what to ask less of.
