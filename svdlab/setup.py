@@ -39,8 +39,8 @@ class Setup:
         dtype: "fp32", "fp16" or "bf16"; default: fp16 on a CUDA card, else fp32 (fp16 gave black frames on Apple's).
         optimizations: names, first of the group Weights, then Placement, then Graph, in any order inside a group;
             another order is refused. Some take a value, as in "forward-chunking=5"; without one, group-offload takes
-            leaf, attention flash, the compile modes default, and forward-chunking a chunk that suits the clip.
-            Default: none.
+            leaf, attention flash, the compile modes default, and forward-chunking a chunk that suits the clip. All but
+            {approximate} leave the frames as they are, rounding aside. Default: none.
             {optimizations}
         revision: a branch, tag or commit of the hub's repository, refused for other weights; default: its main branch.
         device: "cuda", "cuda:1", "mps" or "cpu"; default: the best one here.
@@ -185,4 +185,7 @@ def _help_on_optimizations() -> str:
     return "\n            ".join(lines)
 
 
-Setup.__doc__ = (Setup.__doc__ or "").replace("{optimizations}", _help_on_optimizations())
+_APPROXIMATE = ", ".join(o.name for o in optimizations().values() if not o.exact)
+Setup.__doc__ = (
+    (Setup.__doc__ or "").replace("{optimizations}", _help_on_optimizations()).replace("{approximate}", _APPROXIMATE)
+)

@@ -48,9 +48,10 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
     Args:
         folders: A study, which is the folder that `run` or `profile` wrote; a folder of studies; or several of these.
         inside: What the page itself holds. True: all clips and their previews (small and moving), so that the notebook
-            exported as HTML plays them. False: neither; the running kernel sends each when it is looked at, by a widget
-            of anywidget. Left out: previews up to 4 MiB, and the clips as well if all of
-            them together take 4 MiB at most; the rest comes as with False.
+            exported as HTML plays them. False: neither; the running kernel sends each when it is looked at. That needs
+            anywidget (`pip install "svdlab[notebooks]"`); without it the page has what it holds itself. Left out:
+            previews up to 4 MiB, and the clips as well if all of them together take 4 MiB at most; the rest comes as
+            with False.
 
     Returns:
         A `Review`, which shows itself as the last line of a cell. From Python, with keys of rows:
