@@ -56,14 +56,12 @@ def picture():
 @pytest.fixture
 def make_request(picture):
     """A request that suits `micro`, without the warnings that its size and steps deserve."""
-    import warnings
-
     from svdlab import Request
+    from svdlab.request import quiet_requests
 
     def make_request(**fields):
         small = {"height": 64, "width": 96, "num_frames": 6, "num_inference_steps": 2, "decode_chunk_size": 3}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+        with quiet_requests():
             return Request.for_variant("svd", **{"image": picture, "seed": 5} | small | fields)
 
     return make_request

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 from svdlab import Request, Row, Setup, assess, conditioning
 from svdlab.generation.clip import Clip
 from svdlab.machine import Machine
+from svdlab.request import quiet_requests
 
 FRAMES = 6
 KEY = "{:04x}000000000000"  # rows go by the first eight
@@ -34,8 +34,7 @@ def draw_clip(seed: int = 0, bucket: int = 127, **fields: Any) -> Clip:
         "motion_bucket_id": bucket,
         "num_frames": FRAMES,
     } | fields
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet_requests():
         request = Request.for_variant("tiny", **arguments)
     return Clip(frames, request, Setup("tiny", dtype="fp32"), picture=_rocket())
 

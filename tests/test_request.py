@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from svdlab import VARIANTS, Request
+from svdlab.request import quiet_requests
 
 PICTURE = Image.new("RGB", (16, 9), (10, 20, 30))
 
 
 def build_request(**fields) -> Request:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet_requests():
         return Request(**fields)
 
 
@@ -48,8 +48,7 @@ def test_json_gives_the_request_back(request_):
 
 @given(requests, st.sampled_from(sorted(VARIANTS)))
 def test_filling_keeps_what_was_given_and_leaves_nothing_open(request_, name):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet_requests():
         filled = request_.filled(name)
         assert filled.filled(name) == filled
         assert Request.from_json(filled.to_json()) == filled

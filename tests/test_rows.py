@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from PIL import Image
 from svdlab import Request, Setup
 from svdlab.machine import Machine
 from svdlab.quality.quality import Quality
+from svdlab.request import quiet_requests
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, read_rows, write_row
 from svdlab.rows.row_key import row_key
@@ -31,8 +31,7 @@ MACHINE = Machine("cpu", "Abacus", 64, 2, "3.11", {"torch": "2.13.0", "diffusers
 
 
 def build_request(**fields) -> Request:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet_requests():
         return Request.for_variant("svd", **{"image": "rocket", "height": 64, "width": 96} | fields)
 
 

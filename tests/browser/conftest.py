@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-TIMEOUT_SECONDS = 60  # seconds: opening and running a notebook took 22 on two cores that others were using too
+TIMEOUT_SECONDS = 120  # opening and running a notebook took 22 on two cores that others were using too
 # JupyterLab's own signs say "idle" before there is a kernel, and running then asks which kernel is meant
 KERNEL_READY = """() => {
   const { context } = jupyterapp.shell.currentWidget;
@@ -53,14 +55,9 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def page(browser) -> Iterator[Any]:
-    """An empty page; the test fails if a script on it raised, opened a dialog, or asked for anything outside."""
-    yield from _checked_page(browser)
-
-
-def _checked_page(browser) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+@contextmanager
+def _checked_page(browser, height: int = 900) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1280, "height": height})
     page.set_default_timeout(TIMEOUT_SECONDS * 1000)
     page.complaints = []
     page.on("pageerror", lambda error: page.complaints.append(f"script error: {error}"))
@@ -72,6 +69,19 @@ def _checked_page(browser) -> Iterator[Any]:
     complaints = list(page.complaints)
     page.close()
     assert complaints == []
+
+
+@pytest.fixture(scope="session")
+def checked_page(browser) -> Any:
+    """`with checked_page() as page`: fails if a script on it raised, opened a dialog, or asked for anything outside."""
+    return partial(_checked_page, browser)
+
+
+@pytest.fixture
+def page(checked_page) -> Iterator[Any]:
+    """An empty page that is checked."""
+    with checked_page() as page:
+        yield page
 
 
 def _is_local(url: str) -> bool:

@@ -81,16 +81,14 @@ def executed_notebook(lab):
 
 
 @pytest.fixture(scope="module")
-def live(lab, browser):
+def live(lab, checked_page):
     """A notebook opened and run in JupyterLab; the tests that share it leave the videos as they like."""
     lab.put("live.ipynb", [CELL, SHOW])
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(120_000)
-    lab.open(page, "live.ipynb")
-    lab.run_all(page)
-    page.wait_for_selector(".svdlab-bar")
-    yield page
-    page.close()
+    with checked_page() as page:
+        lab.open(page, "live.ipynb")
+        lab.run_all(page)
+        page.wait_for_selector(".svdlab-bar")
+        yield page
 
 
 def press(page, name: str) -> None:

@@ -54,22 +54,14 @@ WITHOUT_NAME = """() => {
 
 
 @pytest.fixture(scope="module")
-def live(lab, browser):
+def live(lab, checked_page):
     """A panel in a trusted notebook; the tests follow one another in it, as a visitor's hands would."""
     lab.put("panel.ipynb", [CELL])
-    page = browser.new_page(viewport={"width": 1280, "height": 1500})
-    page.set_default_timeout(120_000)
-    complaints = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "request", lambda r: re.match(r"(data|blob|https?://127|ws://127)", r.url) or complaints.append(r.url[:200])
-    )
-    lab.open(page, "panel.ipynb")
-    lab.run_all(page)
-    page.wait_for_selector(".svdlab-panel[data-ready]")
-    yield page
-    page.close()
-    assert complaints == []
+    with checked_page(height=1500) as page:
+        lab.open(page, "panel.ipynb")
+        lab.run_all(page)
+        page.wait_for_selector(".svdlab-panel[data-ready]")
+        yield page
 
 
 def drop(page, lab, file: str) -> None:
@@ -335,17 +327,14 @@ def test_every_knob_is_restored_from_any_variant_to_any_other(live, lab):
         assert live.locator(".svdlab-panel [role=alert]").count() == 0
 
 
-def test_a_picture_of_the_panel_stays_in_an_export_and_without_trust(live, lab, browser, screenshot):
+def test_a_picture_of_the_panel_stays_in_an_export_and_without_trust(live, lab, page, screenshot):
     live.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
     live.wait_for_function("() => !jupyterapp.shell.currentWidget.context.model.dirty")
     notebook = json.loads((lab.files / "panel.ipynb").read_text())
     notebook["cells"][0]["source"] = "# another notebook, which nobody trusts"
     (lab.files / "copy.ipynb").write_text(json.dumps(notebook))
     assert live.locator("[class^=svdlab-still]").is_hidden()
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(120_000)
     lab.open(page, "copy.ipynb")
     page.get_by_role("img", name="The last clip that was made").wait_for()
     assert page.get_by_text("need a running kernel").is_visible()
     screenshot(page, "panel-untrusted")
-    page.close()

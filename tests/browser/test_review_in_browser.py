@@ -55,16 +55,14 @@ def folder(lab) -> Path:
 
 
 @pytest.fixture(scope="module")
-def live(lab, folder, browser):
+def live(lab, folder, checked_page):
     """A notebook with the review of them, run; the tests that share it close the viewer and clear the filter."""
     lab.put("review.ipynb", ["from svdlab import review", f"review({str(folder)!r}, inside=False)"])
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(120_000)
-    lab.open(page, "review.ipynb")
-    lab.run_all(page)
-    page.wait_for_function(f"({LOADED_PREVIEWS})() > 2")
-    yield page
-    page.close()
+    with checked_page() as page:
+        lab.open(page, "review.ipynb")
+        lab.run_all(page)
+        page.wait_for_function(f"({LOADED_PREVIEWS})() > 2")
+        yield page
 
 
 def wait_until(page, condition) -> None:
