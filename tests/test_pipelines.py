@@ -126,6 +126,7 @@ def test_a_waiting_thread_is_notified(micro):
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 B"),
         RuntimeError("std::bad_alloc"),
         OSError(12, "Cannot allocate memory"),
     ],

@@ -211,13 +211,6 @@ def test_a_field_from_the_future_or_a_slip_is_named():
         Request.from_json("[]")
 
 
-@pytest.mark.parametrize("field", ["decode_chunk_size", "focus", "fit", "variant"])
-def test_a_value_of_any_length_leaves_the_sentence_short(field):
-    with pytest.raises(ValueError, match=field if field != "variant" else "Unknown variant") as error:
-        Request(image="rocket", **{field: [["long"] * 900]})
-    assert len(str(error.value)) < 500
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -228,11 +221,12 @@ def test_a_value_of_any_length_leaves_the_sentence_short(field):
         {"variant": "x" * 100_000},
         {"fit": "x" * 100_000},
         {"height": "9" * 100_000},
+        *({field: [["long"] * 900]} for field in ("decode_chunk_size", "focus", "fit", "variant")),
     ],
-    ids=list("abcdefg"),
+    ids=list("abcdefghijk"),
 )
 def test_long_values_do_not_fill_the_page(fields):
-    with pytest.raises(ValueError, match=r"\.") as error:
+    with pytest.raises(ValueError, match=next(iter(fields))) as error:
         Request(image="rocket", **fields)
     assert len(str(error.value)) < 600
 

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,16 +281,12 @@ def test_a_row_that_is_deleted_while_rows_are_read_is_not_spoken_of(tmp_path, mo
     assert not recwarn.list
 
 
-def bad_texts(good: Row) -> dict[str, str | bytes]:
-    """File name -> contents of what no reader may stop at; the fields are those of a good row, but one."""
-    fields, texts = json.loads(good.to_json()), {}
-    machine, request, measured = (
-        fields["machine"],
-        fields["request"],
-        {"stages": [{"stage": "load", "seconds": "long"}]},
-    )
-    changes = {
-        "created": [5, None, [], {"a": 1}, "\ud800"],
+def wrong_values(fields: dict[str, Any]) -> dict[str, list[Any]]:
+    """Field of a row -> values that it cannot have, however near they are to those of a good row."""
+    machine, request, quality = fields["machine"], fields["request"], fields["quality"]
+    stages = [{"stage": "load", "seconds": "long"}]
+    return {
+        "created": [5, [], {"a": 1}, "\ud800"],
         "timings": ["text", 5, [1], {"a": "b"}, {"a": [1]}, {"a": True}, {"a": 10**400}],
         "error": [5, ["a"], "\udcff"],
         "machine": ["x", 5, {"device": "cpu"}, machine | {"libraries": 5}, machine | {"cores": "two"}],
@@ -298,30 +295,28 @@ def bad_texts(good: Row) -> dict[str, str | bytes]:
         "clip_bytes": ["many", 1.5],
         "clip_sha256": [5],
         "picture_sha256": ["../../../pwned", 5, "5f"],
-        "quality": [5, "good", [], {"motion_mean_px": 1}, fields["quality"] | {"motion_mean_px": "fast"}],
-        "measurement": [5, "x", {"stages": 5}, {"stages": [5]}, measured, {"timeline": {"seconds": 5}}],
+        "quality": [5, "good", [], {"motion_mean_px": 1}, quality | {"motion_mean_px": "fast"}],
+        "measurement": [5, "x", {"stages": 5}, {"stages": [5]}, {"stages": stages}, {"timeline": {"seconds": 5}}],
         "notes": ["text", 5, [5], {"a": "b"}],
         "axes": ["seed", [["seed"]]],
         "setup": [5, [], {}, {"variant": 5}, {"variant": "svd", "optimizations": 5}, {"variant": "svd", "device": 5}],
         "request": [5, {}, request | {"image": 5}, request | {"seed": "one"}, request | {"sigmas": {"a": 1}}],
         "version": [5],
     }
-    for name, values in changes.items():
+
+
+def bad_texts(good: Row) -> dict[str, str | bytes]:
+    """File name -> contents of what no reader may stop at."""
+    fields, deep = json.loads(good.to_json()), "[" * 100_000
+    texts: dict[str, str | bytes] = {"another.json": good.to_json()}  # its name is not its key
+    texts |= {"deep.json": deep, "closed.json": deep + "]" * 100_000, "infinite.json": "Infinity"}
+    texts |= {"bytes.json": b"\xff\xfe\0", "inside.json": json.dumps(fields)[:-1] + f', "quality": {deep}'}
+    for name, values in wrong_values(fields).items():
         for value in values:
-            if not (name == "created" and value is None):
-                key = f"{0xBAD0000 + len(texts):016x}"
-                texts[f"{key}.json"] = json.dumps(fields | {"key": key, name: value})
+            key = f"{0xBAD0000 + len(texts):016x}"
+            texts[f"{key}.json"] = json.dumps(fields | {"key": key, name: value})
     for key in ("../../pwned", "x" * 16, "A" * 16, "ab", 5, None, f"{good.key}\n"):
         texts[f"key{len(texts)}.json"] = json.dumps(fields | {"key": key})
-    texts["another.json"] = good.to_json()  # its name is not its key
-    deep = "[" * 100_000
-    texts |= {
-        "deep.json": deep,
-        "closed.json": deep + "]" * 100_000,
-        "infinite.json": "Infinity",
-        "bytes.json": b"\xff\xfe\0",
-    }
-    texts["inside.json"] = json.dumps(fields)[:-1] + f', "quality": {deep}'
     return texts
 
 

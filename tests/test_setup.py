@@ -1,4 +1,7 @@
-"""`Setup` says no with a reason; `load` gives plain diffusers' frames, with what was asked for in force."""
+"""`Setup` says no with a reason; `load` gives what was asked for, in force.
+
+That frames are plain diffusers' is shown in `test_clip`, and what optimisations do to them in `test_optimizations`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import torch
 from svdlab import generate
 from svdlab.optimizations import forward_chunking
 from svdlab.optimizations.forward_chunking import _chunks_of
-from svdlab.optimizations.registry import optimizations, parse
+from svdlab.optimizations.registry import optimizations
 from svdlab.pipelines import random_weights as architecture
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.load import load, setup_of
@@ -23,30 +26,6 @@ from svdlab.tiny import WEIGHTS
 from svdlab.variants import VARIANTS
 
 GiB = 2**30
-
-
-def make_frames(pipeline, picture) -> torch.Tensor:
-    """Six small frames, as the decoder gives them: floats, so that equal means equal."""
-    return pipeline(
-        picture,
-        height=32,
-        width=48,
-        num_frames=6,
-        num_inference_steps=2,
-        decode_chunk_size=6,
-        generator=torch.Generator("cpu").manual_seed(11),
-        output_type="pt",
-    ).frames[0]
-
-
-@pytest.fixture(scope="session")
-def plain_frames(checkpoint, picture):
-    """What diffusers alone makes of `checkpoint`."""
-    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import StableVideoDiffusionPipeline
-
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(checkpoint)
-    pipeline.set_progress_bar_config(disable=True)
-    return make_frames(pipeline, picture)
 
 
 def on_cpu(folder: Path, *optimizations: str, **fields) -> Setup:
@@ -138,6 +117,7 @@ def test_a_chunk_must_divide_the_frames_of_the_request_and_no_others(checkpoint,
             Trial(setup, setup.request(image="rocket", num_frames=frames))
         Trial(setup, setup.request(image="rocket", num_frames=2 * chunk))
     pipeline = load(on_cpu(checkpoint, "forward-chunking=2"))
+    assert _chunks_of(pipeline) == {2}
     with pytest.raises(ValueError, match=r"num_frames=5 is not divisible by the forward chunk of 2.* \(1, 5\)"):
         generate(pipeline, make_request(num_frames=5), progress=False)
     assert len(generate(pipeline, make_request(num_frames=4), progress=False).frames) == 4
@@ -220,20 +200,6 @@ def test_the_setup_of_a_pipeline_that_diffusers_made(micro):
     assert setup_of(micro) is None
 
 
-def test_frames_are_those_of_plain_diffusers(checkpoint, plain_frames, picture):
-    frames = make_frames(load(on_cpu(checkpoint)), picture)
-    assert torch.isfinite(plain_frames).all()
-    assert plain_frames.std() > 0
-    assert torch.equal(frames, plain_frames)
-
-
-@pytest.mark.parametrize("text", ["forward-chunking", "forward-chunking=2"])
-def test_forward_chunking_changes_no_bit(checkpoint, plain_frames, picture, text):
-    pipeline = load(on_cpu(checkpoint, text))
-    assert _chunks_of(pipeline) == {int(parse(text)[1] or 1)}
-    assert torch.equal(make_frames(pipeline, picture), plain_frames)
-
-
 # An optimisation proves that it holds
 
 
@@ -300,7 +266,8 @@ def test_a_blank_pipeline_takes_no_memory_and_is_the_published_one(blank_xt):
 def test_random_weights_run_and_stay_finite(checkpoint, monkeypatch, picture, dtype):
     monkeypatch.setattr(architecture, "WEIGHTS", checkpoint)  # tiny's configuration files, replaced by micro's
     pipeline = load(Setup("tiny", weights="random", device="cpu", dtype=dtype))
-    frames = make_frames(pipeline, picture)
+    size = {"height": 32, "width": 48, "num_frames": 6, "num_inference_steps": 2, "decode_chunk_size": 6}
+    frames = pipeline(picture, **size, generator=torch.manual_seed(11), output_type="pt").frames[0]
     assert frames.shape == (6, 3, 32, 48)
     assert torch.isfinite(frames).all()
     assert frames.float().std() > 0
