@@ -30,11 +30,11 @@ ROOT = Path(images.__file__).parents[2]
 
 def same(picture: Image.Image, expected: Image.Image | np.ndarray, within: int = 0) -> bool:
     """Whether `picture` is plain RGB and shows `expected`, give or take `within` of 255."""
-    shown, wanted = np.asarray(picture).astype(int), np.asarray(expected).astype(int)
+    pixels, wanted = np.asarray(picture).astype(int), np.asarray(expected).astype(int)
     return (
-        (picture.mode, shown.shape) == ("RGB", wanted.shape)
+        (picture.mode, pixels.shape) == ("RGB", wanted.shape)
         and not picture.info.keys() - {"image_size"}
-        and bool((abs(shown - wanted) <= within).all())
+        and bool((abs(pixels - wanted) <= within).all())
     )
 
 

@@ -51,11 +51,11 @@ def micro_panel(micro_question, tmp_path):
 @pytest.fixture(scope="module")
 def panel_with_clip(micro_question, tmp_path_factory):
     """A panel that has made one clip, and what it told and showed on the way."""
-    shown = panel(*micro_question, results=tmp_path_factory.mktemp("once"))
-    shown.messages, shown.previews = [], []
-    shown.worker.progress.observe(lambda change: shown.messages.append(change["new"]), "value")
-    shown.worker.preview.observe(lambda change: shown.previews.append(change["new"]), "value")
-    return make_clip(shown)
+    target = panel(*micro_question, results=tmp_path_factory.mktemp("once"))
+    target.messages, target.previews = [], []
+    target.worker.progress.observe(lambda change: target.messages.append(change["new"]), "value")
+    target.worker.preview.observe(lambda change: target.previews.append(change["new"]), "value")
+    return make_clip(target)
 
 
 @pytest.fixture
@@ -65,22 +65,22 @@ def tiny_panel(tmp_path, monkeypatch):
     return panel(results=tmp_path)
 
 
-def make_clip(micro_panel):
+def make_clip(target):
     """The panel when its clip is there."""
-    micro_panel.generate()
-    micro_panel.worker.future.result()
-    assert micro_panel.alert.value == ""
-    return micro_panel
+    target.generate()
+    target.worker.future.result()
+    assert target.alert.value == ""
+    return target
 
 
-def send_file(micro_panel, name, data, pieces=3):
+def send_file(target, name, data, pieces=3):
     """A file as the page sends it: its name, then piece by piece, each when the one before was read."""
     size = -(-len(data) // pieces)
     parts = [data[at : at + size] for at in range(0, len(data), size)]
     messages = [{"data": base64_text(part), "is_last": part is parts[-1]} for part in parts]
     for message in ({}, *messages):
-        assert micro_panel.form.picture.inbox.value == ""
-        micro_panel.form.picture.inbox.value = json.dumps({"name": name, **message})
+        assert target.form.picture.inbox.value == ""
+        target.form.picture.inbox.value = json.dumps({"name": name, **message})
 
 
 def wait_until(truth):
@@ -90,9 +90,9 @@ def wait_until(truth):
         time.sleep(0.01)
 
 
-def set_controls(micro_panel, **values):
+def set_controls(target, **values):
     for name, value in values.items():
-        micro_panel.controls[name].value = value
+        target.controls[name].value = value
 
 
 def test_opening_a_panel_loads_no_torch():

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def find_workers(folder: Path) -> list[tuple[str, int]]:
 
 @contextmanager
 def repeat_beside(attempt: Callable[[], bool]) -> Iterator[list[float]]:
-    """Call `attempt` beside what runs until it succeeds; gives the times of its success."""
+    """Call `attempt` again and again beside what runs, until it succeeds; gives a list for the time when it did."""
     finished, hits = threading.Event(), []
 
     def watch() -> None:
@@ -180,13 +181,9 @@ def test_a_local_run_does_not_load_ray():
 
 def test_a_cluster_makes_the_rows_that_this_machine_makes(cluster, setup, make_request, picture, tmp_path, capsys):
     picture.rotate(180).save(tmp_path / "cat.png")
-    images = [picture, str(tmp_path / "cat.png")]
     bf16, broken = dataclasses.replace(setup, dtype="bf16"), dataclasses.replace(setup, weights=str(tmp_path / "none"))
-    trials = [
-        t
-        for image in images
-        for t in make_trials([setup, bf16], lambda i=image, **f: make_request(image=i, **f), seed=1)
-    ]
+    trials = make_trials([setup, bf16], partial(make_request, image=picture), seed=1)
+    trials += make_trials([setup, bf16], partial(make_request, image=str(tmp_path / "cat.png")), seed=1)
     trials += make_trials(broken, make_request, seed=[1, 2])
     rows = run_on_ray([*trials, trials[0]], tmp_path / "there", progress=True, quality=True)
     local_rows = run(trials, tmp_path / "here", progress=False, quality=True)
@@ -292,7 +289,7 @@ def test_a_lost_node_takes_nothing_with_it_and_a_new_one_is_used(cluster, setup,
 @pytest.mark.slow
 def test_a_driver_killed_is_started_again(cluster, setup, make_request, picture, tmp_path):
     picture.save(tmp_path / "cat.png")
-    trials = make_trials(setup, lambda **f: make_request(image=str(tmp_path / "cat.png"), **f), steps=4, seed=range(12))
+    trials = make_trials(setup, partial(make_request, image=str(tmp_path / "cat.png")), steps=4, seed=range(12))
     code = (
         "import sys, pickle; from svdlab import run; from pathlib import Path; "
         "run(pickle.loads(Path(sys.argv[1]).read_bytes()), sys.argv[2], on=sys.argv[3], quality=False)"

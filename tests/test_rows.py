@@ -116,12 +116,12 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
 def test_an_answer_stands_before_a_failure_whichever_came_last(tmp_path):
     failed = save_row(tmp_path, build_row(status="failed", error="Out of memory.", timings={}))
     assert read_rows(tmp_path) == [failed]
-    done = save_row(tmp_path, build_row())
-    assert read_rows(tmp_path) == [done]
+    row = save_row(tmp_path, build_row())
+    assert read_rows(tmp_path) == [row]
     assert not list(tmp_path.glob("*.failed.json"))
     save_row(tmp_path, failed)  # another machine, later
-    assert read_rows(tmp_path) == [done]
-    assert find_row(tmp_path, done.key) == done
+    assert read_rows(tmp_path) == [row]
+    assert find_row(tmp_path, row.key) == row
 
 
 def test_folders_merge_by_being_copied_together(tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import sys
 import types
+from functools import partial
 
 import pytest
 from sweeps import check_folder, make_trials, run_quietly
@@ -48,7 +49,7 @@ def test_a_picture_is_read_once(setup, tmp_path, picture, make_request, monkeypa
     picture.save(tmp_path / "cat.png")
     reads = []
     monkeypatch.setattr(picture_cache, "conditioning", lambda request: reads.append(1) or conditioning(request))
-    trials = make_trials(setup, lambda **f: make_request(image=str(tmp_path / "cat.png"), **f), seed=range(3))
+    trials = make_trials(setup, partial(make_request, image=str(tmp_path / "cat.png")), seed=range(3))
     rows = run_quietly(trials, tmp_path / "rows")
     assert len(reads) == 1
     assert rows[0].open().request == trials[0].request  # the video names its picture

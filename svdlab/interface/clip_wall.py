@@ -112,12 +112,12 @@ def _preview(row: Row) -> Preview | None:
 
 
 def _arrange(rows: Iterable[Row], across: str, down: str | None) -> _Layout:
-    given = list(rows)
-    if not given:
+    rows = list(rows)
+    if not rows:
         raise ValueError("There are no rows to put on a wall: run a sweep first.")
-    (columns, column_of), (lines, line_of) = _edge(given, across), _edge(given, down or "")
+    (columns, column_of), (lines, line_of) = _edge(rows, across), _edge(rows, down or "")
     places: dict[tuple[str, str], Row] = {}
-    for place, row in zip(zip(column_of, line_of, strict=True), given, strict=True):
+    for place, row in zip(zip(column_of, line_of, strict=True), rows, strict=True):
         if place not in places or (row.clip_file() and not places[place].clip_file()):
             places[place] = row
     return _Layout(across, down or "", columns, lines, places, min(row.request.fps for row in places.values()))

@@ -53,11 +53,11 @@ def read_entries(folders: str | Path | Iterable[str | Path]) -> list[Entry]:
         FileNotFoundError: There is no such folder.
         ValueError: There is no row in any of them.
     """
-    given = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    entries = [Entry(row, study) for folder in given for study in _studies(Path(folder)) for row in read_rows(study)]
+    paths = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    entries = [Entry(row, study) for folder in paths for study in _studies(Path(folder)) for row in read_rows(study)]
     if not entries:
-        named = ", ".join(map(str, given)) or "no folder"
-        raise ValueError(f"There are no rows in {named}: run a sweep into it first, or give another folder.")
+        names = ", ".join(map(str, paths)) or "no folder"
+        raise ValueError(f"There are no rows in {names}: run a sweep into it first, or give another folder.")
     return entries
 
 

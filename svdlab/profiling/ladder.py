@@ -209,18 +209,18 @@ def _completed(rows: Iterable[Row]) -> list[MeasuredRung]:
     return rungs
 
 
-def rung_labels(things: Sequence[Row | Estimate]) -> list[str]:
+def rung_labels(rungs: Sequence[Row | Estimate]) -> list[str]:
     """A short label for each rung: what it adds to the one before, or its whole label where it drops some of that.
 
     Args:
-        things: Rows or estimates, in the order of the ladder.
+        rungs: Rows or estimates, in the order of the ladder.
     """
     labels = []
-    for before, thing in zip([things[0], *things], things, strict=False):
-        old, parts = ((each.setup.dtype, *each.setup.optimizations) for each in (before, thing))
-        kept = set(before.setup.optimizations) <= set(thing.setup.optimizations)
-        new = [part for part in parts if part and part not in old]
-        labels.append(f"+ {', '.join(new)}" if kept and new else thing.setup.label)
+    for previous, rung in zip([rungs[0], *rungs], rungs, strict=False):
+        old_parts, parts = ((each.setup.dtype, *each.setup.optimizations) for each in (previous, rung))
+        is_added = set(previous.setup.optimizations) <= set(rung.setup.optimizations)
+        new_parts = [part for part in parts if part and part not in old_parts]
+        labels.append(f"+ {', '.join(new_parts)}" if is_added and new_parts else rung.setup.label)
     return labels
 
 
@@ -231,4 +231,4 @@ def is_exact(row: Row, baseline: Row) -> bool:
         row: A rung of a ladder.
         baseline: Its first rung.
     """
-    return row.setup.dtype == baseline.setup.dtype and all(one.exact for one, _ in row.setup.parsed)
+    return row.setup.dtype == baseline.setup.dtype and all(optimization.exact for optimization, _ in row.setup.parsed)

@@ -51,10 +51,10 @@ class Finding:
     changes: dict[str, Any] = field(default_factory=dict)  # fields of the request to try next
     setup_changes: dict[str, Any] = field(default_factory=dict)  # fields of the setup to try next
 
-    def apply(self, before: Changed) -> Changed:
+    def apply(self, current: Changed) -> Changed:
         """The request, or the setup, to try next, from the one that the clip was made with."""
-        changes: dict[str, Any] = self.changes if isinstance(before, Request) else self.setup_changes
-        return dataclasses.replace(before, **changes) if changes else before
+        changes: dict[str, Any] = self.changes if isinstance(current, Request) else self.setup_changes
+        return dataclasses.replace(current, **changes) if changes else current
 
     def __str__(self) -> str:
         changes = ", ".join(f"{name}={value!r}" for name, value in (self.changes | self.setup_changes).items())
@@ -67,15 +67,15 @@ class Findings(list[Finding]):
     Each has a `symptom`, its `evidence`, the likely `cause`, an `advice`, and the `changes` that `apply` makes.
     """
 
-    def apply(self, before: Changed) -> Changed:
+    def apply(self, current: Changed) -> Changed:
         """The request, or the setup, with the changes of all findings; of two for one field the graver one's.
 
         Args:
-            before: the request or the setup that the clip was made with.
+            current: the request or the setup that the clip was made with.
         """
         for finding in reversed(self):
-            before = finding.apply(before)
-        return before
+            current = finding.apply(current)
+        return current
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self)) or "Nothing was found that needs a cure."

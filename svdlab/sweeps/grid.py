@@ -53,7 +53,7 @@ class Trial:
     def __str__(self) -> str:
         if self.axes == ("setup",):
             return self.setup.label
-        return _named({name: getattr(self.request, name) for name in self.axes or ("seed",) if name in _FIELD_TYPES})
+        return _describe({name: getattr(self.request, name) for name in self.axes or ("seed",) if name in _FIELD_TYPES})
 
 
 def grid(
@@ -110,7 +110,7 @@ def grid(
                     complete = with_image(complete.filled(each.variant), fields.get("image", request.image))
                     trials.append(Trial(each, complete, tuple(names)))
             except (ValueError, TypeError) as error:
-                raise ValueError(f"Trial {len(trials) + 1} ({_named(fields) or each.variant}): {error}") from None
+                raise ValueError(f"Trial {len(trials) + 1} ({_describe(fields) or each.variant}): {error}") from None
             concerns |= dict.fromkeys(trials[-1].request.concerns())
     for sentence in concerns:
         warnings.warn(sentence, UserWarning, stacklevel=2)
@@ -129,18 +129,18 @@ def with_image(request: Request, image: Any) -> Request:
     return other
 
 
-def _values(name: str, value: Any, most: int) -> list[Any]:
+def _values(name: str, value: Any, limit: int) -> list[Any]:
     """The values of an axis; a single value is an axis of one."""
     if name not in _FIELD_TYPES:
         nearest = did_you_mean(name, _FIELD_TYPES) or f": expected one of {', '.join(_FIELD_TYPES)}."
         raise ValueError(f"{shorten(name)} is no field of a request{nearest}")
     if isinstance(value, Mapping):
-        return _range(name, dict(value), most)
+        return _range(name, dict(value), limit)
     is_array = name == "image" and hasattr(value, "shape")
     several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike)) and not is_array
     items: Any = value if several else [value]
-    values: list[Any] = list(itertools.islice(items, most + 1))
-    _check_count(name, len(items) if hasattr(items, "__len__") else len(values), most)
+    values: list[Any] = list(itertools.islice(items, limit + 1))
+    _check_count(name, len(items) if hasattr(items, "__len__") else len(values), limit)
     if name in ("sigmas", "focus") and several and all(isinstance(v, (int, float)) for v in values):
         values = [tuple(values)]  # one schedule, one point
     if not values:
@@ -148,28 +148,28 @@ def _values(name: str, value: Any, most: int) -> list[Any]:
     return [Request(image=v).image for v in values] if name == "image" else values  # read here, shared by all trials
 
 
-def _range(name: str, given: dict[str, Any], most: int) -> list[float]:
-    if set(given) != {"start", "stop", "step"} or _FIELD_TYPES[name] not in ("int", "float"):
+def _range(name: str, bounds: dict[str, Any], limit: int) -> list[float]:
+    if set(bounds) != {"start", "stop", "step"} or _FIELD_TYPES[name] not in ("int", "float"):
         raise ValueError(
-            f"{name}={shorten(given)} is no range: a field that is a number takes one, written as "
+            f"{name}={shorten(bounds)} is no range: a field that is a number takes one, written as "
             '{"start": 0, "stop": 240, "step": 60}.'
         )
-    start, stop, step = given["start"], given["stop"], given["step"]
+    start, stop, step = bounds["start"], bounds["stop"], bounds["step"]
     try:
         count = math.floor((stop - start) / step + 1e-9) + 1
-        values = [start + i * step for i in range(count if count <= most else 0)]
+        values = [start + i * step for i in range(count if count <= limit else 0)]
         values = [round(v) if _FIELD_TYPES[name] == "int" else float(f"{v:.12g}") for v in values]  # 0.3, not 0.300…04
     except (TypeError, ValueError, ArithmeticError):
         count, values = 0, []
-    _check_count(name, count, most)
+    _check_count(name, count, limit)
     if not values:
-        raise ValueError(f"{name}={shorten(given)} holds no number: a step leads from start to stop.")
+        raise ValueError(f"{name}={shorten(bounds)} holds no number: a step leads from start to stop.")
     return values
 
 
-def _check_count(name: str, count: int, most: int) -> None:
-    if count > most:
-        raise ValueError(f"{name} has {count:,} values or more: at most {most:,} trials are built, see max_trials.")
+def _check_count(name: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise ValueError(f"{name} has {count:,} values or more: at most {limit:,} trials are built, see max_trials.")
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -179,6 +179,6 @@ def _distinct(values: list[Any]) -> list[Any]:
         return [v for i, v in enumerate(values) if not any(v is other or v == other for other in values[:i])]
 
 
-def _named(fields: Mapping[str, Any]) -> str:
+def _describe(fields: Mapping[str, Any]) -> str:
     texts = {name: value if isinstance(value, str) else repr(value) for name, value in fields.items()}
     return ", ".join(f"{name}={text if len(text) <= 60 else f'{text[:57]}…'}" for name, text in texts.items())

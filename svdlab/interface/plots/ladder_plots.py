@@ -38,19 +38,19 @@ def waterfall(rows: Sequence[Row]) -> DescribedFigure:
     colour, wide = colours(), is_wide()
     series = {"GiB at the peak": [rung.peak_gib for rung in rungs], "seconds a clip": [rung.seconds for rung in rungs]}
     for axis, (unit, values) in zip(axes, series.items(), strict=True):
-        for i, (before, value) in enumerate(zip([values[0], *values], values, strict=False)):
-            changed = colour["blue" if value < before else "orange"]
-            axis.barh(i, min(value, before), color=colour["pale"])
-            axis.barh(i, abs(value - before), left=min(value, before), color=changed)
-            percent = 100 * (value / before - 1)
+        for i, (previous, value) in enumerate(zip([values[0], *values], values, strict=False)):
+            hue = colour["blue" if value < previous else "orange"]
+            axis.barh(i, min(value, previous), color=colour["pale"])
+            axis.barh(i, abs(value - previous), left=min(value, previous), color=hue)
+            percent = 100 * (value / previous - 1)
             same = axis is axes[1] and rungs[i].compared(rungs[max(i - 1, 0)]) == "no difference"
             change = f"  {percent:+.0f} %" if i and abs(percent) >= 0.5 and not same else ""
-            axis.text(max(value, before), i, f" {value:.2f}{change}", va="center", fontsize=8 if wide else 6)
+            axis.text(max(value, previous), i, f" {value:.2f}{change}", va="center", fontsize=8 if wide else 6)
         axis.set(xlim=(0, (1.32 if wide else 2) * max(values)), xlabel=unit)
         axis.grid(axis="y", visible=False)
     for i, rung in enumerate(rungs):
-        ends = [rung.fastest_seconds, rung.slowest_seconds]
-        axes[1].plot(ends, [i + 0.3] * 2, "|-", color=colour["grey"], linewidth=1, markersize=5)
+        spread = [rung.fastest_seconds, rung.slowest_seconds]
+        axes[1].plot(spread, [i + 0.3] * 2, "|-", color=colour["grey"], linewidth=1, markersize=5)
     labels = rung_labels([rung.row for rung in rungs])
     axes[0].set_yticks(range(len(rungs)), [textwrap.fill(label, 26 if wide else 16) for label in labels])
     axes[0].invert_yaxis()
