@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 from functools import cache, partial
 from itertools import combinations
 
@@ -35,7 +36,9 @@ def is_allowed(names: tuple[str, ...]) -> bool:
     return True
 
 
-PAIRS = tuple(pair for pair in combinations(NAMES, 2) if is_allowed(pair))
+# A pretended card has one fused kernel of attention: what goes with plain attention there goes with "efficient" too.
+APART = {"attention=efficient"} if "pretended_card" in sys.modules else set()
+PAIRS = tuple(pair for pair in combinations(NAMES, 2) if is_allowed(pair) and not APART.intersection(pair))
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +135,6 @@ def moved_bytes():
 
 @pytest.mark.parametrize("more", [(), CALLED_MORE[:1], CALLED_MORE[1:], CALLED_MORE], ids=str)
 @pytest.mark.parametrize("name", MOVING)
-def test_weights_come_and_go_as_often_as_predicted(name, more, moved_bytes):
+def test_weights_come_and_go_as_often_as_predicted(name, more, moved_bytes, read_once):
     stages = estimate(small_setup(name, *more), small_request()).stages.values()
     assert moved_bytes(name, *more) == pytest.approx(sum(stage.moved_bytes or 0 for stage in stages), rel=0.05)
