@@ -3,9 +3,9 @@
     PYTHONPATH=. python benchmarks/gpu.py [--variant svd-xt] [--budget 480] [--folder results/reference/NAME]
     python benchmarks/gpu.py --table FOLDER   # the table again, from its rows
 
-Weights are random: values change neither memory nor time. Each part is a line of measured.jsonl as soon as it is done,
-also one that fails. What the budget does not reach is named, the longest first. Needs what svdlab requires, without the
-extras.
+Weights are random (or from a folder, `--weights`): values change neither memory nor time. Each part is a line of
+measured.jsonl as soon as it is done, also one that fails. What the budget does not reach is named, the longest first.
+Needs what svdlab requires, without the extras.
 """
 
 from __future__ import annotations

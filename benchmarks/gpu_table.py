@@ -50,7 +50,7 @@ def table(folder: Path) -> str:
     rows = {row["part"]: row for row in map(json.loads, lines)}
     facts = rows.pop("card", {})
     predictions = predict(rows)
-    variant = rows.pop("load", {}).get("variant", "svd-xt")
+    variant = rows.get("load", {}).get("variant", "svd-xt")
 
     def cell(value: float | None, digits: int = 2, scale: float = 1) -> str:
         return "" if value is None else f"{value / scale:.{digits}f}"

@@ -7,7 +7,7 @@ Ask for a clip (`Request`), say how the model should run (`Setup`), get frames (
 >>> clip = generate(load(setup), setup.request(image="rocket", seed=11))
 >>> path = clip.save("rocket.mp4")
 
-What there is, by task; `help(svdlab.NAME)` explains each, with an example:
+The names most used, by task; `help(svdlab.NAME)` explains each. `__init__.pyi` lists all.
 
     one clip              Request, Setup, load, generate, chain, Clip, read, conditioning, VARIANTS
     many clips            grid, dry_run, run, read_rows, rows_table, study.findings; unload_cached frees the card

@@ -152,8 +152,9 @@ class Setup:
             say: called with a sentence that gives the reason; default: it is printed.
 
         Returns:
-            A setup with `variant`, `optimizations` and, for a card, dtype fp16; device and weights are left open. One
-            that is predicted to fit tightly, with nothing else on the card, is taken only if no other fits.
+            A setup with `variant`, `optimizations` and, for a published model on a card, dtype fp16; device and weights
+            are left open. One that is predicted to fit tightly, with nothing else on the card, is taken only if no
+            other fits.
 
         Raises:
             MemoryError: no setup fits; the sentence names the nearest and what to ask less of.

@@ -8,11 +8,12 @@ HOSTILE = "<img src=x onerror=alert(1)>\"'</td><script>alert(2)</script>"
 
 
 class Page(HTMLParser):
-    """The elements of a page, (tag, attributes), templates left out; and its text outside scripts and styles."""
+    """The elements of a page, (tag, attributes), those of templates apart; and its text outside scripts and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.template_elements: list[tuple[str, dict[str, str | None]]] = []
         self.text, self.tag = "", ""
         self.templates = 0  # open ones
         self.feed(text)
@@ -20,8 +21,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.templates += tag == "template"
         self.tag = tag
-        if not self.templates:
-            self.elements.append((tag, dict(attrs)))
+        (self.template_elements if self.templates else self.elements).append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         self.templates -= tag == "template"

@@ -49,7 +49,7 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
     }
     del pages[tmp_path / "404.html"]  # whose addresses begin at the server's root
     for path, page in pages.items():
-        addresses = [attributes.get("src") for _, attributes in page.elements]
+        addresses = [attributes.get("src") for _, attributes in page.elements + page.template_elements]
         addresses += [link.get("href") for link in page.all("link")]
         files = [address.partition("?")[0] for address in addresses if address and not address.startswith("data:")]
         assert [file for file in files if not (path.parent / file).is_file()] == []

@@ -42,7 +42,9 @@ def chain(
         A clip of segments x frames, less one frame at each joint, with `Clip.seams` for the joints, without latents.
 
     Raises:
-        ValueError: `segments` is under 1, or what `generate` raises. The segments made so far are lost.
+        ValueError: `segments` is under 1.
+        GenerationError: As from `generate`, which may also raise `OutOfMemory` or ValueError. Segments that were made
+            are lost.
 
     Example:
         With `pipeline = load(Setup("tiny"))` and a `clip` of two frames that it made before:

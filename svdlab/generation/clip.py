@@ -99,10 +99,10 @@ class Clip:
         Args:
             path: `.mp4`, `.gif`, `.webp` or, without a suffix, a folder of PNG frames. Missing folders are made.
             fps: Playback speed, 0.1 to 240. Left out, the clip plays at the `fps` that it was conditioned on.
-            options: `loop` is how often it plays: 0 (default) for ever, or 1, 2 and more. An MP4 holds its frames that
-                often; for 0, once, and the player decides.
-                `max_bytes` is the most that a GIF may take, 1 or more; its colours and size give way; default: no
-                limit. `crf` is the quality of an MP4: 0 (lossless) to 51 (worst), default 17.
+            options: `loop` is how often it plays: 0 (default) for ever, or 1, 2 and more. An MP4 or a folder holds its
+                frames that often; for 0, once, and the player decides. `max_bytes` is the most that a GIF may take, 1
+                or more; its colours and size give way; default: no limit. `crf` is the quality of an MP4: 0 (lossless)
+                to 51 (worst), default 17.
 
         Returns:
             The path. An older file there is replaced.

@@ -58,7 +58,7 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
         `star(key)`, `star(key, on=False)` and `note(key, text)` write a small file beside the row;
         `compare(key, key)` shows two to six clips in step, `again(key)` gives the lines that make a clip again;
         `delete(key)` moves a row aside with its clip; `restore()` brings back what this review deleted, `restore(key)`
-        one row. What was deleted over a week ago is erased at the next time that a row of the study is deleted;
+        one row. What was deleted over a week ago is erased when a row of the study is next deleted or restored;
         `export(path)` copies the starred clips into a folder or a `.zip`, in place of an older export.
         `rows` and `starred` are lists of rows.
 

@@ -52,7 +52,7 @@ def read_frames(path: str | Path) -> tuple[list[Image.Image], float]:
     kind = _kind(path)
     if kind == "png":
         raise ValueError(f"{path} is a still picture, not a video.")
-    with _reading(path):
+    with _explain_errors(path):
         if kind in ("gif", "webp"):
             return _read_animation(path)
     return list(iterate_frames(path)), probe(path).fps
@@ -63,7 +63,7 @@ def iterate_frames(path: Path) -> Iterator[Image.Image]:
 
     A ValueError as of `read_frames`; where the file is cut short, after its last frame.
     """
-    with _reading(path), av.open(str(path), format=_kind(path)) as container:
+    with _explain_errors(path), av.open(str(path), format=_kind(path)) as container:
         stream, count = _main_stream(container, path), 0
         stream.thread_count = 1  # each thread would hold frames of its own
         _check_pixels(stream.width, stream.height, stream.frames, path)
@@ -87,7 +87,7 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
     if path.is_dir():
         path = _frame_paths(path)[0]
     kind, cover = _kind(path), None
-    with _reading(path):
+    with _explain_errors(path):
         if kind != "mp4":
             with Image.open(path) as image:
                 fields = _comment(image)
@@ -110,7 +110,7 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
 def probe(path: str | Path) -> VideoInfo:
     """What an MP4 or MOV says of itself, without decoding it."""
     path = Path(path)
-    with _reading(path), av.open(str(path), format=_kind(path)) as container:
+    with _explain_errors(path), av.open(str(path), format=_kind(path)) as container:
         stream = _main_stream(container, path)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         return VideoInfo(stream.width, stream.height, fps, stream.frames, stream.codec_context.name)
@@ -147,7 +147,7 @@ def _read_animation(path: Path) -> tuple[list[Image.Image], float]:
             frames.append(image.convert("RGB"))  # loads it, and with it the duration
             clock += image.info.get("duration") or 100  # as browsers treat a delay of 0
             ends.append(clock)
-    fps, count = _noted_speed(fields)
+    fps, count = _speed_and_count(fields)
     if not count:
         return frames, 1000 * len(frames) / clock
     _check_pixels(frames[0].width, frames[0].height, count, path)
@@ -159,19 +159,19 @@ def _read_animation(path: Path) -> tuple[list[Image.Image], float]:
 def _read_png(folder: Path) -> tuple[list[Image.Image], float]:
     paths, frames, fields = _frame_paths(folder), [], {}
     for number, path in enumerate(paths):
-        with _reading(path), Image.open(path) as image:
+        with _explain_errors(path), Image.open(path) as image:
             _check_pixels(*image.size, len(paths), folder)
             fields = fields or _comment(image)
             if path.name != f"frame-{number:04d}.png":
                 raise ValueError(f"{folder} is incomplete: frame-{number:04d}.png is missing.")
             frames.append(image.convert("RGB"))
-    fps, count = _noted_speed(fields)
+    fps, count = _speed_and_count(fields)
     if count != len(frames):
         raise ValueError(f"{folder} is incomplete or not svdlab's: {len(frames)} of {count} frames are in it.")
     return frames, fps
 
 
-def _noted_speed(fields: dict[str, Any]) -> tuple[float, int]:
+def _speed_and_count(fields: dict[str, Any]) -> tuple[float, int]:
     """Frames per second and frames, as `write_video` noted them; zeros where it did not."""
     fps, count = fields.get("fps"), fields.get("frames")
     if not isinstance(fps, (int, float)) or not isinstance(count, int) or not 0 < fps <= 240 or count < 1:
@@ -208,7 +208,7 @@ def _check_pixels(width: int, height: int, frames: int, path: Path) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _explain_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (av.error.FFmpegError, Image.DecompressionBombError, OSError, SyntaxError, binascii.Error) as error:

@@ -32,9 +32,9 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
     """The diffusers pipeline of a setup, on its device, with every optimisation applied, ready for `generate`.
 
     Args:
-        setup: how the model runs. Published weights (4.5 GB a variant) are downloaded the first time, with a progress
-            bar, into the hub's cache (`HF_HOME`). svd-xt-1.1 needs its licence accepted on the hub, and a token
-            (`hf auth login`, or `HF_TOKEN`).
+        setup: how the model runs. Published weights (4.5 GB a variant, 9 in fp32) are downloaded the first time, with a
+            progress bar, into the hub's cache (`HF_HOME`). svd-xt-1.1 needs its licence accepted on the hub, and a
+            token (`hf auth login`, or `HF_TOKEN`).
 
     Returns:
         A new pipeline at every call: delete the one before (`del pipeline`) where a card holds only one.

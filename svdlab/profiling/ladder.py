@@ -218,9 +218,9 @@ def rung_labels(rungs: Sequence[Row | Estimate]) -> list[str]:
     labels = []
     for previous, rung in zip([rungs[0], *rungs], rungs, strict=False):
         old_parts, parts = ((each.setup.dtype, *each.setup.optimizations) for each in (previous, rung))
-        is_added = set(previous.setup.optimizations) <= set(rung.setup.optimizations)
+        keeps_all = set(previous.setup.optimizations) <= set(rung.setup.optimizations)
         new_parts = [part for part in parts if part and part not in old_parts]
-        labels.append(f"+ {', '.join(new_parts)}" if is_added and new_parts else rung.setup.label)
+        labels.append(f"+ {', '.join(new_parts)}" if keeps_all and new_parts else rung.setup.label)
     return labels
 
 

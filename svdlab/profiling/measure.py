@@ -172,10 +172,10 @@ def measurement_key(trial: Trial, picture: Image.Image, memory_limit_bytes: int 
         picture: the request's image as the model sees it.
         memory_limit_bytes: of the process; None for no limit.
     """
-    machine_fields: dict[str, Any] = {"measured_on": (Machine.here().name, trial.setup.resolved().device)}
+    key_fields: dict[str, Any] = {"measured_on": (Machine.here().name, trial.setup.resolved().device)}
     if memory_limit_bytes is not None:
-        machine_fields["memory_limit_bytes"] = memory_limit_bytes
-    return row_key(trial.setup, trial.request, image_sha256(picture), **machine_fields)
+        key_fields["memory_limit_bytes"] = memory_limit_bytes
+    return row_key(trial.setup, trial.request, image_sha256(picture), **key_fields)
 
 
 def _fidelity(frames: Path, baseline: Path) -> Fidelity:

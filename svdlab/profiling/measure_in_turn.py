@@ -61,8 +61,8 @@ def profile(
         The rows in the order of the trials, failed ones with their reasons. `ladder_table(rows)` makes a table of them,
         `plots.waterfall(rows)` a figure. `row.measurement` has `clip_seconds`, `peak_bytes` and more; its `fidelity`
         says how near the frames come: `psnr_db` (dB, 100 if equal), `ssim` (1 if equal), `max_abs_levels` (of 255),
-        and `latents_relative` (0 if equal: the size of the difference over that of the latents). These are None where
-        the first rung failed.
+        and `latents_relative` (0 if equal: the size of the difference over that of the latents). They are None where
+        this rung or the first failed, or asks for another clip.
 
     Raises:
         ValueError: If a picture cannot be read.

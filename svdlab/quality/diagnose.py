@@ -37,7 +37,7 @@ _SEAM_RATIO = 1.25  # healthy clips at most 1.14; a VAE that leans by 10 % on ne
 _SATURATION_LEVELS = 20  # of 255, first to last: healthy within 13, guidance of 2 on the bundled model at least 26
 _BRIGHTNESS_LEVELS = 12  # healthy clips within 6, guidance of 3 up to 21
 _FLAT_SHARE = 0.58  # of 160 drawn rockets and the examples at least 0.64 is even; of 15 of 16 photographs at most 0.52
-_CROP_SHARE = 0.6  # of the picture by a crop, where 4 % of drawn rockets lose over a tenth of themselves; at 0.45 18 %
+_SHAPE_RATIO = 0.6  # of the picture by a crop, where 4 % of drawn rockets lose over a tenth of themselves; at 0.45 18 %
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Finding:
     changes: dict[str, Any] = field(default_factory=dict)  # fields of the request to try next
     setup_changes: dict[str, Any] = field(default_factory=dict)  # fields of the setup to try next
 
-    def apply(self, current: Changed) -> Changed:
+    def apply(self, current: Changed, /) -> Changed:
         """The request, or the setup, to try next, from the one that the clip was made with."""
         changes: dict[str, Any] = self.changes if isinstance(current, Request) else self.setup_changes
         return dataclasses.replace(current, **changes) if changes else current
@@ -67,7 +67,7 @@ class Findings(list[Finding]):
     Each has a `symptom`, its `evidence`, the likely `cause`, an `advice`, and the `changes` that `apply` makes.
     """
 
-    def apply(self, current: Changed) -> Changed:
+    def apply(self, current: Changed, /) -> Changed:
         """The request, or the setup, with the changes of all findings; of two for one field the graver one's.
 
         Args:
@@ -107,7 +107,7 @@ def diagnose(clip: Clip) -> Findings:
         of one field the graver finding's. A clip from `read` has no latents, which are then not looked at.
 
     Raises:
-        ValueError: the clip has a single frame, or frames of different sizes.
+        ValueError: as `assess` raises it: a single frame, frames of different sizes, a side that is far too short.
 
     Example:
         With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
@@ -159,13 +159,13 @@ def _size(clip: Clip, quality: Quality) -> Iterator[Finding]:
 def _picture(clip: Clip, quality: Quality) -> Iterator[Finding]:
     r, (width, height) = clip.request, clip.image_size or clip.picture.size
     ratio = (width / height) / (r.width / r.height)
-    crop_share, size = min(ratio, 1 / ratio), f"a picture of {width}x{height}"
+    shape_ratio, size = min(ratio, 1 / ratio), f"a picture of {width}x{height}"
     evidence = f"{size} for a clip of {r.width}x{r.height} (width x height)"
-    if crop_share < _CROP_SHARE and r.fit == "stretch":
-        cause = f"stretching made things {1 / crop_share:.1f} times too {'narrow' if ratio > 1 else 'wide'}"
+    if shape_ratio < _SHAPE_RATIO and r.fit == "stretch":
+        cause = f"stretching made things {1 / shape_ratio:.1f} times too {'narrow' if ratio > 1 else 'wide'}"
         yield Finding("shape", evidence, cause, "crop it, or show all of it", {"fit": "crop"})
-    if crop_share < _CROP_SHARE and r.fit == "crop":
-        cause = f"the crop threw {1 - crop_share:.0%} of it away"
+    if shape_ratio < _SHAPE_RATIO and r.fit == "crop":
+        cause = f"the crop threw {1 - shape_ratio:.0%} of it away"
         yield Finding("shape", evidence, cause, "show all of it, or move the crop with focus=(x, y)", {"fit": "pad"})
     scale = (min if r.fit == "pad" else max)(r.width / width, r.height / height)
     if scale > MAX_ENLARGEMENT:

@@ -47,8 +47,8 @@ class Measurement:
 
     Attributes:
         stages: in the order in which they ran.
-        before: memory when loading began, by kind, since the imports had taken some. The kinds are `process_bytes`,
-            and on a card `allocated_bytes`, `reserved_bytes` (both torch's) and `device_bytes` (everybody's).
+        before: what the imports had taken when loading began, and the `seconds` until then: `process_bytes`, and on a
+            card `allocated_bytes` (torch's) and `device_bytes` (everybody's).
         process_peak_bytes: the most that the process had in memory, as the kernel counts it.
         threads: of torch on the processor.
         resident: each change of where the weights lay: `seconds`, and for each component its bytes by device.

@@ -25,8 +25,7 @@ _MAX_ROW_BYTES = 16 * 2**20  # a measured row with its timeline takes 30 kB
 def read_rows(folder: str | Path) -> list[Row]:
     """The rows in a folder, oldest first.
 
-    A warning names each file that is no row, which is left out, and each row whose clip was deleted or changed, which
-    stays in the list.
+    Files that are no rows are left out; rows whose clip was deleted or changed stay in the list. Warnings name both.
 
     Args:
         folder: where `run` or `profile` wrote.

@@ -106,8 +106,8 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
 
     Returns:
         An `Effect`. Its `verdict` is "rises", "falls", "differs", "no clear effect" or "one seed"; `change` ± `margin`
-        is in the measure's unit, the margin that of 95 % confidence over the seeds, two at least; `is_clear` says
-        whether the change is larger.
+        is in the measure's unit, and the margin is that of 95 % confidence, from two seeds on; `is_clear` says whether
+        the knob's effect stands out from chance.
 
     Raises:
         KeyError: the table has no such column.

@@ -44,7 +44,7 @@ def run(
     """Make the rows of a sweep that a folder does not have yet, and return a row for every trial, old or new.
 
     A trial that fails becomes a row that says why, and the rest go on. Stopped at any moment, even by `kill -9`, the
-    next call makes what is missing; so is a row whose clip was deleted. Several processes may run into one folder.
+    next call makes what is missing, a row whose clip was deleted too. Several processes may run into one folder.
     Weights are loaded once for each setup; those of the last one stay loaded for the next run, until `unload_cached()`
     lets go of them.
 

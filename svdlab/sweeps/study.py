@@ -123,18 +123,18 @@ def _advice(effects: dict[str, Effect], medians: Any, knob: str) -> str:
         f"`{value}` ({medians[motion][value]:.3g} pixels a frame, likeness {medians[likeness][value]:.2f})"
         for value in (medians[motion].idxmax(), medians[likeness].idxmax())
     )
-    liveliest_clip, closest_clip = f"{liveliest} moved most", f"{closest} stayed most like it"
+    moves_most, stays_alike = f"{liveliest} moved most", f"{closest} stayed most like it"
     if effects[motion].verdict == "one seed":
         return "Nothing to choose by yet: add seeds to the sweep, three or more, and the clips made so far are kept."
     moves, changes = (_is_visible(effects[name], MEASURES[name]) for name in (motion, likeness))
     if not (moves or changes):
         return "Nothing to choose by: neither motion nor likeness changes enough to be seen."
     if not changes:
-        choice = f"{liveliest_clip}, and likeness hardly changes"
+        choice = f"{moves_most}, and likeness hardly changes"
     elif not moves:
-        choice = f"{closest_clip}, and motion hardly changes"
+        choice = f"{stays_alike}, and motion hardly changes"
     elif liveliest == closest:
         choice = f"{liveliest} both moved most and stayed most like it: take that"
     else:
-        choice = f"{liveliest_clip}, and {closest_clip}: choose between them"
+        choice = f"{moves_most}, and {stays_alike}: choose between them"
     return f"**For this picture** {knob} {choice}."

@@ -40,7 +40,7 @@ _DRAWN_ROCKETS = "tiny animates drawn rockets only: for another picture, a photo
 
 
 class Form(w.VBox):
-    """All controls, by name in `controls`. They are set to `request` and `setup`; `trials` is what Generate makes.
+    """All controls, by name in `controls`. `request` and `setup` read them; `trials` is what Generate makes.
 
     `fill` sets them to a request and a setup, `restore` to those of a saved clip.
     """

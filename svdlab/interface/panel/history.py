@@ -86,8 +86,8 @@ class History:
                 card.children[1].value = False
         caption = f"{number}: bucket {request.motion_bucket_id}, seed {request.seed}"
         back = Button("Restore", f"Bring back the settings of clip {number}", restore)
-        image = w.HTML(figure(row.open().frames[-1], caption, 160))
-        self.cards.children = (*self.cards.children, w.VBox([image, check, w.HBox(self._notes(row, number)), back]))
+        thumbnail = w.HTML(figure(row.open().frames[-1], caption, 160))
+        self.cards.children = (*self.cards.children, w.VBox([thumbnail, check, w.HBox(self._notes(row, number)), back]))
         self._playback_fps.layout.display = ""
         self._show()
 

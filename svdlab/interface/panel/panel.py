@@ -40,9 +40,9 @@ def panel(setup: Setup | None = None, request: Request | None = None, *, results
     Returns:
         A `Panel`. Keep it, and go on in Python. `request` and `setup` are what the controls say now; `rows` and `clips`
         are what this panel has made, oldest first. `generate()` presses the button and returns at once;
-        `page.worker.future.result()` waits for the clip. What goes wrong is told on the panel. The same settings make
-        the clip anew, in place of the old file. `cancel()` stops a clip; `restore(path)` sets the controls as for a
-        saved one. The model stays loaded, for `run` too, until `unload_cached()`.
+        `worker.future.result()` waits for a clip that has begun. What goes wrong is told on the panel. The same
+        settings make the clip anew, in place of the old file. `cancel()` stops a clip; `restore(path)` sets the
+        controls as for a saved one. The model stays loaded, for `run` too, until `unload_cached()`.
 
     Raises:
         ImportError: ipywidgets is missing.
