@@ -29,7 +29,9 @@ from svdlab.tiny import WEIGHTS, pixels_per_frame
 
 from .bars import table, write_between
 from .measures import (
+    camera_shift,
     colourfulness,
+    find_camera,
     find_rocket,
     flicker_percent,
     levels,
@@ -180,13 +182,15 @@ def measure_photograph(edition: Edition, name: str, values: Values) -> None:
     """A real photograph: its first frame, whether the camera follows the bucket, and what it does to the picture."""
     if edition.pipeline is None:
         return
-    shown, cameras = photograph(name, edition.height, edition.width), []
+    size = edition.height, edition.width
+    shown, shifts = photograph(name, *size), []
     for bucket in PHOTO_BUCKETS:
         clip = edition.animate(shown, 0, bucket)
         values["photo first"].append(psnr(clip[0], shown))
-        cameras.append(assess(list(map(image, clip))).camera_motion_px or 0.0)
-        values["photo moved"].append(psnr_moved(clip, shown))
-    values["photo camera"].append(rank_correlation(cameras))
+        camera = find_camera(clip, shown)
+        shifts.append(camera_shift(camera, *size))
+        values["photo moved"].append(psnr_moved(clip[-1], shown, camera))
+    values["photo camera"].append(rank_correlation(shifts))
 
 
 @torch.no_grad()

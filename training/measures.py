@@ -121,10 +121,10 @@ def optical_flow(frames: Tensor) -> float:
     return 100 * float(np.mean([np.linalg.norm(flow, axis=-1).mean() for flow in flows])) / frames.shape[-1]
 
 
-def psnr_moved(frames: Tensor, picture: Tensor) -> float:
-    """The last frame against `picture` (3, H, W) moved by the camera that ECC finds, in dB, where both have pixels.
+def find_camera(frames: Tensor, picture: Tensor) -> np.ndarray:
+    """The affine camera, 2 x 3, that leads from `picture` (3, H, W) to the last frame, as ECC finds it.
 
-    The affine camera is looked for from frame to frame, each search starting where the one before ended.
+    It is looked for from frame to frame, each search starting where the one before ended.
     """
     [start], camera = _grey(picture[None]), np.eye(2, 3, dtype=np.float32)
     everywhere, enough = np.full_like(start, 255), (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-5)
@@ -133,12 +133,24 @@ def psnr_moved(frames: Tensor, picture: Tensor) -> float:
             _, camera = cv2.findTransformECC(frame, start, camera, cv2.MOTION_AFFINE, enough, everywhere, 5)
         except cv2.error:  # it does not converge on a picture that is nothing like the first
             break
-    height, width = frames.shape[-2:]
+    return camera
+
+
+def camera_shift(camera: np.ndarray, height: int, width: int) -> float:
+    """How far a camera moves the pixels of a picture, in pixels, on average."""
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1)
+    shifts = (camera[:, :2] - np.eye(2)) @ np.stack([columns, rows]) + camera[:, 2:]
+    return float(np.hypot(*shifts).mean())
+
+
+def psnr_moved(frame: Tensor, picture: Tensor, camera: np.ndarray) -> float:
+    """A frame against `picture` (3, H, W) as a camera moves it, in dB, where both have pixels."""
+    height, width = frame.shape[-2:]
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     [shown] = levels(picture[None])
     moved = cv2.warpAffine(shown, camera, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     inside = cv2.warpAffine(np.full((height, width), 255, np.uint8), camera, (width, height), flags=flags) == 255
-    return psnr(frames[-1], torch.from_numpy(moved).permute(2, 0, 1) / 255, torch.from_numpy(inside))
+    return psnr(frame, torch.from_numpy(moved).permute(2, 0, 1) / 255, torch.from_numpy(inside))
 
 
 def colourfulness(frame: Tensor) -> float:

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from svdlab.tiny import pixels_per_frame
-from training.measures import find_rocket, movement, moving_parts, psnr, psnr_moved, turn_between
+from training.measures import (
+    camera_shift,
+    find_camera,
+    find_rocket,
+    movement,
+    moving_parts,
+    psnr,
+    psnr_moved,
+    turn_between,
+)
 from training.scenes import WORLDS, draw
 
 
@@ -60,7 +69,11 @@ def test_a_ball_falls_and_comes_back():
 @pytest.mark.parametrize("world", ["photo", "leaves", "grain"])
 def test_a_camera_approaches_its_goal(world):
     clip, truth = draw([4], 200, 7, world=world)
-    assert psnr_moved(clip[0], clip[0, 0]) > 28, "the last frame is the first one, moved"
+    camera = find_camera(clip[0], clip[0, 0])
+    assert psnr_moved(clip[0, -1], clip[0, 0], camera) > 28, "the last frame is the first one, moved"
+    half_way = find_camera(clip[0, :7], clip[0, 0])
+    shift, shift_half_way = (camera_shift(each, *clip.shape[-2:]) for each in (camera, half_way))
+    assert shift_half_way == pytest.approx(6 / 13 * shift, rel=0.1)
     assert psnr(clip[0, -1], clip[0, 0]) < 26
     large, _ = draw([4], 200, 7, height=144, width=256, world=world)
     x, y = (2 * truth.centres[0, 0]).round().int().tolist()
