@@ -34,7 +34,8 @@ button.on_click(show_state)
 display(button, state)
 clip_panel
 """
-DROP = """async ([url, name]) => {
+# The window holds the promise: Chromium may collect one that nothing on the page refers to, while it is waited for.
+DROP = """([url, name]) => window.dropped = (async () => {
   const data = await (await fetch(url)).arrayBuffer();
   const dataTransfer = new DataTransfer();
   dataTransfer.items.add(new File([data], name, { type: name.endsWith(".jpg") ? "image/jpeg" : "" }));
@@ -42,7 +43,7 @@ DROP = """async ([url, name]) => {
   for (const type of ["dragover", "drop"]) {
     panel.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
   }
-}"""
+})()"""
 IDLE = "() => document.querySelectorAll('.svdlab-panel .svdlab-go button')[1].disabled"
 WITHOUT_HELP = """() => [...document.querySelectorAll('.svdlab-panel :is(input, select, button, [role=slider])')]
   .filter((one) => !one.title && one.offsetParent && !one.closest('.svdlab-bar')).map((one) => one.outerHTML)"""
