@@ -203,10 +203,9 @@ class Bench:
         if row.error or row.measurement is None:
             raise RuntimeError(row.error)
         figures = row.measurement.figures
-        peaks = {"allocated_bytes": "peak_allocated_bytes", "reserved_bytes": "peak_reserved_bytes"}
+        peaks = {f"{kind}_bytes": figures[f"peak_{kind}_bytes"] for kind in ("allocated", "reserved")}
         seconds = {name: figures[name] for name in ("decode_seconds", "clip_seconds")}
-        seconds |= {"step_seconds": [figures["step_seconds"]], "optimizations": names}
-        return seconds | {name: figures[other] for name, other in peaks.items()}
+        return {"optimizations": names, "step_seconds": [figures["step_seconds"]], **seconds, **peaks}
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
