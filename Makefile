@@ -85,4 +85,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $(INSTALLED)
 
 clean:
-	rm -rf .venv build dist results/quickstart
+	rm -rf .venv build dist

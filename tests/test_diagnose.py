@@ -120,6 +120,8 @@ def test_black_frames_ask_for_precision_and_the_trained_size():
     finding = find_one(make_clip(black, half, "svd", image=draw_frames(100, 0)[0]), "black")
     assert finding.evidence == "14 of 14 frames are black"
     assert (finding.changes, finding.apply(half).dtype) == ({"height": 576, "width": 1024}, "bf16")
+    full = make_clip(black, Setup("svd", weights="random", dtype="fp32"), "svd", image=draw_frames(1, 0)[0])
+    assert "fp16" not in str(find_one(full, "black"))  # which is not to blame
     trained = [Image.new("RGB", (128, 72))] * 14
     assert find_one(
         make_clip(trained, Setup("tiny", dtype="bf16"), image=draw_frames(100, 0)[0]), "black"

@@ -142,6 +142,12 @@ def test_a_missing_library_of_an_extra_is_a_note(monkeypatch):
     assert (notebooks.state, lab.state, lab.fact) == ("ok", "note", "missing: jupyterlab")
 
 
+def test_an_old_tool_of_developers_keeps_no_clip_from_being_made(monkeypatch):
+    set_version("ruff", "0.4")(monkeypatch)
+    [versions] = module._versions()
+    assert (versions.state, "ruff" in versions.fact) == ("ok", False)
+
+
 def test_what_fits_is_what_a_plan_recommends():
     cards = [*map(find_card, ("RTX 4090", "RTX 4060", "RTX 2060", "2GB"))]
     large, eight, six, tiny_card = (module._fit("svd-xt", card) for card in cards)

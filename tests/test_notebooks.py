@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import papermill
@@ -12,6 +13,7 @@ from svdlab import Request, Setup, estimate, grid, ladder, read
 from svdlab.headless.papermill_engine import stop_kernels
 from svdlab.headless.run_notebooks import read_parameters
 from svdlab.interface.command_line import main
+from svdlab.prediction.cards import find_card
 from svdlab.rows.rows_table import rows_table
 
 PARAMS = Path(__file__).parents[1] / "params"
@@ -112,6 +114,10 @@ def test_every_parameter_file_says_what_it_is_for_and_fits_its_notebook(file):
         assert len(trials) >= 2
         assert {values.get("across"), values.get("down")} <= {*trials[0].axes, None, "seed"}
         assert (PARAMS / file.name.replace("_svd_xt", "")).is_file()
+        if "_svd_xt" in file.name:
+            [hint] = re.findall(r"# optimizations: \[(.+)\]  # for a card of 8 GB", file.read_text())
+            lean = Setup("svd-xt", dtype="fp16", optimizations=tuple(hint.split(", ")))
+            assert estimate(lean).fits_on(find_card("8GB")) == "yes"
         return
     values = read_parameters(file, papermill.inspect_notebook(str(NOTEBOOKS / "03_memory_and_speed.ipynb")))
     setup = Setup(values["variant"], values.get("weights", ""), optimizations=tuple(values.get("start", ())))

@@ -499,6 +499,9 @@ def test_a_star_and_a_note_lie_beside_the_row(micro_panel):
     star.value, note.value = True, "the flame is right"
     [entry] = review(micro_panel.rows[0].clip.parent).entries
     assert (entry.note.star, entry.note.text) == (True, "the flame is right")
+    review(micro_panel.rows[0].clip.parent).note(entry.row.key, "written in a cell")
+    star.value = False
+    assert (entry.note.star, entry.note.text) == (False, "written in a cell")
 
 
 def test_the_same_again_replaces_its_file_and_a_file_that_is_gone_is_told(micro_panel):

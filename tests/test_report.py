@@ -94,6 +94,10 @@ def test_a_report_is_written_whole_or_not_at_all(motion, tmp_path, without_curve
         report(motion, out / "report.pdf")
     with pytest.raises(ValueError, match="There are no rows"):
         report(out, out / "report.html")
+    (out / "homepage.html").write_text("mine")
+    with pytest.raises(ValueError, match="something else than a report"):
+        report(motion, out / "homepage.html")
+    (out / "homepage.html").unlink()
     (out / "in the way").write_text("")
     with pytest.raises(OSError, match="in the way"):
         report(motion, out / "in the way" / "report.html")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ from html_page import HOSTILE, Page
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from svdlab import newest, review
+from svdlab import Row, newest, review
 from svdlab.interface.command_line import _parser
 from svdlab.media.read_video import read_frames
 from svdlab.rows.row_files import read_rows
@@ -148,6 +149,13 @@ def test_an_export_replaces_no_videos_of_somebodys_own(motion, tmp_path):
     with pytest.raises(ValueError, match="give a new folder"):
         view.export(tmp_path / "holiday", [view.rows[0].key])
     assert (tmp_path / "holiday" / "beach.mp4").read_bytes() == b"mine"
+    with zipfile.ZipFile(tmp_path / "thesis.zip", "w") as archive:
+        archive.writestr("thesis.tex", "mine")
+    with pytest.raises(ValueError, match="give a new folder"):
+        view.export(tmp_path / "thesis.zip", [view.rows[0].key])
+    assert zipfile.is_zipfile(tmp_path / "thesis.zip")
+    for _ in range(2):  # an older export is replaced
+        view.export(tmp_path / "chosen.zip", [view.rows[0].key])
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -306,11 +314,30 @@ def test_chosen_clips_are_exported_with_their_rows(motion, tmp_path):
     assert len(read_rows(motion)) == 6
 
 
-def test_the_page_can_ask_only_for_rows_that_it_shows(motion):
-    class Messages(list):
-        def send(self, content, buffers=None):
-            self.append((content, buffers))
+class Messages(list):
+    """A channel to a page, which keeps what is sent."""
 
+    def send(self, content, buffers=None):
+        self.append((content, buffers))
+
+
+def test_a_star_leaves_the_note_that_another_page_wrote_and_is_taken_back_where_it_cannot_be_kept(motion, monkeypatch):
+    view, messages = review(motion), Messages()
+    view.note(view.rows[0].key, "the flame is right")
+    view._answer(messages, {"what": "keep", "row": 0, "star": True}, None)
+    assert view.entries[0].note == Note(True, "the flame is right")
+
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("svdlab.interface.review.write_note", refuse)
+    view._answer(messages, {"what": "keep", "row": 1, "star": True}, None)
+    [(problem, _), (notes, _), _] = messages
+    assert "Read-only file system" in problem["problem"]
+    assert [note["star"] for note in notes["notes"][:2]] == [True, False]
+
+
+def test_the_page_can_ask_only_for_rows_that_it_shows(motion):
     view, messages = review(motion), Messages()
     view._answer(messages, {"what": "clip", "row": 2}, None)
     view._answer(messages, {"what": "compare", "rows": [0, 0]}, None)
@@ -333,8 +360,12 @@ def test_the_page_can_ask_only_for_rows_that_it_shows(motion):
             view._answer(messages, {"what": "clip", "row": row}, None)
 
 
-def test_the_notebook_runs_without_a_browser(motion, tmp_path, monkeypatch):
-    """In this process: all notebooks run in kernels of their own elsewhere."""
+@pytest.mark.parametrize("clips", [6, 1])
+def test_the_notebook_runs_without_a_browser(motion, clips, tmp_path, monkeypatch):
+    """In this process: all notebooks run in kernels of their own elsewhere. Of one clip, the other rows have failed."""
+    for file in sorted(motion.glob("*.json"))[clips:]:
+        row = Row.from_json(file.read_text(), motion)
+        file.write_text(dataclasses.replace(row, status="failed", clip=None, error="out of memory").to_json())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("svdlab.interface.report._curves", lambda done, knob: {})  # which take seconds to draw
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
@@ -348,7 +379,7 @@ def test_the_notebook_runs_without_a_browser(motion, tmp_path, monkeypatch):
             shell.user_ns |= {"folders": [str(motion)], "results": str(tmp_path / "kept")}
         if hasattr(outcome.result, "_repr_html_"):
             pages.append(outcome.result._repr_html_())
-    assert [len(Page(text).all("img")) for text in pages] == [6, 3, 6]
+    assert [len(Page(text).all("img")) for text in pages] == ([6, 3, 6] if clips > 1 else [1, 1])
     assert all(film["src"] for text in pages for film in Page(text).all("img"))
     assert {file.name for file in (tmp_path / "kept").iterdir()} == {"chosen", "chosen.zip", "report.html"}
-    assert "svdlab clip --again" in captured.stdout
+    assert ("svdlab clip --again" in captured.stdout) == (clips > 1)

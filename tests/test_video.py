@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from svdlab.media.read_video import probe, read_frames, read_metadata
+from svdlab.media.show import show
 from svdlab.media.write_video import write_video
 
 AWKWARD = "a=1;b#c\\d\n\r\t\0 \ud800 ünïcödé 火箭 🚀 </x:xmpmeta> -- ' \""
@@ -130,9 +131,20 @@ def test_frames_are_written_as_they_come(tmp_path, name):
     assert len(read_frames(path)[0]) == 40
 
 
+def test_a_recording_in_fragments_is_counted_and_shown_whole(tmp_path):
+    """Screens and browsers record so: the file's head does not say how many frames there are."""
+    whole = write_video(tmp_path / "whole.mp4", draw_frames(3), 7)
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(whole), "-c", "copy"]
+    subprocess.run([*ffmpeg, "-movflags", "frag_keyframe+empty_moov", str(tmp_path / "parts.mp4")], check=True)
+    assert probe(tmp_path / "parts.mp4").frames == 0
+    assert 'data-frames="3"' in show(tmp_path / "parts.mp4").html
+
+
 def test_loops_are_written_out_where_the_format_cannot_say(tmp_path):
     assert len(read_frames(write_video(tmp_path / "x.mp4", draw_frames(3), 7, loop=2))[0]) == 6
     assert len(read_frames(write_video(tmp_path / "frames", draw_frames(3), 7, loop=2))[0]) == 6
+    with pytest.raises(ValueError, match="loop=True must be how often"):  # which would be once
+        write_video(tmp_path / "x.gif", draw_frames(3), 7, loop=True)
 
 
 # --- GIF, WebP, PNG --------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from svdlab.media.images import open_image
 from svdlab.messages import describe_error, did_you_mean, first_line, shorten
 from svdlab.optimizations.registry import in_order, parse
 from svdlab.prediction.cards import DESKTOP_BYTES, find_card, parse_memory, this_card
-from svdlab.request import Fit, conditioning
+from svdlab.request import Fit, Request, conditioning
 from svdlab.setup import Setup
 from svdlab.variants import VARIANTS
 
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", help="steps and guidance by name: see `svdlab variants`")
     add("--segments", type=int, metavar="N", help="chain N clips into a longer one")
     add("--playback-fps", type=float, metavar="N", help="how fast the file plays")
-    add("--variant", choices=VARIANTS, help="the model (what fits this machine)")
+    add("--variant", choices=VARIANTS, help="the model, in a setup that fits (the one that fits this machine)")
     add("--weights", default="", help="hub, bundled, random, or a folder in the hub's layout")
     add("--dtype", choices=DTYPES)
     add("--optimization", help="added to what fits, or to the saved clip's; may be repeated", **several)
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command(_run, "run a notebook once for each parameter file, on one warm kernel").add_argument
     add("notebook", type=Path)
     add("params", type=Path, nargs="+", metavar="PARAMS.yaml")
-    add("--results", type=Path, default=Path("results"), help="folder; each study gets its own in it")
+    add("--results", type=Path, help="folder; each study gets its own in it (results, beside the folder notebooks)")
     add("--on", metavar="RAY", help="a cluster for the notebook's sweep: 'ray', or an address")
 
     add = command(_report, "one page about studies, for somebody who has no Python").add_argument
@@ -203,7 +203,10 @@ def _clip(options: argparse.Namespace) -> None:
         request = dataclasses.replace(saved.request, **fields)
         segments = options.segments or saved.segments
     else:
-        setup = _override(Setup(options.variant) if options.variant else Setup.fitting(say=_tell), options)
+        request = Request(image=options.image, **fields)
+        has_own_size = options.variant and options.weights  # a folder's model may be of any size: no prediction holds
+        setup = Setup(options.variant) if has_own_size else Setup.fitting(options.variant, request=request, say=_tell)
+        setup = _override(setup, options)
         request = setup.request(image=options.image, preset=options.preset, **fields)
     picture = conditioning(request)
     seeds = options.seeds or [request.seed]
@@ -229,11 +232,11 @@ def _override(setup: Setup, options: argparse.Namespace) -> Setup:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from svdlab.headless.run_notebooks import run_notebook
+    from svdlab.headless.run_notebooks import results_home, run_notebook
 
-    parameters = {"on": options.on} if options.on else {}
-    options.resume_hints = [f"finished clips stay in {options.results}, and the same command goes on from there"]
-    for copy in run_notebook(options.notebook, options.params, options.results, **parameters):
+    parameters, results = {"on": options.on} if options.on else {}, options.results or results_home()
+    options.resume_hints = [f"finished clips stay in {results}, and the same command goes on from there"]
+    for copy in run_notebook(options.notebook, options.params, results, **parameters):
         _print_written(copy, options)
 
 

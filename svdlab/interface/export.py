@@ -34,7 +34,7 @@ def export_clips(entries: Sequence[Entry], chosen: Iterable[Entry], path: str | 
     path, with_clips = Path(path), [entry for entry in chosen if entry.clip]
     if not with_clips:
         raise ValueError("There is no clip to export: star a row first, or name keys.")
-    if path.suffix not in (".zip", "") or not (path.suffix or is_replaceable(path)):
+    if path.suffix not in (".zip", "") or not is_replaceable(path):
         raise ValueError(f"Cannot export to {path}: give a new folder, or a name that ends in .zip.")
     all_names = file_names(entries)
     names = [all_names[entries.index(entry)] for entry in with_clips]
@@ -61,11 +61,15 @@ def file_names(entries: Sequence[Entry]) -> list[str]:
     return [name if names.index(name) == place else f"{place}_{name}" for place, name in enumerate(names)]
 
 
-def is_replaceable(folder: Path) -> bool:
+def is_replaceable(path: Path) -> bool:
     """Whether an export may be written there: nothing is there, or only files as `file_names` names them."""
-    if not folder.is_dir():
-        return not folder.exists()
-    return all(re.fullmatch(r"rows\.csv|.+_[0-9a-f]{16}\.mp4", file.name) for file in folder.iterdir())
+    if not path.exists():
+        return True
+    try:
+        names = [file.name for file in path.iterdir()] if path.is_dir() else zipfile.ZipFile(path).namelist()
+    except zipfile.BadZipFile:
+        return False
+    return all(re.fullmatch(r"rows\.csv|[^/]+_[0-9a-f]{16}\.mp4", name) for name in names)
 
 
 def _csv(entries: Sequence[Entry], names: Sequence[str]) -> bytes:

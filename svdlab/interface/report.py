@@ -59,7 +59,7 @@ def report(
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: There are no rows, the name is no `.html`, or a folder or foreign file has that name.
+        ValueError: There are no rows, the name is no `.html`, or something else than a report has that name.
 
     Example:
         After `run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
@@ -73,7 +73,7 @@ def report(
     entries, folder = read_entries(folders), path.with_name(f"{path.stem}_files")
     clips_bytes = sum(clip.stat().st_size for entry in entries if (clip := entry.clip))
     videos = videos or ("inside" if clips_bytes <= _INSIDE_BYTES else "beside")
-    if path.is_dir() or (videos == "beside" and not is_replaceable(folder)):
+    if not _is_report(path) or (videos == "beside" and not is_replaceable(folder)):
         raise ValueError(f"{path} or {folder.name} is something else than a report: give this one another name.")
     names = {clip: name for entry, name in zip(entries, file_names(entries), strict=True) if (clip := entry.clip)}
     urls = {clip: f"{quote(folder.name)}/{quote(name)}" for clip, name in names.items()}
@@ -96,6 +96,11 @@ def report(
         with document.open("wb") as file:  # piece by piece: clips inside would take gigabytes of memory
             page.dump(file, encoding="utf-8")
     return path
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a report may be written there: nothing is there, or an older one."""
+    return not path.exists() or (path.is_file() and b'<meta name="generator" content="svdlab">' in path.read_bytes())
 
 
 def _link_clips(names: dict[Path, str], folder: Path) -> None:

@@ -27,7 +27,7 @@ from svdlab.messages import first_line
 from svdlab.quality.assess import difference
 from svdlab.rows.deleted_rows import delete_row, restore_row
 from svdlab.rows.row import Row
-from svdlab.rows.row_note import Note, write_note
+from svdlab.rows.row_note import write_note
 from svdlab.rows.row_preview import read_preview
 
 INSIDE_BYTES = 4 * 2**20  # of previews in one page, and of clips: notebooks stay light enough to save
@@ -254,26 +254,34 @@ class Review:
         """Answer one message of the page. It names rows by their place, so that it can reach no other file."""
         what, places = message["what"], message.get("rows", [message.get("row", 0)])
         entries = [self._places[place] for place in places]
-        if what == "notes":
-            channel.send({"notes": [dataclasses.asdict(entry.note) for entry in self._places]})
-        elif what == "keep":
-            note = Note(bool(message["star"]), str(message["text"]))
-            write_note(entries[0].folder, entries[0].row.key, note)
-        elif what in ("clip", "preview"):
+        if what in ("clip", "preview"):
             is_preview = what == "preview"
             files = [read_preview(e.row) if is_preview else (clip := e.clip) and clip.read_bytes() for e in entries]
             channel.send({"files": [f"{what} {place}" for place in places]}, [file or b"" for file in files])
         elif what == "compare":
             lines = [[heading, list(map(text_of, values))] for heading, values in _likeness_to_first(entries).items()]
             channel.send({"of": places, "measures": lines})
-        elif what in ("delete", "restore"):
+        elif what != "notes":
             try:
                 for entry in entries:
-                    self._delete(entry) if what == "delete" else self._restore(entry)
+                    self._change(entry, message)
             except (OSError, ValueError) as error:
                 channel.send({"problem": first_line(error)})
+                what = "notes"  # the page shows what is on disk again
+        if what == "notes":
+            channel.send({"notes": [dataclasses.asdict(entry.note) for entry in self._places]})
         if what in ("notes", "delete", "restore"):
             channel.send({"absent": [place for place, entry in enumerate(self._places) if entry in self._deleted]})
+
+    def _change(self, entry: Entry, message: dict[str, Any]) -> None:
+        """Do to a row what the page asks for; of a note only what was changed, since others may write to it too."""
+        if message["what"] == "keep":
+            change = {name: kind(message[name]) for name, kind in (("star", bool), ("text", str)) if name in message}
+            write_note(entry.folder, entry.row.key, dataclasses.replace(entry.note, **change))
+        elif message["what"] == "delete":
+            self._delete(entry)
+        else:
+            self._restore(entry)
 
 
 def _likeness_to_first(entries: Sequence[Entry]) -> dict[str, list[float | None]]:

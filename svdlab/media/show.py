@@ -193,7 +193,7 @@ def _cell(thing: Any, fps: float | None) -> _Cell:
     path = Path(thing)
     if path.suffix.lower() == ".mp4":
         info = probe(path)
-        if info.codec == "h264":  # every browser plays it; anything else is encoded anew
+        if info.codec == "h264" and info.frames:  # every browser plays it; anything else is encoded anew
             return _Cell(iterate_frames(path), info.fps, path.read_bytes(), info)
     elif path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
         return _Cell([open_image(path)], _FPS)

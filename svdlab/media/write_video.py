@@ -70,7 +70,7 @@ def write_video(
         raise ValueError(f"fps={shorten(fps)} must be a number from 0.1 to 240: 7 is usual.")
     if max_bytes is not None and (suffix != ".gif" or max_bytes < 1):
         raise ValueError("max_bytes is for .gif; for a smaller .mp4 raise crf (28 takes a third of the usual 17).")
-    if not (isinstance(loop, int) and loop >= 0):
+    if isinstance(loop, bool) or not (isinstance(loop, int) and loop >= 0):
         raise ValueError(f"loop={shorten(loop)} must be how often the clip plays: 0 (for ever), 1, 2, …")
     rgb = _rgb_frames(frames)
     if loop > 1 and suffix in (".mp4", ""):

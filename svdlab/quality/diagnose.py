@@ -133,8 +133,11 @@ def _black(clip: Clip, quality: Quality) -> Iterator[Finding]:
     if np.asarray(clip.picture.convert("RGB")).max() <= BLACK:
         yield Finding("black", evidence, "so is the picture", "give another picture")
     elif trained or wider:
-        cause, advice = "half precision overflows, the more so away from the trained size", "use more of both"
-        yield Finding("black", evidence, cause, advice, trained, wider)
+        is_fp16 = clip.setup is not None and clip.setup.dtype == "fp16"
+        causes = ["fp16 overflows"] * is_fp16 + ["the model never learnt this size"] * bool(trained)
+        steps = ["use the trained size"] * bool(trained) + [f"calculate in {wider.get('dtype')}"] * bool(wider)
+        cause = " and ".join(causes) or "16 bits may be too coarse"
+        yield Finding("black", evidence, cause, " and ".join(steps), trained, wider)
     else:
         cause, advice = "the weights of the VAE are damaged, or were changed", "load them again, or fetch them again"
         yield Finding("black", evidence, cause, advice)

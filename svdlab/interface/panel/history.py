@@ -5,6 +5,7 @@ Clips stay in their files and are read when they are shown, since the frames of 
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from html import escape
@@ -19,7 +20,7 @@ from svdlab.media.images import data_url
 from svdlab.media.show import show
 from svdlab.request import Request
 from svdlab.rows.row import Row
-from svdlab.rows.row_note import Note, read_note, write_note
+from svdlab.rows.row_note import read_note, write_note
 from svdlab.setup import Setup
 
 if TYPE_CHECKING:
@@ -100,12 +101,12 @@ class History:
         text = w.Text(note.text, placeholder="note", continuous_update=False, layout=w.Layout(width="120px"))
         text.tooltip = f"A note on clip {number}, kept beside it"
 
-        def keep(_: Any) -> None:
-            with self._alert.catch():
-                write_note(folder, row.key, Note(star.value, text.value))
+        def keep(**change: Any) -> None:
+            with self._alert.catch():  # what another card or kernel wrote meanwhile stays
+                write_note(folder, row.key, dataclasses.replace(read_note(folder, row.key), **change))
 
-        for control in (star, text):
-            when_changed(control, keep)
+        when_changed(star, lambda value: keep(star=value))
+        when_changed(text, lambda value: keep(text=value))
         return [star, text]
 
     def _show(self) -> None:

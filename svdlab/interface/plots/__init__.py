@@ -5,7 +5,7 @@ words what it shows. Within `with plots.style(width=3.4, dark=True):` figures ar
 
 Of a sweep: `plots.curves(rows_table(rows), "motion_bucket_id")`. Of the rows of `profile`: `plots.waterfall(rows)`,
 `plots.pareto(rows)`, `plots.predicted(rows)`, `plots.stages(rows)` and `plots.timeline(row)`.
-All raise a `ValueError` where nothing was measured. matplotlib comes with `pip install "svdlab[notebooks]"`.
+All raise a `ValueError` where there is nothing to draw. matplotlib comes with `pip install "svdlab[notebooks]"`.
 """
 
 from svdlab.interface.plots.figure_style import style

@@ -13,7 +13,6 @@ from typing import Any
 from svdlab.interface.plots.figure_style import DescribedFigure, colours, is_wide, new_figure
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.profiling.ladder import is_exact, measured_rungs, rung_labels
-from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
 
 GiB = 2**30
@@ -106,12 +105,17 @@ def stages(things: Sequence[Row | Estimate]) -> DescribedFigure:
     shows weights (pale) and activations (GiB), and the right the operations (TFLOP, 1e12 floating-point operations).
 
     Args:
-        things: Rows of `profile` or estimates, a group of bars each.
+        things: Rows of `profile` or estimates, a group of bars each; none for a row that was not measured.
+
+    Raises:
+        ValueError: None was measured or predicted.
 
     Example:
         >>> [axis.get_xlabel() for axis in stages(measured).axes]  # measured = profile(ladder(...), folder)
         ["GiB at the stage's peak", 'seconds a clip']
     """
+    if not any(isinstance(thing, Estimate) or thing.measurement for thing in things):
+        raise ValueError("Nothing was measured or predicted: give rows of `profile`, or estimates.")
     labels = rung_labels(things)
     wide = is_wide()
     labels = [textwrap.fill(label, 30 if wide else 16) for label in labels]
@@ -121,7 +125,7 @@ def stages(things: Sequence[Row | Estimate]) -> DescribedFigure:
     for i, thing in enumerate(things):
         left, bars = 0.0, _stage_bars(thing)
         peaks = ", ".join(f"{stage} {(held + live) / GiB:.2f}" for stage, (held, live, _) in bars.items())
-        words.append(f"{thing.setup.label}: {peaks} GiB.")
+        words.append(f"{thing.setup.label}: {peaks} GiB." if bars else f"{thing.setup.label}: not measured.")
         for j, (stage, (weights, activations, length)) in enumerate(bars.items()):
             place, colour = i + 0.26 * (j - 1), palette[_STAGES[stage]]
             memory.barh(place, weights / GiB, 0.24, color=colour, alpha=0.45)
@@ -234,10 +238,11 @@ def _where(rows: Sequence[Row]) -> str:
 
 
 def _stage_bars(thing: Row | Estimate) -> dict[str, tuple[float, float, float]]:
-    """For each stage the bytes of weights and of activations, and TFLOP; of a row 0, the peak, and seconds."""
+    """For each stage the bytes of weights and of activations, and TFLOP; of a row 0, the peak, and seconds, if any."""
     if isinstance(thing, Estimate):
         return {name: (s.weight_bytes, s.activation_bytes, s.flops / 1e12) for name, s in thing.stages.items()}
-    measurement = thing.measurement or Measurement()
+    if not (measurement := thing.measurement):
+        return {}
     encode, sample, decode = (
         seconds or 0 for seconds in (measurement.encode_seconds, measurement.sample_seconds, measurement.decode_seconds)
     )

@@ -77,9 +77,8 @@
     let shown = [];  // {row, star, input}: what shows them
     function keep(row, change) {
       if (!alive) return tell("Stars and notes are kept where a kernel runs: run the cell.");
-      const note = { ...notes.get(row), ...change };
-      notes.set(row, note);
-      ask({ what: "keep", row: +row.dataset.row, ...note });
+      notes.set(row, { ...notes.get(row), ...change });
+      ask({ what: "keep", row: +row.dataset.row, ...change });
       paint(row);
     }
     function remark(row, about) {
