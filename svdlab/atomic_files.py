@@ -45,17 +45,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
         try:
             yield written
             for file in [written, *written.glob("*")]:
-                descriptor = os.open(file, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                _flush(file)
             if written.is_dir() and path.exists():  # a folder cannot be replaced in one move
                 path.rename(replaced)
             written.replace(path)
         finally:
             restore_replaced(path)
             shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _flush(file: Path) -> None:
+    """Wait until a file or a folder is on the disk. Windows flushes only what may be written to, and no folder."""
+    if os.name == "nt" and file.is_dir():
+        return
+    descriptor = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ was, and whether an error means that memory ran out.
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import re
@@ -89,6 +90,15 @@ def free_bytes(device: str) -> int:
     return psutil.virtual_memory().available
 
 
+def free_memory() -> None:
+    """Give back the memory that clips took; a pipeline that is kept stays."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def reset_peak(device: str) -> None:
     """Begin to count the peak of a device's memory anew; only CUDA cards count one."""
     import torch
@@ -108,8 +118,9 @@ def allowed_bytes(device: str) -> int:
     """What this process may have of a CUDA card's memory: all of it, or its `set_per_process_memory_fraction`."""
     import torch
 
-    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)  # unknown to older ones
-    return int(torch.cuda.get_device_properties(device).total_memory * share(torch.device(device)))
+    share_of = getattr(torch.cuda, "get_per_process_memory_fraction", lambda index: 1.0)  # unknown to older ones
+    share = share_of(torch.device(device).index)  # torch refuses a device without one; None is the current card
+    return int(torch.cuda.get_device_properties(device).total_memory * share)
 
 
 def synchronize(device: str) -> None:

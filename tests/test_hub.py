@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 import torch
 from hub_server import HubServer
+from huggingface_hub import constants
 from published_layout import ANIMATELCM, ANIMATELCM_BYTES, write_animatelcm, write_repository
 
 from svdlab import progress_bar
 from svdlab.pipelines import hub as hub_module
-from svdlab.pipelines.load import load, setup_of
+from svdlab.pipelines.load import _check_memory, load, setup_of
 from svdlab.setup import Setup
 from svdlab.variants import VARIANTS
 
@@ -228,6 +229,10 @@ def test_a_cache_of_fp16_files_does_not_pass_for_the_full_ones(serve, published_
     load(setup())
     server.stop()
     assert "is not in the cache" in refusal(setup(dtype="fp32"))
+    for listing in Path(constants.HF_HUB_CACHE).rglob("trees"):  # older versions of the hub's library keep none
+        shutil.rmtree(listing)
+    assert "is not in the cache" in refusal(setup(dtype="fp32"))
+    load(setup())
 
 
 def test_sharded_fp16_files_load(serve, halved, micro, tmp_path):
@@ -781,6 +786,13 @@ def test_too_little_memory(checkpoint, monkeypatch):
     assert text.startswith(f"The weights in {checkpoint} take 0.0 GiB and 0.0 GiB are free on cpu: ")
     assert "a smaller variant" in text
     assert "model-offload" not in text  # it needs a card
+
+
+def test_memory_that_a_deleted_pipeline_had_is_free(monkeypatch):
+    free = [2 * 2**30]
+    monkeypatch.setattr("svdlab.pipelines.load.free_bytes", lambda device: free[0])
+    monkeypatch.setattr("svdlab.pipelines.load.free_memory", lambda: free.append(free.pop() + 12 * 2**30))
+    _check_memory(4 * 2**30, "cuda", "The weights")
 
 
 def test_memory_is_asked_for_in_the_precision_that_is_loaded(checkpoint, monkeypatch):

@@ -9,8 +9,9 @@ from measured_rows import GiB, ladder_rows, rung
 
 from svdlab import estimate, ladder
 from svdlab.optimizations.registry import optimizations
-from svdlab.profiling.ladder import ladder_advice, ladder_table
+from svdlab.profiling.ladder import is_exact, ladder_advice, ladder_table
 from svdlab.rows.measurement import Measurement
+from svdlab.rows.row import Row
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,20 @@ def test_a_processors_peak_is_what_came_on_top():
     )
     measurement = Measurement(stages, before={"process_bytes": GiB // 2}, process_peak_bytes=3 * GiB)
     assert measurement.peak_bytes == 2.5 * GiB
+
+
+def test_a_rung_is_exact_beside_a_baseline_with_the_same_approximations(rows):
+    def row(*names: str) -> Row:
+        return dataclasses.replace(rows[0], setup=dataclasses.replace(rows[0].setup, optimizations=names))
+
+    fp8, leaner, plain = row("fp8"), row("fp8", "single-token"), row()
+    assert [is_exact(row, fp8) for row in (fp8, leaner, plain)] == [True, True, False]
+    assert not is_exact(fp8, plain)
+
+
+def test_weights_that_were_moved_away_cost_a_column_alone(rows):
+    setup = dataclasses.replace(rows[0].setup, weights="/moved/away")
+    assert len(ladder_table([dataclasses.replace(rows[0], setup=setup), *rows[1:]])) == len(rows)
 
 
 def test_overlapping_spreads_are_no_difference_and_a_busy_machine_is_named(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sweeps import check_folder, die_at_call, fork, make_trials, run_quietly
@@ -203,6 +205,17 @@ def test_killed_at_any_moment_the_next_run_finishes_the_rest(setup, make_request
                 (folder / f"{row.key}.json").unlink()
     run_quietly(trials, folder)
     check_folder(folder, trials)
+
+
+def test_windows_flushes_only_what_may_be_written_to_and_no_folder(tmp_path, monkeypatch):
+    flags = []
+    windows = SimpleNamespace(**vars(os) | {"name": "nt"})
+    windows.fsync = lambda descriptor: flags.append(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_RDWR)
+    monkeypatch.setattr(atomic_files, "os", windows)
+    with atomic_files.atomic_write(tmp_path / "folder") as scratch:
+        scratch.mkdir()
+        (scratch / "frame.png").write_bytes(b"pixels")
+    assert flags == [os.O_RDWR]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from svdlab import GenerationError, Request, Setup, generate, load
 from svdlab.machine import is_out_of_memory
+from svdlab.pipelines import pipeline_cache
 from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.pipelines.vae_precision import decode, encode_dtype, keep_precision
 from svdlab.progress_bar import quiet_libraries
@@ -104,6 +106,18 @@ def test_two_threads_on_one_pipeline_wait_for_each_other(micro, make_request, ca
         thread.join(60)
     assert clips == {"a": expected, "b": expected}
     assert "waiting" in capfd.readouterr().err
+
+
+def test_two_threads_that_ask_for_one_setup_share_a_pipeline(micro, monkeypatch):
+    loads = []
+    monkeypatch.setattr(pipeline_cache, "_cached", {})
+    monkeypatch.setattr(pipeline_cache, "load", lambda setup: loads.append(setup) or time.sleep(0.2) or micro)
+    threads = [threading.Thread(target=pipeline_cache.load_cached, args=[Setup("tiny")]) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loads) == 1
 
 
 def test_a_waiting_thread_is_notified(micro):

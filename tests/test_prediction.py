@@ -21,7 +21,17 @@ from svdlab import Request, Setup, generate, load
 from svdlab.generation.generate import OutOfMemory
 from svdlab.optimizations.registry import optimizations
 from svdlab.prediction import cards, fake_run, fitting
-from svdlab.prediction.cards import CARDS, PUBLISHED, Card, find_card, match_card, parse_memory, this_card, this_device
+from svdlab.prediction.cards import (
+    CARDS,
+    CONTEXT_BYTES,
+    PUBLISHED,
+    Card,
+    find_card,
+    match_card,
+    parse_memory,
+    this_card,
+    this_device,
+)
 from svdlab.prediction.estimate import Estimate, Seconds, estimate
 from svdlab.prediction.fitting import candidates, lighter, recommended, smaller_chunk
 
@@ -452,6 +462,12 @@ def test_a_card_of_another_memory_size_does_not_match():
     assert match_card("NVIDIA GeForce RTX 3060", 8 * GiB) is None
 
 
+@pytest.mark.slow  # a trace of its own
+def test_bf16_does_not_fit_a_t4_which_keeps_all_scores_of_attention():
+    assert estimate(Setup("svd-xt", dtype="bf16")).fits_on(find_card("T4")) == "no"
+    assert estimate(Setup("tiny", dtype="bf16")).fits_on(find_card("T4")) == "yes"
+
+
 def test_a_card_here_has_the_memory_that_is_free_now(monkeypatch):
     """A desktop's share is taken, what this process holds is not, and an unknown card's rates are measured."""
     names = iter(["NVIDIA GeForce RTX 3060", "NVIDIA GeForce RTX 4080 Laptop GPU"])
@@ -461,8 +477,8 @@ def test_a_card_here_has_the_memory_that_is_free_now(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (9 * GiB, 12 * GiB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2 * GiB)
     card = this_card()
-    assert (card.memory_bytes, card.free_bytes) == (12 * GiB, 11 * GiB)
-    assert card.flops == CARDS["RTX 3060"].flops
+    assert (card.memory_bytes, card.free_bytes) == (12 * GiB, 11 * GiB + CONTEXT_BYTES)  # which is counted as needed
+    assert (card.name, card.flops) == ("RTX 3060", CARDS["RTX 3060"].flops)
     monkeypatch.setattr(cards, "_measured_rates", lambda device: ({"fp16": 1e14}, 1e11, "measured here"))
     assert this_card().flops == {"fp16": 1e14}
 

@@ -209,6 +209,23 @@ def test_a_process_that_is_killed_leaves_what_it_had_measured(setup, micro_reque
     assert [path.suffixes for path in tmp_path.iterdir()] == [[".failed", ".json"]]
 
 
+def test_an_interrupt_during_the_first_clip_leaves_no_process(setup, micro_request, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure_module.MeasuredProcess, "_write_and_wait", interrupt)
+    before = set(psutil.Process().children())
+    with pytest.raises(KeyboardInterrupt):
+        measure_module.MeasuredProcess(Trial(setup, micro_request), conditioning(micro_request), tmp_path, None, None)
+    assert set(psutil.Process().children()) == before
+
+
+def test_weights_that_were_moved_away_are_a_failed_row(micro_request, tmp_path):
+    rows = profile(ladder(Setup("svd", weights="/moved/away"), ["single-token"], micro_request), tmp_path, repeats=1)
+    assert [row.status for row in rows] == ["failed", "failed"]
+    assert "/moved/away" in rows[0].error
+
+
 def test_a_measurement_that_takes_too_long_is_stopped(setup, micro_request):
     row = measure(setup, micro_request, timeout_seconds=0.5)
     assert row.status == "failed"

@@ -90,6 +90,15 @@ def test_what_is_deleted_can_be_brought_back_for_a_week(motion):
     assert len(review(motion.parent).rows) == 4  # a folder of studies does not take it for one
 
 
+def test_rows_of_a_study_that_is_a_link_are_deleted_too(motion, tmp_path):
+    (tmp_path / "link").symlink_to(motion)
+    view = review(tmp_path / "link")
+    view.delete(view.rows[0].key)
+    assert len(read_rows(motion)) == 5
+    view.restore()
+    assert len(read_rows(motion)) == 6
+
+
 def test_nothing_outside_of_the_study_is_deleted(motion, tmp_path):
     view = review(motion)
     key, outside = view.rows[0].key, tmp_path / "outside"

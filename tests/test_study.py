@@ -18,6 +18,7 @@ def frame() -> pd.DataFrame:
             lines.append(
                 {
                     "status": "done",
+                    "clip": f"{bucket}_{seed}.mp4",
                     "error": None,
                     "motion_bucket_id": bucket,
                     "seed": seed,
@@ -50,7 +51,7 @@ def draw_sweep(rng, change=0.0, noise=0.01, seeds=3, values=6, shape=None) -> pd
         for place, expected in enumerate(course):
             likeness = 0.9 + level + expected + rng.normal(0, noise)
             lines.append(
-                {"status": "done", "motion_bucket_id": 20 + 40 * place, "seed": seed, "axes": "seed"}
+                {"status": "done", "clip": "x.mp4", "motion_bucket_id": 20 + 40 * place, "seed": seed, "axes": "seed"}
                 | {"likeness_mean_ssim": likeness, "sample_seconds": 1.0, "decode_seconds": 1.0}
             )
     return pd.DataFrame(lines)
@@ -122,7 +123,13 @@ def test_nothing_is_recommended_from_changes_that_cannot_be_seen(frame):
     assert "For this picture" not in text
 
 
+def test_a_row_that_was_measured_and_has_no_clip_is_none_to_study(frame):
+    with pytest.raises(ValueError, match="no clip to study"):
+        study.summary(frame[frame["status"] == "done"].assign(clip=None), "motion_bucket_id")
+
+
 def test_one_value_is_nothing_to_compare_and_failures_are_quoted(frame):
+    assert study.effect(frame[frame["motion_bucket_id"] == 20], "motion_bucket_id", "motion_fast_px").change is None
     assert "give it two or more" in study.findings(frame[frame["motion_bucket_id"] == 20], "motion_bucket_id")
     with pytest.raises(ValueError, match="no clip to study: The card is too small"):
         study.summary(frame[frame["status"] == "failed"], "seed")
@@ -170,7 +177,7 @@ def test_a_second_knob_gets_a_line_a_value_and_words_are_categories(frame):
 
 def test_clips_that_were_not_measured_give_a_figure_that_says_so(frame):
     """`run(quality=False)` leaves rows without measures; a notebook goes on."""
-    bare = frame[["status", "error", "motion_bucket_id", "seed", "sample_seconds", "decode_seconds"]]
+    bare = frame[["status", "clip", "error", "motion_bucket_id", "seed", "sample_seconds", "decode_seconds"]]
     [axis] = plots.curves(bare, "motion_bucket_id").axes
     assert "quality=True" in axis.texts[0].get_text()
     assert list(study.summary(bare, "motion_bucket_id").columns) == ["clips", "seconds"]

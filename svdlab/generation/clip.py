@@ -203,8 +203,8 @@ def _with_image(fields: dict[str, Any], cover: Image.Image | None, path: str | P
         )
     carried = dataclasses.replace(Request.from_json(fields | {"image": "rocket"}), image=cover)
     picture = conditioning(carried)  # older files carry a picture in memory unfitted
-    with suppress(ValueError, OSError):  # the file may be no image any more, its name of 100,000 letters
-        if example or (isinstance(name, str) and Path(name).is_file()):  # never a URL
+    with suppress(ValueError, OSError, RuntimeError):  # no image any more, 100,000 letters, the home of nobody
+        if example or (isinstance(name, str) and Path(name).expanduser().is_file()):  # never a URL
             request = dataclasses.replace(carried, image=name)
             if image_sha256(conditioning(request)) == image_sha256(picture):
                 return request, picture

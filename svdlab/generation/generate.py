@@ -22,6 +22,7 @@ from svdlab.machine import allowed_bytes, is_out_of_memory, peak_bytes, reset_pe
 from svdlab.pipelines.load import setup_of
 from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.pipelines.vae_precision import decode, keep_precision
+from svdlab.prediction.cards import available_bytes
 from svdlab.prediction.fitting import lighter
 from svdlab.progress_bar import Progress
 from svdlab.request import Request, conditioning, quiet_requests
@@ -239,6 +240,6 @@ def _memory_advice(setup: Setup | None, request: Request, stage: str, device: st
         used = f" at {peak / 2**30:.1f} of {most_bytes / 2**30:.1f} GiB"
     if setup:
         with suppress(Exception):  # a prediction must not stand in the way of the reason
-            advice = lighter(setup, request, most_bytes)
+            advice = lighter(setup, request, most_bytes and min(most_bytes, available_bytes(device)))
     advice = advice or "Lower decode_chunk_size, or load with offloading."
     return f"Out of memory{used} while {stage} ({size}). {advice}"

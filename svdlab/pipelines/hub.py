@@ -82,9 +82,12 @@ def _cached_folder(files: dict[str, Any]) -> Path | None:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(**files, local_files_only=True))
+        folder = Path(snapshot_download(**files, local_files_only=True))
     except errors.LocalEntryNotFoundError:
         return None
+    is_half = files["ignore_patterns"] is None  # some caches do not know what is missing: see for ourselves
+    weights = [[".fp16" in file.name for file in (folder / each).glob("*.safetensors")] for each in COMPONENTS]
+    return folder if all(is_half in kinds for kinds in weights) else None
 
 
 def is_cached(variant: Variant, *, half: bool, revision: str | None = None) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svdlab.dtypes import torch_dtype
-from svdlab.machine import free_bytes, is_out_of_memory
+from svdlab.machine import free_bytes, free_memory, is_out_of_memory
 from svdlab.messages import first_line, shorten
 from svdlab.optimizations.registry import Optimization
 from svdlab.pipelines import hub
@@ -132,8 +132,9 @@ def _check_device(device: str, parsed: dict[str, tuple[Optimization, str | None]
 
 
 def _check_memory(needed: int, device: str, what: str) -> None:
-    free = free_bytes(device)
-    if needed > free:
+    if needed > free_bytes(device):
+        free_memory()  # torch keeps what a deleted pipeline had
+    if needed > (free := free_bytes(device)):
         offload = "" if device == "cpu" else "optimizations=('model-offload',), "
         raise MemoryError(
             f"{what} take {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on {device}: "

@@ -6,9 +6,10 @@ asked for, its weights change on disk, `unload_cached` is called, or the process
 
 from __future__ import annotations
 
-import gc
+import threading
 from typing import TYPE_CHECKING, Any
 
+from svdlab.machine import free_memory
 from svdlab.pipelines.fingerprint import weights_fingerprint
 from svdlab.pipelines.load import load
 from svdlab.setup import Setup
@@ -17,15 +18,17 @@ if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
 _cached: dict[Any, StableVideoDiffusionPipeline] = {}  # at most one
+_loading = threading.RLock()  # a panel and a cell may ask for one setup at once
 
 
 def load_cached(setup: Setup) -> StableVideoDiffusionPipeline:
     """`load`, or the pipeline of the last call where setup and weights are the same."""
-    if (pipeline := _cached.get(_key(setup))) is None:
-        unload_cached()
-        pipeline = load(setup)
-        _cached[_key(setup)] = pipeline  # the key again, now that the weights have been fetched
-    return pipeline
+    with _loading:
+        if (pipeline := _cached.get(_key(setup))) is None:
+            unload_cached()
+            pipeline = load(setup)
+            _cached[_key(setup)] = pipeline  # the key again, now that the weights have been fetched
+        return pipeline
 
 
 def unload_cached() -> None:
@@ -38,15 +41,6 @@ def unload_cached() -> None:
     """
     _cached.clear()
     free_memory()
-
-
-def free_memory() -> None:
-    """Give back the memory that clips took; a pipeline that is kept stays."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _key(setup: Setup) -> tuple[Setup, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdlab.machine import best_device
+from svdlab.pipelines.hub import WeightsError
 from svdlab.progress_bar import quiet_libraries
 from svdlab.tiny import WEIGHTS
 from svdlab.variants import Variant
@@ -75,6 +76,8 @@ def blank(
     encoder_config = CLIPVisionConfig(**_IMAGE_ENCODER)
     if folder or variant.repository is None:
         folder = folder or WEIGHTS
+        if not (folder / "unet" / "config.json").is_file():  # diffusers would ask the hub for such a name
+            raise WeightsError(f"There are no weights in {folder}: name a folder in the hub's layout.")
         unet_config = diffusers.UNetSpatioTemporalConditionModel.load_config(folder / "unet")
         vae_config = diffusers.AutoencoderKLTemporalDecoder.load_config(folder / "vae")
         encoder_config = CLIPVisionConfig.from_pretrained(folder / "image_encoder")

@@ -20,6 +20,7 @@ from svdlab.machine import Machine, free_bytes
 from svdlab.messages import did_you_mean, shorten
 
 GiB = 2**30
+CONTEXT_BYTES = int(0.4 * GiB)  # what CUDA itself takes of a card for a process
 DESKTOP_BYTES = int(0.7 * GiB)  # what a desktop and a browser take of a card, 0.5 to 1 GiB
 VISIBLE_SHARE = 0.97  # of the memory that a card is sold with, a program sees so much, or a little more
 
@@ -119,6 +120,17 @@ def match_card(name: str, memory_bytes: int | None = None) -> Card | None:
     return next((card for card in cards if abs(memory_bytes / card.memory_bytes - 1) < 0.08), None)
 
 
+def available_bytes(device: str) -> int:
+    """What this process could have of a CUDA card now: what is free, what torch holds for it, and CUDA's context.
+
+    Args:
+        device: "cuda" or "cuda:1".
+    """
+    import torch
+
+    return free_bytes(device) + torch.cuda.memory_reserved(torch.device(device)) + CONTEXT_BYTES
+
+
 def this_card() -> Card | None:
     """This machine's card with the memory that is free on it now; None where there is none.
 
@@ -134,9 +146,9 @@ def this_card() -> Card | None:
         return None
     properties = torch.cuda.get_device_properties(0)
     card, total = match_card(properties.name, properties.total_memory), properties.total_memory
-    taken_bytes = total - free_bytes("cuda") - torch.cuda.memory_reserved(0)
+    taken_bytes = max(0, total - available_bytes("cuda"))
     rates = (card.flops, card.bandwidth_bytes, card.source) if card else _measured_rates("cuda")
-    return Card(properties.name, total, taken_bytes, *rates)
+    return Card(card.name if card else properties.name, total, taken_bytes, *rates)
 
 
 def this_device() -> Card:

@@ -7,18 +7,18 @@ range, of what published programs reach of its FLOP/s and its bandwidth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from svdlab.optimizations.registry import Residence, check_request
-from svdlab.prediction.cards import Card
+from svdlab.optimizations.registry import Residence, check_request, in_order
+from svdlab.prediction.cards import CONTEXT_BYTES, Card
 from svdlab.prediction.fake_run import trace
 from svdlab.request import Request
 from svdlab.setup import Setup
 
-# CUDA's context and what PyTorch keeps beside the tensors. On top, cuDNN may copy a convolution's input and output into
-# another layout: 0.2 GiB for each frame of 576x1024 that is decoded plainly, little elsewhere.
-CONTEXT_BYTES, LEAST_ALLOWANCE_BYTES = int(0.4 * 2**30), int(0.6 * 2**30)
+# What PyTorch keeps beside the tensors, with CUDA's context. On top, cuDNN may copy a convolution's input and output
+# into another layout: 0.2 GiB for each frame of 576x1024 that is decoded plainly, little elsewhere.
+LEAST_ALLOWANCE_BYTES = int(0.6 * 2**30)
 # What published runs of eager code reach of a card's rates, operation by operation. Cards without bf16 of their own
 # have no flash attention in PyTorch, and a T4 cannot hold its clock: about 10 minutes on Colab are 17 %.
 UTILISATION, UTILISATION_OF_OLD_CARDS = (0.30, 0.75), (0.15, 0.75)
@@ -120,7 +120,12 @@ class Estimate:
         Args:
             card: from `find_card`, `this_card` or `this_device`.
         """
-        return "yes" if self.fits(card.free_bytes) else "tight" if self.fits(card.memory_bytes) else "no"
+        clip = self
+        if self.setup.resolved().dtype == "bf16" and "fp16" in card.flops and "bf16" not in card.flops:
+            others = [text for text in self.setup.optimizations if not text.startswith("attention=")]
+            setup = replace(self.setup, optimizations=in_order([*others, "attention=math"]))
+            clip = estimate(setup, self.request)  # such a card keeps all scores of attention in bf16
+        return "yes" if clip.fits(card.free_bytes) else "tight" if clip.fits(card.memory_bytes) else "no"
 
     def seconds(self, card: Card) -> Seconds | None:
         """How long the clip takes on a card; compiled code counts as eager code.

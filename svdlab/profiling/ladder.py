@@ -114,14 +114,14 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
     first = next(iter(rungs.values()), None)
     for row in rows:
         measurement, rung = row.measurement or Measurement(), rungs.get(id(row))
-        prediction = estimate(row.setup, row.request)
+        prediction = _prediction(row)
         card = match_card(row.machine.name, row.machine.memory_bytes) if row.machine else None
         clip, reserved, figures = measurement.clip_seconds, measurement.peak_reserved_bytes, measurement.figures
         rate = card.flops.get(str(row.setup.resolved().dtype)) if card else None
         line = {
             "exact": is_exact(row, rows[0]),
             "peak_gib": measurement.peak_bytes and measurement.peak_bytes / GiB,
-            "predicted_gib": prediction.peak_bytes / GiB,
+            "predicted_gib": prediction and prediction.peak_bytes / GiB,
             "reserved_gib": reserved and reserved / GiB,
             **{name: figures[name] for name in ("load_seconds", "first_seconds", "clip_seconds")},
             "fastest": rung and rung.fastest_seconds,
@@ -129,13 +129,21 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
             "time": rung.compared(first) if rung and first and rung is not first else None,
             **{name: figures[name] for name in ("step_seconds", "decode_seconds")},
             "others_busy_percent": measurement.others_busy and 100 * measurement.others_busy,
-            "of_peak_percent": 100 * prediction.flops / clip / rate if clip and rate else None,
+            "of_peak_percent": 100 * prediction.flops / clip / rate if prediction and clip and rate else None,
             **{name: figures[name] for name in ("psnr_db", "ssim", "latents_relative")},
             "error": row.error,
         }
         lines.append(line)
     table = pd.DataFrame(lines).dropna(axis="columns", how="all")
     return table.set_index(pd.Index(rung_labels(rows), name="rung")).round(4) if lines else table
+
+
+def _prediction(row: Row) -> Estimate | None:
+    """What was predicted for a row; None where its weights have been moved away."""
+    try:
+        return estimate(row.setup, row.request)
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def ladder_advice(rows: Sequence[Row]) -> str:
@@ -153,7 +161,8 @@ def ladder_advice(rows: Sequence[Row]) -> str:
     failed = [f"- **failed:** `{row.setup.label}`: {row.error}" for row in rows if row.status != "done"]
     rungs = _completed(rows)
     if not rungs:
-        return f"Nothing was measured: {next((row.error for row in rows if row.error), 'the ladder has no rungs')}"
+        reasons = [row.error for row in rows if row.error] or ["the ladder has no rungs, or no clip was timed"]
+        return f"Nothing was measured: {reasons[0]}"
     baseline, exact = rungs[0], [rung for rung in rungs if is_exact(rung.row, rows[0])] or rungs
     fastest, smallest = min(exact, key=lambda rung: rung.seconds), min(exact, key=lambda rung: rung.peak_gib)
     lines = [f"- **the fastest, exact:** {fastest}: {fastest.compared(baseline)} than `{baseline.row.setup.label}`"]
@@ -225,10 +234,16 @@ def rung_labels(rungs: Sequence[Row | Estimate]) -> list[str]:
 
 
 def is_exact(row: Row, baseline: Row) -> bool:
-    """Whether the frames must be the baseline's, rounding aside.
+    """Whether the frames must be the baseline's, rounding aside: nothing approximate is added, or left out.
 
     Args:
         row: A rung of a ladder.
         baseline: Its first rung.
     """
-    return row.setup.dtype == baseline.setup.dtype and all(optimization.exact for optimization, _ in row.setup.parsed)
+    mine, its = (_approximate(each.setup) for each in (row, baseline))
+    return row.setup.dtype == baseline.setup.dtype and mine == its
+
+
+def _approximate(setup: Setup) -> set[str]:
+    parts = zip(setup.optimizations, setup.parsed, strict=True)
+    return {text for text, (optimization, _) in parts if not optimization.exact}

@@ -102,7 +102,11 @@ class MeasuredProcess:
             pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
             self._process: Any = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, **pipes)
         question = {"setup": trial.setup.to_json(), "request": trial.request.to_json()}
-        self._write_and_wait(json.dumps(question | {"memory_limit_bytes": memory_limit_bytes}))
+        try:
+            self._write_and_wait(json.dumps(question | {"memory_limit_bytes": memory_limit_bytes}))
+        except BaseException:  # Ctrl-C, above all: the process would go on with its clip
+            self.__exit__(None, None, None)
+            raise
 
     def __enter__(self) -> MeasuredProcess:
         return self

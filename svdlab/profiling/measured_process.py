@@ -66,13 +66,14 @@ def _measure(question: dict[str, Any], folder: Path, events: EventLog, answers: 
     limit_bytes = question["memory_limit_bytes"]
     if limit_bytes is not None and device.startswith("cuda"):
         share = limit_bytes / torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), torch.device(device))
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), torch.device(device).index)
     elif limit_bytes is not None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
     if setup.weights == "hub":  # a download is no part of loading
-        hub.fetch(variant(setup.variant), half=setup.resolved().dtype != "fp32", revision=setup.revision)
+        resolved = setup.resolved()  # to the commit in the cache, as for `load`
+        hub.fetch(variant(setup.variant), half=resolved.dtype != "fp32", revision=resolved.revision)
     with Image.open(folder / PICTURE_FILE) as file:
         picture = file.convert("RGB")
     events.end_stage()

@@ -19,6 +19,7 @@ def delete_row(folder: Path, key: str) -> None:
         folder: of the study.
         key: of the row.
     """
+    folder = folder.resolve()  # a study may be a link to another disk
     _move_files(folder, _deleted(folder) / date.today().isoformat(), key)
 
 
@@ -29,6 +30,7 @@ def restore_row(folder: Path, key: str) -> None:
         folder: of the study.
         key: of the row.
     """
+    folder = folder.resolve()
     for day in sorted(_deleted(folder).glob("*")):
         _move_files(day, folder, key)
 

@@ -25,7 +25,7 @@ def row_key(setup: Setup, request: Request, picture_sha256: str | None = None, *
         setup: how the model runs. Its device does not count.
         request: what is asked. Of its image, the pixels count that the model sees.
         picture_sha256: their hash; default: computed.
-        **also: what else sets the question apart.
+        **other_fields: what else sets the question apart.
     """
     setup, request = setup.resolved(), request.filled(setup.variant)
     question = {

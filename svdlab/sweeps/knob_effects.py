@@ -74,9 +74,10 @@ def rows_with_clips(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: there is none; the sentence quotes the first failure.
     """
-    lines: Any = frame[frame["status"] == "done"] if len(frame) else frame
+    lines: Any = frame[(frame["status"] == "done") & frame["clip"].notna()] if len(frame) else frame
     if not len(lines):
-        reason = frame["error"].tolist()[0] if len(frame) else "the folder holds no rows; run a sweep into it"
+        errors = frame["error"].dropna().tolist() if len(frame) else ["the folder holds no rows; run a sweep into it"]
+        reason = errors[0] if errors else "these rows were measured, and kept none"
         raise ValueError(f"There is no clip to study: {reason}")
     return lines
 
@@ -129,6 +130,8 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
     table: Any = frame.assign(_all=0).pivot_table(measure, index=others or "_all", columns=knob, aggfunc="mean")
     by_seed = table.dropna().to_numpy(dtype=float)
     seeds, values = by_seed.shape
+    if values < 2:
+        return Effect("no clear effect", None, None, seeds)
     places = np.arange(values) - (values - 1) / 2
     trends = by_seed @ places / (places @ places) * (values - 1)
     change = float(trends.mean()) if seeds and is_numeric(frame, knob) else None

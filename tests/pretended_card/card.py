@@ -106,8 +106,14 @@ def _face(card: Any, name: str, capability: tuple[int, int]) -> dict[str, Any]:
 
     def set_fraction(fraction: float, device: Any = None) -> None:
         nonlocal share
+        get_fraction(device)
         share = fraction
         card.set_limit_bytes(int(fraction * card.counts()["total_bytes"]))
+
+    def get_fraction(device: Any = None) -> float:
+        if device is not None:  # as CUDA's own, which takes no device without an index
+            torch.cuda._utils._get_device_index(device)
+        return share
 
     def no_nvml(device: Any = None) -> int:
         raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed or it can't be imported.")
@@ -133,7 +139,7 @@ def _face(card: Any, name: str, capability: tuple[int, int]) -> dict[str, Any]:
         "max_memory_reserved": lambda device=None: card.counts()["peak_bytes"],
         "reset_peak_memory_stats": lambda device=None: card.reset_peak(),
         "set_per_process_memory_fraction": set_fraction,
-        "get_per_process_memory_fraction": lambda device=None: share,
+        "get_per_process_memory_fraction": get_fraction,
         "device_memory_used": no_nvml,
         "empty_cache": lambda *_: None,
         "get_rng_state": lambda device=None: torch.get_rng_state(),
