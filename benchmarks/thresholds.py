@@ -18,20 +18,21 @@ import torch
 from PIL import Image
 from skimage import data
 
-from svdlab import Clip, Request, Setup, assess, generate, load
+from svdlab import VARIANTS, Clip, Request, Setup, assess, generate, load
 from svdlab.media.images import fit_image
 from svdlab.quality.faces import faces
 from svdlab.quality.symptoms import seam_ratio, travel_percent
 from svdlab.tiny import pixels_per_frame
 from training.scenes import draw, layers
 
+TINY = VARIANTS["tiny"]
 PIPELINE = load(Setup("tiny"))
 CHUNKS = (2, 3, 4, 7)
 LEANS = (0.05, 0.1, 0.2)
 
 
 def scene(seed: int, world: str = "rocket", scale: int = 1) -> Image.Image:
-    frame = draw([seed], 0, 7, 1, 72 * scale, 128 * scale, world=world)[0][0, 0]
+    frame = draw([seed], 0, 7, 1, TINY.height * scale, TINY.width * scale, world=world)[0][0, 0]
     return Image.fromarray((frame.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
 
 
@@ -70,7 +71,7 @@ def motion(scenes: range) -> list[Clip]:
             )
     dice = np.random.default_rng(0)
     for levels in (15, 40):
-        busy = [np.asarray(scene(seed)) + dice.normal(0, levels, (72, 128, 1)) for seed in scenes[:3]]
+        busy = [np.asarray(scene(seed)) + dice.normal(0, levels, (TINY.height, TINY.width, 1)) for seed in scenes[:3]]
         clips = [make_clip(Image.fromarray(b.clip(0, 255).astype(np.uint8)), motion_bucket_id=127) for b in busy]
         share = (travel_percent(clip) / (pixels_per_frame(127, 7, 100) * 11) for clip in clips)
         print_range(f"  as a share of the rule, texture of {levels} levels over the picture", share)
@@ -79,7 +80,7 @@ def motion(scenes: range) -> list[Clip]:
         "  as a share of the rocket's rule, pictures without a rocket",
         (travel_percent(c) / (pixels_per_frame(127, 7, 100) * 11) for c in photos),
     )
-    for height, width in ((64, 64), (128, 128), (144, 256)):
+    for height, width in ((72, 128), (64, 64), (128, 128), (192, 320)):
         clips = [make_clip(scene(seed, scale=4), height=height, width=width) for seed in scenes[:2]]
         share = (travel_percent(clip) / (pixels_per_frame(127, 7, 100) * 11) for clip in clips)
         print_range(f"  as a share of the rule, {height}x{width}", share)

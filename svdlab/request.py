@@ -73,7 +73,7 @@ class Request:
 
         svd-xt, svd-xt-1.1: 576x1024 pixels (height x width), 25 frames, 25 steps, guidance 1 to 3, decode chunk 5
         svd:                the same with 14 frames, decode chunk 7
-        tiny:               72x128 pixels, 14 frames, 4 steps, guidance 1 to 1, decode chunk 14
+        tiny:               96x160 pixels, 14 frames, 4 steps, guidance 1 to 1, decode chunk 14
         all of them:        fps 7, motion bucket 127, noise 0.02
 
     Args:
@@ -310,7 +310,7 @@ def conditioning(request: Request) -> Image.Image:
 
     Example:
         >>> conditioning(Request.for_variant("tiny", image="rocket")).size
-        (128, 72)
+        (160, 96)
     """
     if request.height is None or request.width is None:
         raise ValueError("The request's height or width is open: fill it in, as with request.filled('svd-xt').")

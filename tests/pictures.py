@@ -24,11 +24,13 @@ def scene(width: int = 40, height: int = 24) -> Image.Image:
 
 
 @cache
-def draw_frames(seed: int, bucket: float, world: str = "rocket", frames: int = 14, scale: int = 1) -> list[Image.Image]:
-    """A clip of a drawn world whose motion is known, at 7 frames a second, `scale` times 128x72."""
+def draw_frames(
+    seed: int, bucket: float, world: str = "rocket", frames: int = 14, size: tuple[int, int] = (72, 128)
+) -> list[Image.Image]:
+    """A clip of a drawn world whose motion is known, at 7 frames a second, of a height and a width."""
     from training.scenes import draw
 
-    clip = draw([seed], bucket, 7, frames, 72 * scale, 128 * scale, world=world)[0][0]
+    clip = draw([seed], bucket, 7, frames, *size, world=world)[0][0]
     return [Image.fromarray(f) for f in (clip.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)]
 
 

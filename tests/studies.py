@@ -25,7 +25,7 @@ def draw_clip(seed: int = 0, bucket: int = 127, **fields: Any) -> Clip:
     frames = []
     for i in range(FRAMES):
         level, left = 80 + 20 * i, 8 + i * bucket // 32
-        frame = Image.new("RGB", (128, 72), (level, level, level))
+        frame = Image.new("RGB", (160, 96), (level, level, level))
         frame.paste((level + 8 * (seed % 9), level, level), (left, 8, left + 32, 40))
         frames.append(frame)
     arguments: dict[str, Any] = {

@@ -39,12 +39,12 @@ draw_four = partial(draw_frames, frames=4)
 def speed(bucket: float) -> float:
     from svdlab.tiny import pixels_per_frame
 
-    return pixels_per_frame(bucket, FPS)
+    return pixels_per_frame(bucket, FPS, width=128)
 
 
 def draw_pan(seed: int, dx: float, dy: float, world: str, frames: int = 4) -> list[Image.Image]:
     """What a camera sees that moves by (dx, dy) pixels of 128x72 a frame: crops of a picture four times as fine."""
-    large = draw_frames(seed, 0, world, frames=1, scale=6)[0]
+    large = draw_frames(seed, 0, world, frames=1, size=(432, 768))[0]
     corners = [(128 + round(4 * k * dx), 72 + round(4 * k * dy)) for k in range(frames)]
     return [large.crop((x, y, x + 512, y + 288)).resize((128, 72), Image.Resampling.BOX) for x, y in corners]
 
@@ -121,7 +121,7 @@ def test_light_is_not_motion(seed, offset):
 
 @pytest.mark.parametrize("scale", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_larger_picture_moves_more_pixels_and_the_same_percent(scale):
-    small, large = assess(draw_four(100, 127)), assess(draw_four(100, 127, scale=scale))
+    small, large = assess(draw_four(100, 127)), assess(draw_four(100, 127, size=(72 * scale, 128 * scale)))
     assert large.motion_fast_px == pytest.approx(small.motion_fast_px * scale, rel=0.1)
     resized = assess([frame.resize((256, 144), Image.Resampling.BICUBIC) for frame in draw_four(100, 127)])
     assert resized.motion_fast_px == pytest.approx(2 * small.motion_fast_px, rel=0.03)

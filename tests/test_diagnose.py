@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 from micro_model import break_decoder
-from pictures import draw_frames
 from PIL import Image
 
-from svdlab import Request, Setup, diagnose, generate
+from svdlab import VARIANTS, Request, Setup, diagnose, generate
 from svdlab.generation.clip import Clip, Seam
 from svdlab.media.images import EXAMPLES, fit_image, open_image
 from svdlab.quality.diagnose import Finding
@@ -19,6 +20,7 @@ from svdlab.quality.faces import faces
 from svdlab.quality.symptoms import measures, seam_ratio, travel_percent
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+draw_frames = partial(pictures.draw_frames, size=(VARIANTS["tiny"].height, VARIANTS["tiny"].width))
 
 
 def make_clip(frames: list[Image.Image], setup: Setup | None = None, variant: str = "tiny", **fields: Any) -> Clip:
@@ -64,7 +66,7 @@ def test_travel_is_the_rule_and_shimmer_is_no_travel():
         promised = 12.5 * bucket / 255 / 7 * 11
         assert travel_percent(make_clip(draw_frames(100, bucket))) == pytest.approx(promised, rel=share)
     dice = np.random.default_rng(0)
-    still = change_frames(draw_frames(100, 0)[:1] * 14, lambda _: dice.normal(0, 6, (72, 128, 3)))
+    still = change_frames(draw_frames(100, 0)[:1] * 14, lambda _: dice.normal(0, 6, (96, 160, 3)))
     assert travel_percent(make_clip(still)) < 1
 
 
@@ -122,7 +124,7 @@ def test_black_frames_ask_for_precision_and_the_trained_size():
     assert (finding.changes, finding.apply(half).dtype) == ({"height": 576, "width": 1024}, "bf16")
     full = make_clip(black, Setup("svd", weights="random", dtype="fp32"), "svd", image=draw_frames(1, 0)[0])
     assert "fp16" not in str(find_one(full, "black"))  # which is not to blame
-    trained = [Image.new("RGB", (128, 72))] * 14
+    trained = [Image.new("RGB", (160, 96))] * 14
     assert find_one(
         make_clip(trained, Setup("tiny", dtype="bf16"), image=draw_frames(100, 0)[0]), "black"
     ).setup_changes == {"dtype": "fp32"}
@@ -162,14 +164,14 @@ def test_colours_that_run_away():
 
 
 def test_size_shape_and_small_pictures_come_together_gravest_first():
-    portrait = draw_frames(100, 0)[0].crop((40, 0, 76, 72)).resize((18, 36))
+    portrait = draw_frames(100, 0)[0].crop((50, 0, 98, 96)).resize((18, 36))
     frames = [f.resize((64, 64)) for f in draw_frames(100, 127)]
     clip = make_clip(frames, image=portrait)
     findings = diagnose(clip)
     assert [f.symptom for f in findings][:3] == ["size", "shape", "enlarged"]
     assert "enlarged 3.6 times" in findings[2].evidence
     request = findings.apply(clip.request)
-    assert (request.height, request.width, request.fit) == (72, 128, "pad")
+    assert (request.height, request.width, request.fit) == (96, 160, "pad")
     stretched = make_clip(frames, image=portrait, fit="stretch")
     assert find_one(stretched, "shape").changes == {"fit": "crop"}
     assert "2.0 times too wide" in find_one(stretched, "shape").cause
@@ -201,10 +203,10 @@ def test_faces_are_named_where_there_are_some():
 def test_a_photograph_is_nothing_for_the_bundled_model():
     """Each example but the photograph among them is a drawing; a photograph that stands still gets this cure alone."""
     for name in EXAMPLES:
-        picture = fit_image(open_image(name), 72, 128)
+        picture = fit_image(open_image(name), 96, 160)
         names = symptoms(make_clip([picture] * 14, image=name))
         assert ("photograph" in names, "static" in names) == (name == "launch", name != "launch")
-    assert "photograph" not in symptoms(make_clip([fit_image(open_image("launch"), 72, 128)] * 14, variant="svd"))
+    assert "photograph" not in symptoms(make_clip([fit_image(open_image("launch"), 96, 160)] * 14, variant="svd"))
 
 
 def test_more_motion_and_calm_faces_are_one_advice():

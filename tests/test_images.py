@@ -520,7 +520,7 @@ def test_only_a_request_of_one_s_own_is_ever_fetched(tmp_path, monkeypatch):
     from svdlab.generation.clip import Clip
 
     request = Request.for_variant("tiny", image="http://127.0.0.1:9/private.png")
-    frames = [Image.new("RGB", (128, 72))] * request.num_frames
+    frames = [Image.new("RGB", (160, 96))] * request.num_frames
     clip = Clip(frames, request, None, picture=frames[0])
     monkeypatch.setattr(download, "download", lambda url: pytest.fail("something was fetched"))
     saved = read(clip.save(tmp_path / "clip.mp4"))

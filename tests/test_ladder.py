@@ -122,4 +122,4 @@ def test_the_advice(rows):
     assert "**not exact:** `fp16, fp8`, 2.40 s a clip (2.40 to 2.40), 1.50 GiB, 41 dB" in advice
     assert "**failed:** `fp16, split-guidance, lean-decode`: In decode of call 1" in advice
     assert ladder_advice(rows[4:]).startswith("Nothing was measured: In decode")
-    assert ladder_advice([]) == "Nothing was measured: the ladder has no rungs"
+    assert ladder_advice([]).startswith("Nothing was measured: the ladder has no rungs")

@@ -157,6 +157,6 @@ def test_troubleshooting(run_notebook, steps, frames):
     assert [name for name in names if name in symptoms] == symptoms
     assert "Nothing was found that needs a cure." in text
     assert "This machine is ready." in text
-    assert f"Out of memory while decoding ({frames} frames of 72x128" in text
+    assert f"Out of memory while decoding ({frames} frames of 96x160" in text
     assert "The next clip is the same as before: True" in text
     assert text.count("<video ") == 11

@@ -171,7 +171,7 @@ def test_several_clips_have_seeds_one_after_another_or_drawn(tiny_panel):
 
 
 def test_a_picture_that_the_bundled_model_cannot_animate_is_told_of(tiny_panel):
-    sentence = "animates drawn rockets only"
+    sentence = "animates drawn scenes"
     assert sentence not in tiny_panel.form.concerns.value
     set_controls(tiny_panel, example="launch")  # a photograph
     assert sentence in tiny_panel.form.concerns.value
@@ -228,7 +228,7 @@ def test_the_crop_is_shown_as_the_model_will_see_it(tiny_panel):
     assert tiny_panel.request.image.size == (400, 100)
     assert (tiny_panel.controls["example"].value, tiny_panel.controls["path"].value) == ("", "")
     figure = tiny_panel.form.picture.figure.value
-    assert "wide.png: 128 × 72, as the model will see it" in figure
+    assert "wide.png: 160 × 96, as the model will see it" in figure
     assert 'data-focus="0.5 0.5"' in figure
     tiny_panel.form.picture.inbox.value = '{"focus": [1, 0.5]}'  # as the page says when the picture was dragged
     assert tiny_panel.request.focus == (1.0, 0.5)
@@ -258,7 +258,7 @@ def test_a_file_that_does_not_arrive_leaves_no_clip_of_the_old_picture(tiny_pane
     assert tiny_panel.worker.future is None
     inbox.value = '{"name": "mine.jpg", "problem": "it is empty"}'
     assert "could not be sent (it is empty): the picture is still rocket" in html.unescape(alert.value)
-    assert "rocket: 128 × 72" in tiny_panel.form.picture.figure.value
+    assert "rocket: 160 × 96" in tiny_panel.form.picture.figure.value
     send_file(tiny_panel, "mine.jpg", b"no picture")
     assert "mine.jpg is not an image" in alert.value
     inbox.value = '{"name": "late.png"}'
@@ -557,13 +557,13 @@ def test_a_latent_preview_looks_like_the_clip():
     """The bundled model's latents of a picture, projected, against that picture: the factors are the right ones."""
     pipeline = load_cached(Setup("tiny"))
     picture = conditioning(Request.for_variant("tiny", image="rocket"))
-    pixels = pipeline.video_processor.preprocess(picture, 72, 128)
+    pixels = pipeline.video_processor.preprocess(picture, picture.height, picture.width)
     with torch.no_grad():
         latents = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
     [preview, *_] = preview_frames(latents[:, None].repeat(1, 3, 1, 1, 1), "tiny", frames=3)
     expected = picture.resize(preview.size, Image.Resampling.BOX)
     difference = torch.tensor(list(preview.getdata())).float() - torch.tensor(list(expected.getdata())).float()
-    assert preview.size == (32, 18)
+    assert preview.size == (picture.width // 4, picture.height // 4)
     assert difference.abs().mean() < 8
 
 

@@ -138,7 +138,7 @@ def test_refusals_name_the_value_and_the_way_out(fields, sentence):
         ("svd", {"num_frames": 25}, "num_frames=25 is more than the 14"),
         ("svd-xt-1.1", {"fps": 8}, "tuned at fps=7 only"),
         ("svd-xt-1.1", {"motion_bucket_id": 180}, "tuned at motion_bucket_id=127 only"),
-        ("tiny", {"height": 576, "width": 1024}, "576x1024 is not 72x128"),
+        ("tiny", {"height": 576, "width": 1024}, "576x1024 is not 96x160"),
         ("tiny", {"max_guidance_scale": 2.0}, "max_guidance_scale=2 is over 1"),
     ],
 )

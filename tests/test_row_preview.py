@@ -22,7 +22,7 @@ def test_a_preview_is_small_and_looks_like_the_clip(row):
     clip = row.open()
     full = [frame.resize((1024, 576)) for frame in clip.frames]
     for frames, size in (
-        (clip.frames, (256, 144)),
+        (clip.frames, (256, 154)),
         (full, (256, 144)),
         ([full[0].rotate(90, expand=True)], (144, 256)),
     ):

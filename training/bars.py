@@ -10,6 +10,8 @@ from pathlib import Path
 from svdlab.atomic_files import atomic_write
 from svdlab.tiny import pixels_per_frame
 
+from .scenes import WIDTH
+
 MARKERS = "<!-- tiny-table -->", "<!-- /tiny-table -->"
 Values = Mapping[str, list[float]]
 
@@ -63,7 +65,7 @@ def _fall(values: Values, prefix: str) -> bool:
 
 def _speeds(values: Values) -> str:
     speeds = _by_knob(values, "speed at ").items()
-    told = ", ".join(f"{speed:.2f} ({pixels_per_frame(150, rate):.2f}) at {rate:g}" for rate, speed in speeds)
+    told = ", ".join(f"{speed:.2f} ({pixels_per_frame(150, rate, WIDTH):.2f}) at {rate:g}" for rate, speed in speeds)
     return ("yes: " if _fall(values, "speed at ") else "no: ") + told
 
 

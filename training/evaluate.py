@@ -145,7 +145,7 @@ def measure_rocket(edition: Edition, seed: int, values: Values) -> None:
         speeds.append(speed)
         flows.append(assess(list(map(image, clip))).motion_mean_px)
         if bucket >= 60:
-            rule = pixels_per_frame(bucket, FPS)
+            rule = pixels_per_frame(bucket, FPS, WIDTH)
             values["speed error"].append(abs(speed - rule) / rule)
             values["heading error"].append(turn_between(way, heading))
     values["rank"].append(rank_correlation(speeds))

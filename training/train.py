@@ -27,7 +27,7 @@ from torch import Tensor
 from svdlab.tiny import WEIGHTS
 
 from .clips import Source, random_clips
-from .model import FRAMES, HEIGHT, LATENTS, SIGNALS, WIDTH, build_pipeline, build_unet, build_vae, decode, encode, grow
+from .model import FRAMES, HEIGHT, LATENTS, WIDTH, build_pipeline, build_unet, build_vae, decode, encode, grow
 from .objective import half, speed_up, unet_loss
 from .optimizer import Muon
 from .runs import Average, Clock, Run, hasten, place, train
@@ -89,8 +89,9 @@ def vae_run(options: Options, rank: int) -> AutoencoderKLTemporalDecoder:
     run = Run("vae ", vae, optimizer, Average(vae, power=30), options.checkpoints / "vae.pt")
     first = deepcopy(vae).requires_grad_(False) if before else None
     run.load()
-    if before:
-        new = slice(SIGNALS, LATENTS)
+    known = before["decoder.conv_in.weight"].shape[1] if before else 0  # latent channels
+    if 0 < known < LATENTS:
+        new = slice(known, LATENTS)
         hasten(optimizer, [vae.encoder.conv_out.weight[new], vae.decoder.conv_in.weight[:, new]], NEW_PARTS)
     if options.compile:
         vae.encoder.compile()
@@ -108,7 +109,7 @@ def vae_run(options: Options, rank: int) -> AutoencoderKLTemporalDecoder:
             # A little noise, up to a tenth of the latents' size: what the UNet hands over is never exact.
             noise = 0.06 * torch.rand(len(latents), 1, 1, 1, device=latents.device) * torch.randn_like(latents)
             returned = decode(vae, latents + noise, VAE_FRAMES)
-        return vae_loss(returned.float(), pictures) + latents_loss(latents.float(), pictures, first)
+        return vae_loss(returned.float(), pictures) + latents_loss(latents.float(), pictures, first, known)
 
     train(run, loss_of, options.vae_minutes, options.vae_rate, 60, options, rank, clip=0.5, drawing=drawing)
     vae.load_state_dict(run.average.weights)
@@ -125,14 +126,15 @@ def vae_loss(returned: Tensor, pictures: Tensor) -> Tensor:
     return errors.square().mean() + 0.5 * (errors[:, 1:] - errors[:, :-1]).square().mean()
 
 
-def latents_loss(latents: Tensor, pictures: Tensor, first: AutoencoderKLTemporalDecoder | None) -> Tensor:
-    """Keeps the first channels where the edition before has them, for its UNet, and the new ones at `DETAIL`."""
+def latents_loss(latents: Tensor, pictures: Tensor, first: AutoencoderKLTemporalDecoder | None, known: int) -> Tensor:
+    """Keeps the `known` channels where the edition before has them, for its UNet, and new ones at `DETAIL`."""
     if first is None:
         return latents.new_zeros(())
     with torch.no_grad(), half(pictures.device.type):
-        before = encode(first, pictures)[:, :SIGNALS].float()
-    sizes = latents[:, SIGNALS:].square().mean((0, 2, 3)).sqrt()
-    return 0.3 * (latents[:, :SIGNALS] - before).square().mean() + 0.002 * (sizes / DETAIL - 1).square().mean()
+        before = encode(first, pictures)[:, :known].float()
+    kept = 0.3 * (latents[:, :known] - before).square().mean()
+    sizes = latents[:, known:].square().mean((0, 2, 3)).sqrt()
+    return kept + 0.002 * (sizes / DETAIL - 1).square().sum() / max(1, len(sizes))
 
 
 @torch.no_grad()
@@ -154,8 +156,8 @@ def unet_run(options: Options, rank: int, vae: AutoencoderKLTemporalDecoder) -> 
     optimizer = Muon(unet.parameters(), options.rate, adam_only=edges)
     run = Run("unet", unet, optimizer, Average(unet), options.checkpoints / "unet.pt")
     run.load()
-    if before:
-        new, condition = slice(SIGNALS, LATENTS), slice(LATENTS + SIGNALS, 2 * LATENTS)
+    if before and (known := before["conv_out.weight"].shape[0]) < LATENTS:
+        new, condition = slice(known, LATENTS), slice(LATENTS + known, 2 * LATENTS)
         parts = [unet.conv_in.weight[:, new], unet.conv_in.weight[:, condition], unet.conv_out.weight[new]]
         hasten(optimizer, parts, NEW_PARTS)
     dice, drawing = torch.Generator(options.device).manual_seed(7_919 * run.step + rank), Clock(options.device)

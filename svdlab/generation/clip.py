@@ -67,7 +67,7 @@ class Clip:
     Example:
         With `clip = generate(load(Setup("tiny")), Request(image="rocket", num_frames=2))`:
         >>> clip.request.seed, len(clip.frames), clip.picture.size
-        (0, 2, (128, 72))
+        (0, 2, (160, 96))
     """
 
     frames: list[Image.Image]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import re
 import sys
 import warnings
@@ -234,7 +235,8 @@ def _override(setup: Setup, options: argparse.Namespace) -> Setup:
 def _run(options: argparse.Namespace) -> None:
     from svdlab.headless.run_notebooks import results_home, run_notebook
 
-    parameters, results = {"on": options.on} if options.on else {}, options.results or results_home()
+    parameters = {"on": options.on} if options.on else {}
+    results = options.results or Path(os.path.relpath(results_home()))
     options.resume_hints = [f"finished clips stay in {results}, and the same command goes on from there"]
     for copy in run_notebook(options.notebook, options.params, results, **parameters):
         _print_written(copy, options)

@@ -110,11 +110,11 @@ def diagnose(clip: Clip) -> Findings:
         ValueError: as `assess` raises it: a single frame, frames of different sizes, a side that is far too short.
 
     Example:
-        With `clip = generate(load(Setup("tiny")), Request(image="rocket"))`:
-        >>> diagnose(clip)
-        Nothing was found that needs a cure.
-        >>> diagnose(clip).apply(clip.request) == clip.request  # the request to try next
-        True
+        With a `clip` of two frames, in which nothing gets far:
+        >>> [finding.symptom for finding in diagnose(clip)]
+        ['static']
+        >>> diagnose(clip).apply(clip.request).motion_bucket_id  # of the request to try next
+        190
     """
     quality = assess(clip)
     checks = (_black, _half_precision, _size, _picture, _photograph, _static, _seams, _colour, _faces)
@@ -179,7 +179,7 @@ def _picture(clip: Clip, quality: Quality) -> Iterator[Finding]:
 def _photograph(clip: Clip, quality: Quality) -> Iterator[Finding]:
     if (share := flat_share(clip)) < _FLAT_SHARE:
         evidence = f"{share:.0%} of the picture is even, of drawn ones two thirds and more"
-        cause = "tiny, the bundled model, has learnt drawn rockets alone: of a photograph it can make nothing"
+        cause = "tiny, the bundled model, has learnt drawn scenes: a photograph it only zooms into"
         yield Finding("photograph", evidence, cause, "animate it with svd or svd-xt; give tiny a bundled example")
 
 

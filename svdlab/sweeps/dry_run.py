@@ -69,7 +69,7 @@ def dry_run(trials: Iterable[Trial], folder: str | Path, *, retry_failed: bool =
     Example:
         >>> from svdlab import Request, Setup, dry_run, grid
         >>> print(dry_run(grid(Setup("tiny"), Request(image="rocket"), seed=range(15)), "results/new"))
-        15 clips: none there yet, 15 to make, time unknown, about 0.6 MB.
+        15 clips: none there yet, 15 to make, time unknown, about 1.0 MB.
     """
     pictures = PictureCache()
     trials_by_key = {row_key(t.setup, t.request, pictures.fitted(t.request).sha256): t for t in trials}

@@ -11,15 +11,14 @@ How the model was made is not part of the package: see `training/` in the reposi
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-WIDTH = 128  # pixels, of the clips that it was trained on
-# An eighth of the width a second keeps the fastest usual clip (14 frames at 7 fps) within 30 of 128 pixels: clearly
-# visible, and about eight latent cells, which a small network can learn in an evening.
+# An eighth of the width a second keeps the fastest usual clip (14 frames at 7 fps) within a fourth of the picture:
+# clearly visible, and about ten latent cells, which a small network can learn in an evening.
 WIDTHS_PER_SECOND = 1 / 8
 
 __all__ = ["WEIGHTS", "pixels_per_frame"]
 
 
-def pixels_per_frame(motion_bucket_id: float, fps: float, width: float = WIDTH) -> float:
+def pixels_per_frame(motion_bucket_id: float, fps: float, width: float) -> float:
     """The rocket's speed in pixels a frame: it grows with the bucket, falls with the frame rate, scales with the width.
 
     Args:
@@ -31,7 +30,7 @@ def pixels_per_frame(motion_bucket_id: float, fps: float, width: float = WIDTH) 
         Pixels from one frame to the next.
 
     Example:
-        >>> round(pixels_per_frame(motion_bucket_id=255, fps=7), 2)
-        2.29
+        >>> round(pixels_per_frame(motion_bucket_id=255, fps=7, width=160), 2)
+        2.86
     """
     return width * WIDTHS_PER_SECOND * (motion_bucket_id / 255) / fps

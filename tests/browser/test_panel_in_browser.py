@@ -50,7 +50,8 @@ WITHOUT_HELP = """() => [...document.querySelectorAll('.svdlab-panel :is(input, 
 WITHOUT_NAME = """() => {
   const all = document.querySelectorAll('.svdlab-panel :is(input, select, button, [role=slider], img, video)');
   const named = (one) => one.labels?.length || one.getAttribute('aria-label') || one.alt || one.textContent.trim();
-  return [...all].filter((one) => one.offsetParent && !named(one)).map((one) => one.outerHTML);
+  const seen = [...all].filter((one) => one.checkVisibility({visibilityProperty: true}));
+  return seen.filter((one) => !named(one)).map((one) => one.outerHTML);
 }"""
 
 
@@ -95,7 +96,7 @@ def test_every_control_is_named_and_explained(live, screenshot):
     slider(live, "Frames").wait_for()
     assert live.evaluate(WITHOUT_NAME) == live.evaluate(WITHOUT_HELP) == []
     assert slider(live, "Motion bucket").get_attribute("aria-valuenow") == "127.0"
-    assert live.get_by_role("img", name="rocket: 128 × 72, as the model will see it").is_visible()
+    assert live.get_by_role("img", name="rocket: 160 × 96, as the model will see it").is_visible()
     screenshot(live, "panel-opened-light")
 
 
@@ -278,8 +279,8 @@ def test_a_large_photograph_arrives_upright_and_small_and_its_crop_is_dragged(li
     photo.save(lab.files / "photo.jpg", quality=95, exif=exif)
     assert (lab.files / "photo.jpg").stat().st_size > 14e6
     drop(live, lab, "photo.jpg")
-    live.get_by_role("img", name="photo.jpg: 128 × 72, as the model will see it").wait_for()
-    live.get_by_text("tiny animates drawn rockets only").wait_for()
+    live.get_by_role("img", name="photo.jpg: 160 × 96, as the model will see it").wait_for()
+    live.get_by_text("tiny animates drawn scenes").wait_for()
     assert state(live)[0]["focus"] == [0.5, 0.5]
     picture = open_image(state(live)[0]["image"])
     assert (picture.width, picture.height) == (2048, 3072)
@@ -297,7 +298,7 @@ def test_a_large_photograph_arrives_upright_and_small_and_its_crop_is_dragged(li
     (lab.files / "words.png").write_text("no picture")
     chooser.value.set_files(lab.files / "words.png")
     live.get_by_role("alert").filter(has_text="words.png is not an image").wait_for()
-    live.get_by_role("img", name="photo.jpg: 128 × 72").wait_for()
+    live.get_by_role("img", name="photo.jpg: 160 × 96").wait_for()
     screenshot(live, "panel-refused")
 
 

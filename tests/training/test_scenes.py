@@ -17,14 +17,14 @@ from training.measures import (
     psnr_moved,
     turn_between,
 )
-from training.scenes import WORLDS, draw
+from training.scenes import WIDTH, WORLDS, draw
 
 
 def test_the_rule_is_exact_and_monotonic():
-    speeds = [pixels_per_frame(bucket, 7) for bucket in range(0, 256, 5)]
+    speeds = [pixels_per_frame(bucket, 7, WIDTH) for bucket in range(0, 256, 5)]
     assert speeds[0] == 0
     assert all(a < b for a, b in itertools.pairwise(speeds))
-    assert all(pixels_per_frame(127, fps) > pixels_per_frame(127, fps + 1) for fps in range(5, 30))
+    assert all(pixels_per_frame(127, fps, WIDTH) > pixels_per_frame(127, fps + 1, WIDTH) for fps in range(5, 30))
     assert pixels_per_frame(255, 7, width=1024) == 8 * pixels_per_frame(255, 7, width=128)
 
 
@@ -32,8 +32,8 @@ def test_the_rule_is_exact_and_monotonic():
 def test_the_rocket_moves_by_the_rule_where_its_nose_points(bucket, fps):
     _, truth = draw([11, 12], bucket, fps)
     step = truth.centres[:, 1:] - truth.centres[:, :-1]
-    assert torch.allclose(step.norm(dim=-1), torch.tensor(pixels_per_frame(bucket, fps)), atol=1e-4)
-    assert torch.allclose(truth.pixels_per_frame, torch.tensor(pixels_per_frame(bucket, fps)))
+    assert torch.allclose(step.norm(dim=-1), torch.tensor(pixels_per_frame(bucket, fps, WIDTH)), atol=1e-4)
+    assert torch.allclose(truth.pixels_per_frame, torch.tensor(pixels_per_frame(bucket, fps, WIDTH)))
     for (x, y), heading in zip(step[:, 0].tolist(), truth.heading.tolist(), strict=True):
         assert turn_between(math.degrees(math.atan2(-y, x)), heading) < 0.1
 

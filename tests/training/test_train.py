@@ -8,7 +8,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
 
 from svdlab.tiny import WEIGHTS
-from training import objective, train
+from training import model, objective, train
 from training.clips import SHARES, Source
 from training.model import LATENTS, SCHEDULER, build_unet, build_vae, decode, encode, grow
 from training.scenes import WORLDS, draw
@@ -52,11 +52,14 @@ def test_what_the_network_brings_down_itself_is_taken_for_noise():
 
 
 def test_noise_levels_cover_the_samplers():
-    sigmas = objective.draw_sigmas(4000, torch.Generator().manual_seed(0))
+    seeing, blind = torch.zeros(4000, dtype=torch.bool), torch.ones(4000, dtype=torch.bool)
+    dice = torch.Generator().manual_seed(0)
+    sigmas = objective.draw_sigmas(seeing, dice)
     assert sigmas.min() >= 0.002
     assert sigmas.max() <= 700
     for low, high in ((100, 701), (4, 100), (1, 4), (0, 1)):
         assert 0.1 < ((sigmas >= low) & (sigmas < high)).float().mean() < 0.45
+    assert (objective.draw_sigmas(blind, dice) > 20).float().mean() < 0.2  # where a clip tells nothing of its picture
 
 
 @torch.no_grad()
@@ -94,9 +97,13 @@ def test_the_untrained_vae_returns_the_picture_softened():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("depth", [1, 2])
-def test_grown_from_the_edition_before_it_does_as_before(depth):
+@pytest.mark.parametrize(("depth", "latent_channels"), [(1, LATENTS), (2, LATENTS + 4)])
+def test_grown_from_the_edition_before_it_does_as_before(depth, latent_channels, monkeypatch):
     """More latent channels, more blocks, the same pictures and movement: nothing that was learnt is lost."""
+    monkeypatch.setattr(model, "LATENTS", latent_channels)
+    monkeypatch.setitem(model.VAE, "latent_channels", latent_channels)
+    monkeypatch.setitem(model.UNET, "in_channels", 2 * latent_channels)
+    monkeypatch.setitem(model.UNET, "out_channels", latent_channels)
     old = StableVideoDiffusionPipeline.from_pretrained(WEIGHTS)
     channels = old.vae.config.latent_channels
     vae, unet = build_vae(), build_unet(old.vae.config.scaling_factor, depth)
@@ -106,7 +113,7 @@ def test_grown_from_the_edition_before_it_does_as_before(depth):
     latents = encode(vae, pictures)
     assert torch.allclose(latents[:, :channels], encode(old.vae, pictures), atol=1e-5)
     assert torch.allclose(decode(vae, latents), decode(old.vae, latents[:, :channels]), atol=1e-5)
-    inputs = torch.randn(1, 14, 2, LATENTS, 8, 12)
+    inputs = torch.randn(1, 14, 2, latent_channels, 8, 12)
     rest = (torch.tensor(1.6), torch.randn(1, 1, 64), torch.tensor([[6.0, 127.0, 0.02]]))
     answer = unet(inputs.flatten(2, 3), *rest).sample
     expected = old.unet(inputs[:, :, :, :channels].flatten(2, 3), *rest).sample

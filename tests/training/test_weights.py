@@ -12,7 +12,7 @@ from training.bars import write_between
 from training.evaluate import Edition
 from training.measures import find_rocket, movement, psnr, rank_correlation, turn_between
 from training.model import decode, encode
-from training.scenes import draw
+from training.scenes import WIDTH, draw
 
 pytestmark = pytest.mark.xdist_group("weights")  # in one process: the clips are made once
 SEEDS = (1, 2, 3)  # held out, and not among those of the model card
@@ -66,8 +66,8 @@ def test_the_folder_is_small_and_half():
 
 
 @torch.no_grad()
-def test_the_vae_returns_pictures(pipeline):
-    pictures = draw(SEEDS, 200, 7, 6)[0][:, 5]
+def test_the_vae_returns_pictures(edition, pipeline):
+    pictures = draw(SEEDS, 200, 7, 6, edition.height, edition.width)[0][:, 5]
     returned = decode(pipeline.vae, encode(pipeline.vae, pictures * 2 - 1))
     assert psnr((returned / 2 + 0.5).clamp(0, 1), pictures) >= 28
 
@@ -76,7 +76,7 @@ def test_a_rocket_flies_where_its_nose_points_as_fast_as_its_bucket_says(edition
     measured = scene(edition, 1, (240,))
     for bucket, (likeness, speed, turn) in measured.items():
         assert likeness >= 23
-        assert speed == pytest.approx(pixels_per_frame(bucket, 7), rel=0.25)
+        assert speed == pytest.approx(pixels_per_frame(bucket, 7, WIDTH), rel=0.25)
         assert turn <= 15
 
 
@@ -85,7 +85,7 @@ def test_three_scenes_at_four_buckets(edition):
     measured = [scene(edition, seed, BUCKETS) for seed in SEEDS]
     ranks = [rank_correlation([speed for _, speed, _ in buckets.values()]) for buckets in measured]
     clips = [(bucket, *values) for buckets in measured for bucket, values in buckets.items()]
-    rules = {bucket: pixels_per_frame(bucket, 7) for bucket in BUCKETS}
+    rules = {bucket: pixels_per_frame(bucket, 7, WIDTH) for bucket in BUCKETS}
     assert statistics.median(ranks) >= 0.95
     assert statistics.median(likeness for _, likeness, _, _ in clips) >= 23
     assert statistics.median(abs(v - rules[b]) / rules[b] for b, _, v, _ in clips if b != 20) <= 0.25

@@ -36,7 +36,7 @@ _SIZES = ("num_frames", "width", "height")
 _COSTS = (*_SIZES, "num_inference_steps", "guidance", "dtype", "decode_chunk_size")  # what a prediction depends on
 # Bucket and noise strength: dramatic is what diffusers' guide shows; the other guide calls under 100 subtle.
 _MOTION = {"Subtle": (60, 0.02), "Standard": (127, 0.02), "Dramatic": (180, 0.1)}
-_DRAWN_ROCKETS = "tiny animates drawn rockets only: for another picture, a photograph above all, take svd or svd-xt."
+_PHOTOGRAPH = "tiny animates drawn scenes; a photograph it only zooms into: to bring one alive, take svd or svd-xt."
 
 
 class Form(w.VBox):
@@ -201,7 +201,7 @@ class Form(w.VBox):
         self._drawn_label.value = f'<small role="status">drawn: {", ".join(map(str, seeds))}</small>' if seeds else ""
         request, sentences = self.request, self.request.concerns()
         if request.variant == "tiny" and not _is_drawing(request.image):
-            sentences.insert(0, _DRAWN_ROCKETS)
+            sentences.insert(0, _PHOTOGRAPH)
         self.concerns.value = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
         self.picture.draw(request.height, request.width)
 
