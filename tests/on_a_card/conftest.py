@@ -12,6 +12,7 @@ import torch
 from small_clips import small_request, small_setup
 
 from svdlab import Clip, Machine, find_card, generate, load
+from svdlab.prediction.cards import CONTEXT_BYTES
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +60,7 @@ def card_of(request, monkeypatch):
     def resize(gib: float, desktop_gib: float) -> int:
         total, desktop = int(gib * 2**30), int(desktop_gib * 2**30)
         pretended.set_total_bytes(total)
-        pretended.set_others_bytes(desktop)
+        pretended.set_others_bytes(desktop + CONTEXT_BYTES)
         options = json.loads(os.environ["PRETENDED_CARD"]) | {"total_bytes": total, "desktop_bytes": desktop}
         monkeypatch.setenv("PRETENDED_CARD", json.dumps(options))
         Machine.here.__func__.cache_clear()

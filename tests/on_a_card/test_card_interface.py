@@ -11,7 +11,7 @@ from small_clips import allocated_bytes, most_bytes, small_request, small_setup
 
 from svdlab import Machine, Request, Setup, doctor, estimate, ladder, panel, profile
 from svdlab.pipelines.pipeline_cache import unload_cached
-from svdlab.prediction.cards import this_card
+from svdlab.prediction.cards import CONTEXT_BYTES, this_card
 from svdlab.prediction.fitting import lighter
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -25,7 +25,8 @@ def test_what_is_advised_fits_a_card_of_any_size(pretended, card_of, gib, deskto
     assert Machine.here().memory_bytes == int((gib - 0.3) * GiB)
     setup = Setup.fitting("svd-xt", say=sentences.append)
     prediction = estimate(setup)
-    assert prediction.needed_bytes <= free  # with the allowance for what cannot be traced, beside the desktop
+    # with the allowance for what cannot be traced, beside the desktop; CUDA's context is there already
+    assert prediction.needed_bytes <= free + CONTEXT_BYTES
     assert prediction.fits_on(this_card()) == "yes"
     assert "tight" not in sentences[0]
     checks = [check for check in doctor().checks if check.name in ("device", "fits")]

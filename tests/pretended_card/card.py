@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+CONTEXT_BYTES = int(0.4 * 2**30)  # as svdlab counts it, which is not imported here: the card comes before it
 SOURCE = Path(__file__).with_name("card.cpp")
 
 
@@ -60,7 +61,8 @@ def insert(
 ) -> Any:
     """Make `torch.cuda` find the card in this process; the extension, with its counts and its ways to break.
 
-    `desktop_bytes` are in use by others: they are missing from what is free, and from what can be allocated.
+    `desktop_bytes` are in use by others: they are missing from what is free, and from what can be allocated. So is what
+    CUDA itself takes for a process.
     """
     spec = importlib.util.spec_from_file_location("pretended_card", library)
     assert spec
@@ -68,7 +70,7 @@ def insert(
     card = sys.modules["pretended_card"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(card)
     card.set_total_bytes(total_bytes)
-    card.set_others_bytes(desktop_bytes)
+    card.set_others_bytes(desktop_bytes + CONTEXT_BYTES)
     for key, value in _face(card, name, (capability[0], capability[1])).items():
         setattr(torch.cuda, key, value)
     torch._C._cuda_getDevice = lambda: 0  # pyright: ignore  (torch.compile asks for it)
