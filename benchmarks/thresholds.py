@@ -132,8 +132,8 @@ def pictures() -> None:
         print(f"a crop that keeps {share:.0%}: {cut:.0%} of 200 drawn rockets lose over a tenth of themselves")
     for times in (1.5, 2, 3, 4):
         large = [scene(seed, "photo", 4) for seed in range(12)]
-        small = [p.resize((round(512 / times), round(288 / times)), Image.Resampling.LANCZOS) for p in large]
-        pairs = [(p, fit_image(s, 288, 512)) for p, s in zip(large, small, strict=True)]
+        small = [p.resize((round(p.width / times), round(p.height / times)), Image.Resampling.LANCZOS) for p in large]
+        pairs = [(p, fit_image(s, p.height, p.width)) for p, s in zip(large, small, strict=True)]
         print_range(
             f"sharpness kept, enlarged {times} times", (assess([big] * 2, p).sharpness_relative for p, big in pairs)
         )
