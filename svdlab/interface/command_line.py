@@ -204,9 +204,10 @@ def _clip(options: argparse.Namespace) -> None:
         request = dataclasses.replace(saved.request, **fields)
         segments = options.segments or saved.segments
     else:
-        request = Request(image=options.image, **fields)
-        has_own_size = options.variant and options.weights  # a folder's model may be of any size: no prediction holds
-        setup = Setup(options.variant) if has_own_size else Setup.fitting(options.variant, request=request, say=_tell)
+        if options.variant and options.weights:  # a folder's model may be of any size: no prediction holds
+            setup = Setup(options.variant)
+        else:
+            setup = Setup.fitting(options.variant, request=Request(image=options.image, **fields), say=_tell)
         setup = _override(setup, options)
         request = setup.request(image=options.image, preset=options.preset, **fields)
     picture = conditioning(request)

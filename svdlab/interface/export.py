@@ -63,12 +63,13 @@ def file_names(entries: Sequence[Entry]) -> list[str]:
 
 def is_replaceable(path: Path) -> bool:
     """Whether an export may be written there: nothing is there, or only files as `file_names` names them."""
-    if not path.exists():
-        return True
-    try:
-        names = [file.name for file in path.iterdir()] if path.is_dir() else zipfile.ZipFile(path).namelist()
-    except zipfile.BadZipFile:
-        return False
+    if path.is_dir():
+        names = [file.name for file in path.iterdir()]
+    elif path.suffix == ".zip" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    else:
+        return not path.exists()
     return all(re.fullmatch(r"rows\.csv|[^/]+_[0-9a-f]{16}\.mp4", name) for name in names)
 
 

@@ -100,7 +100,10 @@ def report(
 
 def _is_report(path: Path) -> bool:
     """Whether a report may be written there: nothing is there, or an older one."""
-    return not path.exists() or (path.is_file() and b'<meta name="generator" content="svdlab">' in path.read_bytes())
+    if not path.is_file():
+        return not path.exists()
+    with path.open("rb") as page:
+        return b'<meta name="generator" content="svdlab">' in page.read(1000)
 
 
 def _link_clips(names: dict[Path, str], folder: Path) -> None:

@@ -115,6 +115,15 @@ def parse(text: str) -> tuple[Optimization, str | None]:
     return optimization, value or None
 
 
+def only_approximate(texts: Iterable[str]) -> tuple[str, ...]:
+    """Those of some optimisations that change the frames by more than rounding.
+
+    Args:
+        texts: as in `Setup.optimizations`.
+    """
+    return tuple(text for text in texts if not parse(text)[0].exact)
+
+
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Names of optimisations in the order of their phases, in which they can be applied; otherwise as given.
 

@@ -202,3 +202,15 @@ def estimate(setup: Setup, request: Request | None = None) -> Estimate:
         beside = (stage.activation_bytes, stage.workspace_bytes, moved_bytes, residence.overlaps)
         stages[name] = Stage(residence.device_bytes, *beside, operations)
     return Estimate(setup, request, stages, {name: sizes.total for name, sizes in weights.items()})
+
+
+def estimate_if_readable(setup: Setup, request: Request) -> Estimate | None:
+    """`estimate`; None where it cannot be had, as of weights that were moved away: who loads them will say so.
+
+    Args:
+        setup, request: as there.
+    """
+    try:
+        return estimate(setup, request)
+    except (OSError, RuntimeError, ValueError):
+        return None

@@ -14,7 +14,7 @@ from typing import Any
 
 from svdlab.dtypes import safer_dtypes
 from svdlab.machine import best_device
-from svdlab.optimizations.registry import in_order, optimizations, parse
+from svdlab.optimizations.registry import in_order, only_approximate, optimizations, parse
 from svdlab.prediction.cards import CARDS, PUBLISHED, Card, find_card, parse_memory, this_card, this_device
 from svdlab.prediction.estimate import Estimate, estimate
 from svdlab.request import Request
@@ -203,8 +203,7 @@ def lighter(setup: Setup, request: Request, memory_bytes: int | None = None) -> 
         return f"This card keeps all scores of attention in bf16: use dtype='fp16', for which {fp16}"
     card, current = _card_with_rates(None), estimate(setup, request)
     limit = min(current.needed_bytes - 1, memory_bytes or current.needed_bytes)
-    approximate = tuple(t for t, (o, _) in zip(setup.optimizations, setup.parsed, strict=True) if not o.exact)
-    bases = (setup, replace(setup, optimizations=approximate))
+    bases = (setup, replace(setup, optimizations=only_approximate(setup.optimizations)))
     fitting = ([each for each in candidates(base, request, card) if each.fits(limit)] for base in bases)
     texts, lowest_bytes, current_seconds = [], current.needed_bytes, current.seconds(card)
     for each in next(filter(None, fitting), []):  # the best first, then each that needs less than all before it

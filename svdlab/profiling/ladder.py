@@ -13,9 +13,9 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from svdlab.dtypes import DTYPES
-from svdlab.optimizations.registry import in_order
+from svdlab.optimizations.registry import in_order, only_approximate
 from svdlab.prediction.cards import match_card
-from svdlab.prediction.estimate import Estimate, estimate
+from svdlab.prediction.estimate import Estimate, estimate_if_readable
 from svdlab.request import Request
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.row import Row
@@ -114,7 +114,7 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
     first = next(iter(rungs.values()), None)
     for row in rows:
         measurement, rung = row.measurement or Measurement(), rungs.get(id(row))
-        prediction = _prediction(row)
+        prediction = estimate_if_readable(row.setup, row.request)
         card = match_card(row.machine.name, row.machine.memory_bytes) if row.machine else None
         clip, reserved, figures = measurement.clip_seconds, measurement.peak_reserved_bytes, measurement.figures
         rate = card.flops.get(str(row.setup.resolved().dtype)) if card else None
@@ -136,14 +136,6 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
         lines.append(line)
     table = pd.DataFrame(lines).dropna(axis="columns", how="all")
     return table.set_index(pd.Index(rung_labels(rows), name="rung")).round(4) if lines else table
-
-
-def _prediction(row: Row) -> Estimate | None:
-    """What was predicted for a row; None where its weights have been moved away."""
-    try:
-        return estimate(row.setup, row.request)
-    except (OSError, RuntimeError, ValueError):
-        return None
 
 
 def ladder_advice(rows: Sequence[Row]) -> str:
@@ -240,10 +232,5 @@ def is_exact(row: Row, baseline: Row) -> bool:
         row: A rung of a ladder.
         baseline: Its first rung.
     """
-    mine, its = (_approximate(each.setup) for each in (row, baseline))
-    return row.setup.dtype == baseline.setup.dtype and mine == its
-
-
-def _approximate(setup: Setup) -> set[str]:
-    parts = zip(setup.optimizations, setup.parsed, strict=True)
-    return {text for text, (optimization, _) in parts if not optimization.exact}
+    changes, expected = (set(only_approximate(each.setup.optimizations)) for each in (row, baseline))
+    return row.setup.dtype == baseline.setup.dtype and changes == expected

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from svdlab.atomic_files import clear_leftovers
 from svdlab.machine import best_device, free_bytes
-from svdlab.prediction.estimate import estimate
+from svdlab.prediction.estimate import estimate_if_readable
 from svdlab.profiling.measure import MeasuredProcess, measurement_key
 from svdlab.profiling.measured_process import FIRST_FRAMES_FILE, FRAMES_FILE
 from svdlab.progress_bar import Progress
@@ -166,8 +166,6 @@ def _fit_side_by_side(trials: Sequence[Trial]) -> bool:
     """Whether the processes of all trials can be loaded at once: on a processor, within half of its free memory."""
     if any((trial.setup.device or best_device()) != "cpu" for trial in trials):
         return False
-    try:
-        needed = sum(estimate(trial.setup, trial.request).peak_bytes + _PROCESS_BYTES for trial in trials)
-    except (OSError, RuntimeError, ValueError):  # weights that were moved away: their process will say so
-        return False
-    return needed < free_bytes("cpu") / 2
+    estimates = [estimate_if_readable(trial.setup, trial.request) for trial in trials]
+    needed = sum(each.peak_bytes + _PROCESS_BYTES for each in estimates if each)
+    return None not in estimates and needed < free_bytes("cpu") / 2

@@ -18,7 +18,7 @@ from typing import Any
 from svdlab.atomic_files import clear_leftovers
 from svdlab.dtypes import usual_dtype
 from svdlab.messages import first_line
-from svdlab.prediction.estimate import estimate
+from svdlab.prediction.estimate import estimate_if_readable
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import write_row
 from svdlab.setup import Setup
@@ -220,10 +220,8 @@ def _needed_bytes(tasks: list[Task]) -> int:
         r = trial.request
         shapes[trial.setup, r.height, r.width, r.num_frames, r.decode_chunk_size, r.max_guidance_scale > 1] = trial
     for trial in shapes.values():
-        try:
-            needed.append(estimate(trial.setup, trial.request).needed_bytes)
-        except (ValueError, OSError, RuntimeError):  # weights that cannot be read, say: the worker will tell
-            continue
+        if prediction := estimate_if_readable(trial.setup, trial.request):
+            needed.append(prediction.needed_bytes)
     return max(needed)
 
 
