@@ -88,6 +88,8 @@ def test_nothing_moves_although_it_was_asked():
     assert (last.changes, last.advice) == ({}, "give a cleaner picture")
     published = make_clip([f.resize((256, 144)) for f in draw_frames(100, 20)], variant="svd", motion_bucket_id=200)
     assert "promises" not in find_one(published, "static").evidence  # nobody has published a rule
+    fixed = find_one(make_clip([f.resize((256, 144)) for f in draw_frames(100, 20)], variant="svd-xt-1.1"), "static")
+    assert fixed.changes == {"noise_aug_strength": 0.1}  # its bucket is the only one that it was tuned at
 
 
 @pytest.mark.parametrize(("chunk", "frames", "variant", "next_chunk"), [
@@ -104,6 +106,9 @@ def test_flicker_in_time_with_the_chunks(chunk, frames, variant, next_chunk):
     assert finding.changes["decode_chunk_size"] == next_chunk
     assert finding.changes.get("num_inference_steps") == (None if variant == "tiny" else 30)
     assert finding.apply(clip.request).decode_chunk_size == next_chunk
+    fields = {"variant": variant, "decode_chunk_size": chunk, "sigmas": (700.0, 50.0, 5.0), "num_inference_steps": 3}
+    scheduled = make_clip(clip.frames, **fields)
+    assert find_one(scheduled, "seams").apply(scheduled.request).sigmas  # a schedule has its own steps
 
 
 def test_flicker_out_of_time_with_the_chunks_is_not_theirs():

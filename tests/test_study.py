@@ -90,6 +90,25 @@ def test_one_seed_proves_nothing_and_leads_to_no_advice():
     assert "add seeds" in text
 
 
+def test_seeds_alone_are_chance_and_lead_to_the_best_of_them(frame):
+    seeds = frame[frame["motion_bucket_id"] == 120].assign(motion_mean_px=[2.0, 0.5, 1.0], axes="seed")
+    text = study.findings(seeds, "seed")
+    assert "`seed` of 3 kinds, 3 clips (at the same settings, so what differs is chance)" in text
+    assert "is 0.5 at 2 and 2 at 1" in text  # the least and the most: seeds have no order
+    assert "seed `1` (2 pixels a frame, likeness 0.78) moved most, and likeness hardly changes" in text
+    assert "add seeds" not in text
+
+
+def test_other_knobs_are_no_seeds(frame):
+    frame = frame[frame["status"] == "done"].assign(motion_mean_px=frame["motion_bucket_id"] / 100, axes="fps", fps=7)
+    frame["fps"] += frame.pop("seed")
+    text = study.findings(frame, "motion_bucket_id")
+    assert "± is the 95 % interval over fps" in text
+    assert "e-1" not in text  # equal trends: no spread, whatever rounding leaves of it
+    assert "add seeds" in text
+    assert "For this picture" not in text
+
+
 def test_findings_say_what_rises_falls_and_stands(frame):
     text = study.findings(frame, "motion_bucket_id")
     lines = {

@@ -37,15 +37,21 @@ class MeasuredRung(NamedTuple):
     seconds: float  # the median
     fastest_seconds: float
     slowest_seconds: float
+    clips: int  # that were timed
 
     def __str__(self) -> str:
         spread = f" ({self.fastest_seconds:.2f} to {self.slowest_seconds:.2f})"
         return f"`{self.row.setup.label}`, {self.seconds:.2f} s a clip{spread}, {self.peak_gib:.2f} GiB"
 
+    def differs(self, other: MeasuredRung) -> bool:
+        """Whether the times of both are repeated, and their spreads do not overlap."""
+        overlap = self.fastest_seconds <= other.slowest_seconds and other.fastest_seconds <= self.slowest_seconds
+        return min(self.clips, other.clips) > 1 and not overlap
+
     def compared(self, other: MeasuredRung) -> str:
-        """How its time compares: "12 % faster", or "no difference" where the spreads of both overlap."""
-        if self.fastest_seconds <= other.slowest_seconds and other.fastest_seconds <= self.slowest_seconds:
-            return "no difference"
+        """How its time compares: "12 % faster", "no difference", or "not repeated", which tells nothing from chance."""
+        if not self.differs(other):
+            return "no difference" if min(self.clips, other.clips) > 1 else "not repeated"
         percent = 100 * (self.seconds / other.seconds - 1)
         return f"{abs(percent):.0f} % {'slower' if percent > 0 else 'faster'}"
 
@@ -98,7 +104,8 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
 
     Returns:
         A table indexed by what rungs add. Memory is in GiB, time is the median in seconds, with the `fastest` and
-        the `slowest` clip. `time` compares that with the baseline: where the spreads overlap there is no difference.
+        the `slowest` clip. `time` compares that with the baseline: where the spreads overlap there is no difference,
+        and a rung of one clip is not repeated.
         `others_busy_percent` is what other programs used of the machine's processors meanwhile, `of_peak_percent` the
         share of a known card's FLOP/s that was used. `psnr_db`, `ssim` and `latents_relative` compare the frames with
         the baseline's; the baseline's own line compares two clips of itself. `error` says why a rung failed.
@@ -158,14 +165,17 @@ def ladder_advice(rows: Sequence[Row]) -> str:
     baseline, exact = rungs[0], [rung for rung in rungs if is_exact(rung.row, rows[0])] or rungs
     fastest, smallest = min(exact, key=lambda rung: rung.seconds), min(exact, key=lambda rung: rung.peak_gib)
     lines = [f"- **the fastest, exact:** {fastest}: {fastest.compared(baseline)} than `{baseline.row.setup.label}`"]
-    if fastest.compared(baseline) == "no difference":
+    if min(rung.clips for rung in exact) < 2:
+        chance = "a difference may be chance: measure each setup twice or more (`repeats`)"
+        lines = [f"- **the fastest, exact, of one clip each:** {fastest}; {chance}"]
+    elif not fastest.differs(baseline):
         lines = ["- **time:** no exact setup differs from the first one by more than the clips of one setup differ"]
-    elif equals := [rung for rung in exact if rung is not fastest and rung.compared(fastest) == "no difference"]:
+    elif equals := [rung for rung in exact if rung is not fastest and not rung.differs(fastest)]:
         names = ", ".join(f"`{rung.row.setup.label}`" for rung in equals)
         lines[0] += f"; no slower, as far as the clips tell: {names}"
     lines.append(f"- **the least memory, exact:** {smallest}")
     for rung in rungs:
-        faster = rung.seconds < fastest.seconds and rung.compared(fastest) != "no difference"
+        faster = rung.seconds < fastest.seconds and rung.differs(fastest)
         if rung not in exact and (faster or rung.peak_gib < smallest.peak_gib):
             psnr_db = (rung.row.measurement or Measurement()).fidelity.psnr_db
             distance = "" if psnr_db is None else f", {psnr_db:.0f} dB from the baseline's frames"
@@ -206,7 +216,8 @@ def _completed(rows: Iterable[Row]) -> list[MeasuredRung]:
     for row in rows:
         measurement = row.measurement or Measurement()
         if row.status == "done" and measurement.peak_bytes and (times := measurement.clip_times):
-            rungs.append(MeasuredRung(row, measurement.peak_bytes / GiB, median(times), min(times), max(times)))
+            spread = median(times), min(times), max(times)
+            rungs.append(MeasuredRung(row, measurement.peak_bytes / GiB, *spread, len(times)))
     return rungs
 
 

@@ -196,7 +196,7 @@ def _static(clip: Clip, quality: Quality) -> Iterator[Finding]:
         evidence += f", where bucket {r.motion_bucket_id} at fps {r.fps} promises {expected:.1f} %"
     changes: dict[str, Any] = {"fps": _variant(r).fps} if r.fps > 2 * _variant(r).fps else {}
     little = r.motion_bucket_id < 100 or bool(changes)
-    count, bucket = len(faces(clip.picture)), 190
+    count, bucket = len(faces(clip.picture)), _variant(r).only.get("motion_bucket_id", 190)
     if count:
         evidence += f"; {_count_of_faces(count)}"
         bucket = _variant(r).motion_bucket_id  # faces melt as they move
@@ -207,7 +207,9 @@ def _static(clip: Clip, quality: Quality) -> Iterator[Finding]:
     cause = "the model sees nothing in the picture that it knows how to move"
     if little and not slow:
         cause = f"bucket {r.motion_bucket_id} at fps {r.fps} asks for little"
-    advice = "raise the bucket and free the model from the picture" if changes else "give a cleaner picture"
+    advice = "free the model from the picture" if changes else "give a cleaner picture"
+    if "motion_bucket_id" in changes:
+        advice = f"raise the bucket and {advice}"
     if count:
         advice += ", no further: faces are a known limit of SVD and melt as they move; large ones last longer"
     elif changes and not little:
@@ -224,7 +226,7 @@ def _seams(clip: Clip, quality: Quality) -> Iterator[Finding]:
     changes: dict[str, Any] = {"decode_chunk_size": next((k for k in larger if not n % k or n % k >= k / 2), n)}
     if chunk < v.decode_chunk_size <= n:
         changes = {"decode_chunk_size": v.decode_chunk_size}
-    if v.repository and r.num_inference_steps < v.steps_range[1]:
+    if v.repository and not r.sigmas and r.num_inference_steps < v.steps_range[1]:
         changes["num_inference_steps"] = v.steps_range[1]
     evidence = f"the change between frames is {ratio:.1f} times larger at one place of a decode chunk than at another"
     cause = f"frames are decoded {chunk} at a time, and those at a chunk's edge lack a neighbour"

@@ -125,9 +125,8 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
     # Each seed gives one number, its own trend over the knob, and the question is whether those numbers agree:
     # Student's interval about their mean ("summary measures", Matthews et al., BMJ 1990). A rank test over all clips
     # would take the clips of a seed, which are alike, for independent ones; over three seeds it is never sure.
-    groups: Any = frame.groupby(knob)
-    others = [name for name in _axes(frame) if name != knob and groups[name].nunique().max() > 1]
-    table: Any = frame.assign(_all=0).pivot_table(measure, index=others or "_all", columns=knob, aggfunc="mean")
+    others = repeated_axes(frame, knob) or "_all"
+    table: Any = frame.assign(_all=0).pivot_table(measure, index=others, columns=knob, aggfunc="mean")
     by_seed = table.dropna().to_numpy(dtype=float)
     seeds, values = by_seed.shape
     if values < 2:
@@ -152,14 +151,27 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
     return Effect("differs" if differs else "no clear effect", change, None if change is None else margin, seeds)
 
 
-def is_numeric(frame: pd.DataFrame, knob: str) -> bool:
-    """Whether all values of a knob are numbers, which have an order and distances.
+def repeated_axes(frame: pd.DataFrame, knob: str) -> list[str]:
+    """What else varied where a knob has one value: the seed, or other knobs of the sweep.
 
     Args:
         frame: lines that have a clip.
         knob: a field that varies.
     """
-    return bool(frame[knob].map(lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)).all())
+    groups: Any = frame.groupby(knob)
+    return [name for name in _axes(frame) if name != knob and groups[name].nunique().max() > 1]
+
+
+def is_numeric(frame: pd.DataFrame, knob: str) -> bool:
+    """Whether all values of a knob are numbers that have an order and distances, as a seed's have not.
+
+    Args:
+        frame: lines that have a clip.
+        knob: a field that varies.
+    """
+    return knob != "seed" and bool(
+        frame[knob].map(lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)).all()
+    )
 
 
 def _axes(frame: Any) -> list[str]:

@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from svdlab.sweeps.knob_effects import MEASURES, Effect, Measure, complete_measures, effect, is_numeric, rows_with_clips
+from svdlab.sweeps.knob_effects import (
+    MEASURES,
+    Effect,
+    Measure,
+    complete_measures,
+    effect,
+    is_numeric,
+    repeated_axes,
+    rows_with_clips,
+)
 
 __all__ = ["MEASURES", "effect", "findings", "summary"]
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_RANDOM = {"seed", "image"}  # the axes whose values are drawn, so that their spread is chance
+_NO_SEEDS = "Nothing to choose by yet: add seeds to the sweep, three or more, and the clips made so far are kept."
 
 
 def summary(frame: pd.DataFrame, knob: str) -> pd.DataFrame:
@@ -84,13 +97,18 @@ def findings(frame: pd.DataFrame, knob: str) -> str:
     first, last = (f"{value:g}" if isinstance(value, float) else str(value) for value in medians.index[[0, -1]])
     values = f"from {first} to {last}" if is_numeric(lines, knob) else f"of {len(medians)} kinds"
     effects = {name: effect(lines, knob, name) for name in names}
-    chance = "± is the 95 % interval over seeds"
-    if any(each.verdict == "one seed" for each in effects.values()):
+    repeated = repeated_axes(lines, knob)
+    chance = f"± is the 95 % interval over {', '.join(f'{name}s' if name in _RANDOM else name for name in repeated)}"
+    if knob == "seed" and not repeated:
+        chance = "at the same settings, so what differs is chance"
+    elif any(each.verdict == "one seed" for each in effects.values()):
         chance = "no two seeds at every value, so nothing tells a change from chance"
     texts = [f"`{knob}` {values}, {clips} clips ({chance}):", ""]
     texts += [f"- **{MEASURES[name]}** {_course(effects[name], MEASURES[name], medians[name])}." for name in names]
     if not names:
         texts.append("No measure has a number at every value: run with quality=True to measure clips.")
+    if knob != "seed" and not _RANDOM & set(repeated):
+        return "\n".join([*texts, "", _NO_SEEDS])
     return "\n".join([*texts, "", _advice(effects, medians, knob)])
 
 
@@ -103,10 +121,11 @@ def _course(effect: Effect, measure: Measure, medians: pd.Series) -> str:
         return f"is {numbers}"
     if effect.verdict in ("rises", "falls"):
         remark = "" if _is_visible(effect, measure) else ", hardly to be seen"
-        return f"{effect.verdict} by {abs(effect.change or 0):.2g} ± {effect.margin:.1g}{remark}: {numbers}"
+        change, margin = abs(effect.change or 0), round(effect.margin or 0, 6)  # equal trends leave 1e-16
+        return f"{effect.verdict} by {change:.2g} ± {margin:.1g}{remark}: {numbers}"
     if effect.is_clear:
         return f"differs{', in no one direction' * numeric}: {numbers}"
-    return f"shows no clear effect over {effect.seeds} seeds: {numbers}"
+    return f"shows no clear effect: {numbers}"
 
 
 def _is_visible(effect: Effect, measure: Measure) -> bool:
@@ -124,9 +143,12 @@ def _advice(effects: dict[str, Effect], medians: Any, knob: str) -> str:
         for value in (medians[motion].idxmax(), medians[likeness].idxmax())
     )
     moves_most, stays_alike = f"{liveliest} moved most", f"{closest} stayed most like it"
-    if effects[motion].verdict == "one seed":
-        return "Nothing to choose by yet: add seeds to the sweep, three or more, and the clips made so far are kept."
     moves, changes = (_is_visible(effects[name], MEASURES[name]) for name in (motion, likeness))
+    if knob == "seed":
+        spans = medians.max() - medians.min()
+        moves, changes = (spans[name] >= MEASURES[name].span / 10 for name in (motion, likeness))
+    elif effects[motion].verdict == "one seed":
+        return _NO_SEEDS
     if not (moves or changes):
         return "Nothing to choose by: neither motion nor likeness changes enough to be seen."
     if not changes:
