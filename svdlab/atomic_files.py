@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -22,6 +23,7 @@ from pathlib import Path
 
 _PREFIX, _REPLACED = ".svdlab-", ".old"
 _ABANDONED_SECONDS = 86_400
+_OF_FILE_MANAGERS = re.compile(r"\.DS_Store|\._.+|\.directory|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 _own_folders: set[str] = set()  # the names of the scratch folders that this process holds now
 
 
@@ -109,6 +111,12 @@ def restore_replaced(path: Path) -> Path:
         with suppress(OSError):  # a reader that must not write goes without it
             _replaced(path).rename(path)
     return path
+
+
+def kept_names(folder: Path) -> list[str]:
+    """The names in a folder, without the files that file managers leave wherever somebody looks."""
+    # Nothing else that begins with a dot is passed over: replacing the folder would lose a `.git` or an `.env`.
+    return [path.name for path in folder.iterdir() if not (_OF_FILE_MANAGERS.fullmatch(path.name) and path.is_file())]
 
 
 def process_name() -> str:

@@ -111,6 +111,9 @@ def test_version(capsys):
         (["clip", "rocket", "--variant", "tiny", "--optimization", "cache"], 2, "Unknown optimisation 'cache'"),
         (["clip", "no-such.png", "--variant", "tiny"], 2, "no-such.png"),
         (["clip", "rocket", "--variant", "tiny", "-o", "clip.avi"], 2, ".avi"),
+        (["clip", "rocket", "-o", "x.gif", "--playback-fps", "60"], 2, "use --playback-fps 50 or .mp4, not 60"),
+        (["clip", "rocket", "-o", "x.gif", "--fps", "60"], 2, "use --playback-fps 50"),
+        (["clip", "rocket", "--playback-fps", "0"], 2, "--playback-fps 0.0 must be"),
         (["clip", "rocket", "--variant", "svd", "--weights", "nowhere"], 1, "--weights nowhere"),
         (["clip", "rocket", "--variant", "tiny", "--optimization", "model-offload"], 1, "needs a GPU"),
         (["clip", "--again", "no-such.mp4"], 2, "no-such.mp4"),
@@ -164,6 +167,8 @@ def test_several_seeds_are_clips_named_after_them_and_ctrl_c_says_what_was_kept(
 
     def chain(_, request, *__, **___):
         seeds.append(request.seed)
+        if len(seeds) == 2:  # meanwhile another process saves its own
+            Path("clip_seed2.mp4").write_text("another's")
         if len(seeds) == 3:
             raise KeyboardInterrupt
         return Clip([], request, None)
@@ -175,8 +180,9 @@ def test_several_seeds_are_clips_named_after_them_and_ctrl_c_says_what_was_kept(
     assert main(["clip", "rocket", "--variant", "tiny", "--seeds", "1..8"]) == 130
     assert seeds == [1, 2, 3]
     out, err = capsys.readouterr()
-    assert out.split() == ["clip_seed1.mp4", "clip_seed2.mp4"]
-    assert "kept: clip_seed1.mp4, clip_seed2.mp4" in err
+    assert out.split() == ["clip_seed1.mp4", "clip_seed2-2.mp4"]
+    assert "kept: clip_seed1.mp4, clip_seed2-2.mp4" in err
+    assert Path("clip_seed2.mp4").read_text() == "another's"
     assert main(["clip", "rocket", "--variant", "tiny", "-o", "clip.mp4"]) == 0
     assert "replaces clip.mp4" in capsys.readouterr().err
 

@@ -87,9 +87,11 @@ def test_a_pipeline_is_loaded_again_when_its_weights_have_changed(checkpoint, ma
 
 
 def test_what_fails_is_a_row_and_the_rest_go_on(setup, make_request, tmp_path, monkeypatch):
-    trials = make_trials(setup, make_request, seed=range(4))
+    trials = make_trials(setup, make_request, seed=range(5))
 
     def fail_some(pipeline, request, **options):
+        if request.seed == 3:
+            return dataclasses.replace(generate(pipeline, request, **options), frames=[])
         if request.seed == 1:
             raise RuntimeError("CUDA out of memory\nand much more")
         if request.seed == 2:
@@ -98,17 +100,18 @@ def test_what_fails_is_a_row_and_the_rest_go_on(setup, make_request, tmp_path, m
 
     monkeypatch.setattr(make_row_module, "generate", fail_some)
     rows = run_quietly(trials, tmp_path)
-    assert [row.status for row in rows] == ["done", "failed", "failed", "done"]
+    assert [row.status for row in rows] == ["done", "failed", "failed", "failed", "done"]
     assert rows[1].error
     assert rows[1].error.startswith("RuntimeError: CUDA out of memory (test_run.py, line ")
     assert rows[2].error == "The weights are wet: dry them."
+    assert "no frames" in (rows[3].error or "")  # which no file could be written with
     assert (rows[1].clip, rows[1].quality) == (None, None)
-    assert str(dry_run(trials, tmp_path)).startswith("4 clips: 2 there already, 2 failed before (retry_failed=True")
+    assert str(dry_run(trials, tmp_path)).startswith("5 clips: 2 there already, 3 failed before (retry_failed=True")
 
     monkeypatch.setattr(make_row_module, "generate", generate)
     assert run_quietly(trials, tmp_path) == rows  # left alone
-    assert dry_run(trials, tmp_path, retry_failed=True).to_make == 2
-    assert [row.status for row in run_quietly(trials, tmp_path, retry_failed=True)] == ["done"] * 4
+    assert dry_run(trials, tmp_path, retry_failed=True).to_make == 3
+    assert [row.status for row in run_quietly(trials, tmp_path, retry_failed=True)] == ["done"] * 5
     check_folder(tmp_path, trials)
 
 

@@ -240,15 +240,18 @@ def test_gif_is_made_to_fit_in_the_stated_order(tmp_path):
 def test_png_frames_are_exact_and_replace_only_their_own_kind(tmp_path):
     frames = draw_frames(3)
     folder = write_video(tmp_path / "frames", frames * 2, 7)
+    (folder / ".DS_Store").touch()  # somebody looked into it
     folder = write_video(folder, frames, 7)
     assert sorted(file.name for file in folder.iterdir()) == [f"frame-000{i}.png" for i in range(3)]
     copies, fps = read_frames(folder)
     assert fps == 7
     assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(copies, frames, strict=True))
-    (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds more than PNG frames"):
-        write_video(folder, frames, 7)
-    assert (folder / "notes.txt").read_text() == "mine"
+    for name in ("notes.txt", ".env"):
+        (folder / name).write_text("mine")
+        with pytest.raises(ValueError, match="holds more than PNG frames"):
+            write_video(folder, frames, 7)
+        assert (folder / name).read_text() == "mine"
+        (folder / name).unlink()
 
 
 def test_webp_plays_as_long_and_looks_right(tmp_path):

@@ -19,7 +19,7 @@ from svdlab.interface.study_folder import why_no_clip
 from svdlab.media.preview import Preview
 from svdlab.media.read_video import iterate_frames
 from svdlab.media.show import Shown, show
-from svdlab.media.write_video import check_path, write_video
+from svdlab.media.write_video import write_video
 from svdlab.messages import did_you_mean
 from svdlab.rows.row import Row
 from svdlab.rows.row_preview import read_preview
@@ -99,7 +99,6 @@ def save_wall(
         >>> save_wall(rows, "wall.mp4", across="motion_bucket_id").name
         'wall.mp4'
     """
-    check_path(path)
     layout = _arrange(rows, across, down)
     if not any(row.clip_file() for row in layout.rows.values()):
         raise ValueError("None of these rows has a clip: there is nothing to put on a wall.")

@@ -16,7 +16,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,7 +35,19 @@ from svdlab.variants import VARIANTS
 _TEXTS = json.loads((Path(__file__).parent / "templates" / "fields.json").read_text(encoding="utf-8"))
 _OF_CLIP = ("seed", "fps", "motion_bucket_id", "noise_aug_strength", "min_guidance_scale")  # more than of a plan
 _OF_PLAN = ("height", "width", "num_frames", "num_inference_steps", "max_guidance_scale", "decode_chunk_size")
-_OPTIONS = (*_OF_CLIP, *_OF_PLAN, "fit", "focus", "preset", "segments", "variant", "weights", "dtype", "optimizations")
+_OPTIONS = (
+    *_OF_CLIP,
+    *_OF_PLAN,
+    "fit",
+    "focus",
+    "playback_fps",
+    "preset",
+    "segments",
+    "variant",
+    "weights",
+    "dtype",
+    "optimizations",
+)
 _PYTHON = re.compile(rf"""\b({"|".join(_OPTIONS)})=(\([^()]*\)|'[^']*'|"[^"]*"|[^\s,;:()]*[^\s,;:().])""")
 
 
@@ -182,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
 def _clip(options: argparse.Namespace) -> None:
     from svdlab.generation.chain import chain
     from svdlab.generation.clip import read
-    from svdlab.media.write_video import check_path
+    from svdlab.media.write_video import check_target
     from svdlab.pipelines.load import load
 
     if (options.image is None) == (options.again is None):
@@ -190,37 +203,58 @@ def _clip(options: argparse.Namespace) -> None:
     if options.seeds and "seed" in options:
         raise ValueError("Give --seed for one clip or --seeds for several, and not both.")
     output = options.output or Path("clip.mp4")
-    check_path(output)  # before minutes are spent on a clip that could not be saved
-    if options.image:
-        open_image(options.image)  # before a setup is looked for, and gigabytes of weights are fetched
     fields = {name: vars(options)[name] for name in (*_OF_CLIP, *_OF_PLAN, "fit", "focus") if name in options}
-    segments = options.segments or 1
-    if options.again:
-        saved = read(options.again)
+    saved = read(options.again) if options.again else None
+    segments = options.segments or (saved.segments if saved else 1)
+    if saved:
         if options.preset or options.variant not in (None, saved.request.variant):
             raise ValueError("--preset and another --variant do not go with --again: give that clip's picture instead.")
-        setup = saved.setup or Setup(saved.request.variant or "svd-xt")
-        setup = _override(dataclasses.replace(setup, device=None), options)  # it may have been made on another machine
         request = dataclasses.replace(saved.request, **fields)
-        segments = options.segments or saved.segments
     else:
-        if options.variant and options.weights:  # a folder's model may be of any size: no prediction holds
-            setup = Setup(options.variant)
-        else:
-            setup = Setup.fitting(options.variant, request=Request(image=options.image, **fields), say=_tell)
-        setup = _override(setup, options)
-        request = setup.request(image=options.image, preset=options.preset, **fields)
+        open_image(options.image)
+        request = Request(image=options.image, **fields)
+    fps = request.fps or 7 if options.playback_fps is None else options.playback_fps  # 7 is that of all variants
+    try:  # before a setup is looked for, gigabytes of weights are fetched, and minutes are spent on a clip
+        check_target(output, fps)
+    except ValueError as error:
+        raise ValueError(str(error).replace("fps=", "playback_fps=")) from None
+    if saved:  # it may have been made on another machine
+        setup = dataclasses.replace(saved.setup or Setup(saved.request.variant or "svd-xt"), device=None)
+    elif options.variant and options.weights:  # a folder's model may be of any size: no prediction holds
+        setup = Setup(options.variant)
+    else:
+        setup = Setup.fitting(options.variant, request=request, say=_tell)
+    setup = _override(setup, options)
+    request = request.filled(setup.variant, preset=options.preset)
     picture = conditioning(request)
     seeds = options.seeds or [request.seed]
     files = [output.with_name(f"{output.stem}_seed{n}{output.suffix}") if options.seeds else output for n in seeds]
-    files = files if options.output else [unused_path(file) for file in files]
-    if replaced := [str(file) for file in files if file.exists()]:
+    if options.output and (replaced := [str(file) for file in files if file.exists()]):
         _tell(f"note: this replaces {', '.join(replaced)}")
     pipeline = load(setup)
     for seed, file in zip(seeds, files, strict=True):
         _tell(f"{setup.variant}, seed {seed}, bucket {request.motion_bucket_id}")
         clip = chain(pipeline, dataclasses.replace(request, seed=seed), segments, picture=picture)
-        _print_written(clip.save(file, fps=options.playback_fps), options)
+        with nullcontext(file) if options.output else _unused_file(file) as target:
+            clip.save(target, fps=options.playback_fps)
+        _print_written(target, options)
+
+
+@contextmanager
+def _unused_file(path: Path) -> Iterator[Path]:
+    """Yield the path, numbered where it is used; an empty file keeps the name from other processes until it is written.
+
+    It is removed where nothing could be written.
+    """
+    while True:
+        with suppress(FileExistsError):  # another process was quicker
+            (file := unused_path(path)).touch(exist_ok=False)
+            break
+    try:
+        yield file
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def _override(setup: Setup, options: argparse.Namespace) -> Setup:

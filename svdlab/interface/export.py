@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from svdlab.atomic_files import atomic_write
+from svdlab.atomic_files import atomic_write, kept_names
 from svdlab.interface.row_labels import row_labels
 from svdlab.interface.study_folder import Entry
 from svdlab.rows.rows_table import rows_table
@@ -64,7 +64,7 @@ def file_names(entries: Sequence[Entry]) -> list[str]:
 def is_replaceable(path: Path) -> bool:
     """Whether an export may be written there: nothing is there, or only files as `file_names` names them."""
     if path.is_dir():
-        names = [file.name for file in path.iterdir()]
+        names = kept_names(path)
     elif path.suffix == ".zip" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -55,8 +55,6 @@ def write_gif(
         loop: How often it plays; 0 is for ever.
         max_bytes: None for no limit.
     """
-    if fps > MAX_GIF_FPS:
-        raise ValueError(f"A GIF plays at most {MAX_GIF_FPS} fps: use fps={MAX_GIF_FPS} or .mp4, not {fps}.")
     source, data, comment = _FrameFile(frames), b"", ""
     for colours, scale, step in _STEPS if max_bytes else _STEPS[:1]:
         size = (max(1, round(source.size[0] * scale)), max(1, round(source.size[1] * scale)))

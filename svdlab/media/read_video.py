@@ -23,7 +23,7 @@ from av.stream import Disposition
 from PIL import Image
 
 from svdlab.atomic_files import restore_replaced
-from svdlab.media.video_kinds import BEGINNING_BYTES, video_kind
+from svdlab.media.video_kinds import BEGINNING_BYTES, MAX_FPS, video_kind
 from svdlab.media.write_video import EXIF_DESCRIPTION, METADATA_KEY
 from svdlab.messages import first_line
 
@@ -174,7 +174,7 @@ def _read_png(folder: Path) -> tuple[list[Image.Image], float]:
 def _speed_and_count(fields: dict[str, Any]) -> tuple[float, int]:
     """Frames per second and frames, as `write_video` noted them; zeros where it did not."""
     fps, count = fields.get("fps"), fields.get("frames")
-    if not isinstance(fps, (int, float)) or not isinstance(count, int) or not 0 < fps <= 240 or count < 1:
+    if not isinstance(fps, (int, float)) or not isinstance(count, int) or not 0 < fps <= MAX_FPS or count < 1:
         return 0.0, 0
     return float(fps), count
 

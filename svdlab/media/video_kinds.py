@@ -1,4 +1,4 @@
-"""Which kind of video a file is, by its first bytes: its name may promise anything.
+"""Which kind of video a file is, by its first bytes: its name may promise anything. And how fast one may play.
 
 Rows and clips are passed around, so a file is decoded only if it begins like one of the kinds that svdlab writes.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+MAX_FPS = 240  # of a file; and of a request, whose clip is saved at its own fps unless another is given
 BEGINNING_BYTES = 12  # that tell it
 _BEGINNINGS = {"gif": rb"GIF8[79]a", "webp": rb"RIFF....WEBP", "png": rb"\x89PNG\r\n\x1a\n", "mp4": rb"....ftyp"}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -21,14 +22,16 @@ import av
 from av.stream import Disposition
 from PIL import Image, PngImagePlugin
 
-from svdlab.atomic_files import atomic_write
-from svdlab.media.gif import write_gif
+from svdlab.atomic_files import atomic_write, kept_names
+from svdlab.media.gif import MAX_GIF_FPS, write_gif
 from svdlab.media.images import png_bytes
+from svdlab.media.video_kinds import MAX_FPS
 from svdlab.messages import shorten
 
 METADATA_KEY = "svdlab"
 EXIF_DESCRIPTION = 0x010E
 _CRF = 17  # x264: visually lossless is about 18, https://trac.ffmpeg.org/wiki/Encode/H.264
+_FRAME_NAME = re.compile(r"frame-.*\.png")
 _BT709 = 1  # primaries, transfer and matrix, in H.273's numbering
 
 
@@ -65,9 +68,7 @@ def write_video(
         ValueError: It cannot be written so; the sentence says how it can.
         OSError: From a full disk, for example; nothing is left behind.
     """
-    path, suffix = Path(path), check_path(path)
-    if not isinstance(fps, (int, float, Fraction)) or not 0.1 <= fps <= 240:
-        raise ValueError(f"fps={shorten(fps)} must be a number from 0.1 to 240: 7 is usual.")
+    path, suffix = Path(path), check_target(path, fps)
     if max_bytes is not None and (suffix != ".gif" or max_bytes < 1):
         raise ValueError("max_bytes is for .gif; for a smaller .mp4 raise crf (28 takes a third of the usual 17).")
     if isinstance(loop, bool) or not (isinstance(loop, int) and loop >= 0):
@@ -92,14 +93,23 @@ def write_video(
     return path
 
 
-def check_path(path: str | Path) -> str:
-    """The suffix of a path, in small letters, checked before work is spent on what could not be written there."""
+def check_target(path: str | Path, fps: float) -> str:
+    """The suffix of a path, in small letters; a `ValueError` before work is spent on what could not be written there.
+
+    Args:
+        path: As in `write_video`.
+        fps: As in `write_video`.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".mp4", ".gif", ".webp", ""):
         raise ValueError(f"Cannot write {shorten(suffix)}: use .mp4, .gif or .webp, or no suffix for PNG frames.")
-    if suffix == "" and path.exists() and not (path.is_dir() and all(p.match("frame-*.png") for p in path.iterdir())):
+    if not suffix and path.exists() and not (path.is_dir() and all(map(_FRAME_NAME.fullmatch, kept_names(path)))):
         raise ValueError(f"{path} holds more than PNG frames: choose a new folder, or a name with .mp4 or .gif.")
+    if not isinstance(fps, (int, float, Fraction)) or not 0.1 <= fps <= MAX_FPS:
+        raise ValueError(f"fps={shorten(fps)} must be a number from 0.1 to {MAX_FPS}: 7 is usual.")
+    if suffix == ".gif" and fps > MAX_GIF_FPS:
+        raise ValueError(f"A GIF plays at most {MAX_GIF_FPS} fps: use fps={MAX_GIF_FPS} or .mp4, not {fps}.")
     return suffix
 
 

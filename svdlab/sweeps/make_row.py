@@ -102,7 +102,10 @@ class RowMaker:
         if not scratch.is_dir():  # saving would make the folder again
             raise FileNotFoundError(f"{folder} was deleted or renamed while a clip was made for it.")
         started = time.perf_counter()
-        file, preview = clip.save(scratch / f"{row.key}.mp4"), preview_bytes(clip.frames, row.request.fps)
+        try:
+            file, preview = clip.save(scratch / f"{row.key}.mp4"), preview_bytes(clip.frames, row.request.fps)
+        except ValueError as error:  # of this clip; what the disk raises would meet every other one too
+            return write_row(replace(row, status="failed", error=describe_error(error)), folder, scratch)
         timings["save_seconds"] = time.perf_counter() - started
         row = replace(row, timings=timings, quality=measured, notes=tuple(notes))
         return write_row(row, folder, scratch, file, preview)
