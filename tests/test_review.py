@@ -80,6 +80,15 @@ def test_what_is_deleted_can_be_brought_back_for_a_week(motion):
     assert [row.key for row in view.rows] == [row.key for row in review(motion).rows] == others
     assert not [path for path in motion.iterdir() if path.name.startswith((first, second))]
     view.restore(second)
+    view = review(motion)  # as after the kernel was started anew
+    with pytest.raises(ValueError, match=f"0 deleted rows have a key that begins with 'f': .*{first}"):
+        view.restore("f")
+    view.restore()
+    assert {path.name: path.read_bytes() for path in motion.iterdir() if path.is_file()} == files
+    assert {row.key for row in view.rows} == {first, second, *others}
+    view.delete(*[row.key for row in view.rows])
+    view = review(motion)
+    assert "All rows were deleted" in view._repr_html_()
     view.restore()
     assert {path.name: path.read_bytes() for path in motion.iterdir() if path.is_file()} == files
     view.delete(first)

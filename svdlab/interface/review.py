@@ -10,7 +10,7 @@ import dataclasses
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,12 +21,13 @@ from svdlab.interface.export import export_clips
 from svdlab.interface.make_again import python_and_shell_lines
 from svdlab.interface.row_labels import knobs, text_of
 from svdlab.interface.row_page import embedded, render, rows_page
-from svdlab.interface.study_folder import Entry, read_entries
+from svdlab.interface.study_folder import Entry, find_studies, read_entries
 from svdlab.media.show import Shown
-from svdlab.messages import first_line
+from svdlab.messages import first_line, shorten
 from svdlab.quality.assess import difference
-from svdlab.rows.deleted_rows import delete_row, restore_row
+from svdlab.rows.deleted_rows import delete_row, deleted_keys, restore_row
 from svdlab.rows.row import Row
+from svdlab.rows.row_files import find_row
 from svdlab.rows.row_note import write_note
 from svdlab.rows.row_preview import read_preview
 
@@ -57,8 +58,9 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
         A `Review`, which shows itself as the last line of a cell. From Python, with keys of rows:
         `star(key)`, `star(key, on=False)` and `note(key, text)` write a small file beside the row;
         `compare(key, key)` shows two to six clips in step, `again(key)` gives the lines that make a clip again;
-        `delete(key)` moves a row aside with its clip; `restore()` brings back what this review deleted, `restore(key)`
-        one row. What was deleted over a week ago is erased when a row of the study is next deleted or restored;
+        `delete(key)` moves a row aside with its clip; `restore()` brings back what was deleted, by this review or one
+        before, `restore(key)` one row. What was deleted over a week ago is erased when a row of the study is next
+        deleted or restored;
         `export(path)` copies the starred clips into a folder or a `.zip`, in place of an older export.
         `rows` and `starred` are lists of rows.
 
@@ -72,7 +74,9 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
         >>> [row.request.motion_bucket_id for row in review("results/motion").rows]
         [30, 220]
     """
-    return Review(read_entries(folders), inside)
+    folders = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    studies = find_studies(folders)
+    return Review(read_entries(folders, may_be_empty=any(map(deleted_keys, studies))), inside, studies)
 
 
 class Review:
@@ -99,8 +103,11 @@ class Review:
         ['.csv', '.mp4']
     """
 
-    def __init__(self, entries: Sequence[Entry], inside: bool | None = None) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], inside: bool | None = None, studies: Iterable[Path] | None = None
+    ) -> None:
         self.inside = inside
+        self._studies = list(dict.fromkeys(entry.folder for entry in entries) if studies is None else studies)
         self._places, self._deleted = list(entries), list[Entry]()  # a page names rows by their places
         self._channels: list[Any] = []  # kept alive for as long as this is
 
@@ -149,13 +156,21 @@ class Review:
             self._delete(entry)
 
     def restore(self, *keys: str) -> None:
-        """Bring back rows that were deleted here.
+        """Bring back rows that were deleted from these studies within a week, by this review or by one before.
 
         Args:
-            *keys: Of the rows. Left out, it is all of them.
+            *keys: Of the rows. Left out, it is all of them that were not made again since.
+
+        Raises:
+            ValueError: No deleted row has such a key, or several have.
         """
-        for entry in [each for each in self._deleted if not keys or each.row.key.startswith(keys)]:
-            self._restore(entry)
+        deleted = [(key, study) for study in self._studies for key in sorted(deleted_keys(study))]
+        if keys:
+            studies = dict(reversed(deleted))
+            deleted = [(name, studies[name]) for name in [_full_key(key, studies, "deleted rows") for key in keys]]
+        for key, study in deleted:
+            if keys or not (study / f"{key}.json").exists():
+                self._restore(key, study)
 
     def wall(self, across: str = "", down: str = "") -> Shown:
         """The clips by two knobs, in step, as `svdlab.wall` hangs them.
@@ -208,15 +223,17 @@ class Review:
         delete_row(entry.folder, entry.row.key)
         self._deleted.append(entry)
 
-    def _restore(self, entry: Entry) -> None:
-        restore_row(entry.folder, entry.row.key)
-        self._deleted.remove(entry)
+    def _restore(self, key: str, study: Path) -> None:
+        restore_row(study, key)
+        self._deleted = [entry for entry in self._deleted if (entry.row.key, entry.folder) != (key, study)]
+        if row := find_row(study, key):
+            names = [(entry.row.key, entry.folder) for entry in self._places]
+            place = names.index((key, study)) if (key, study) in names else len(names)
+            self._places[place : place + 1] = [Entry(row, study)]
 
     def _entry(self, key: str) -> Entry:
-        matches = {entry.row.key: entry for entry in reversed(self.entries) if key and entry.row.key.startswith(key)}
-        if len(matches) != 1:
-            raise ValueError(f"{len(matches)} rows have a key that begins with {key!r}: take one from the table.")
-        return next(iter(matches.values()))
+        entries = {entry.row.key: entry for entry in reversed(self.entries)}
+        return entries[_full_key(key, entries, "rows")]
 
     def _repr_html_(self, name: str = "", live: bool = False) -> str:
         entries = self._places if live else self.entries
@@ -224,9 +241,9 @@ class Review:
         is_inside = clips_bytes <= INSIDE_BYTES if self.inside is None else self.inside
         most = INSIDE_BYTES if self.inside is None else float("inf") if self.inside else 0
         clip_url = embedded if is_inside else lambda _: None
-        return render(
-            "review.html", page=rows_page(entries, "Rows", clip_url, preview_bytes=most, name=name, live=live)
-        )
+        caption = "Rows" if entries else "All rows were deleted: restore() brings back those of the last week"
+        page = rows_page(entries, caption, clip_url, preview_bytes=most, name=name, live=live)
+        return render("review.html", page=page)
 
     def _ipython_display_(self) -> None:
         from IPython.core.getipython import get_ipython
@@ -281,7 +298,17 @@ class Review:
         elif message["what"] == "delete":
             self._delete(entry)
         else:
-            self._restore(entry)
+            self._restore(entry.row.key, entry.folder)
+
+
+def _full_key(key: str, keys: Collection[str], of: str) -> str:
+    """The one key that begins so; a `ValueError` where that is none or several."""
+    matches = [each for each in keys if key and each.startswith(key)]
+    if len(matches) != 1:
+        known = ", ".join([*sorted(keys)[:5], *["…"] * (len(keys) > 5)])
+        way_out = f"name one of {known}" if keys else "there are none"
+        raise ValueError(f"{len(matches)} {of} have a key that begins with {shorten(key)}: {way_out}.")
+    return matches[0]
 
 
 def _likeness_to_first(entries: Sequence[Entry]) -> dict[str, list[float | None]]:

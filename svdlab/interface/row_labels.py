@@ -65,6 +65,8 @@ def setup_labels(rows: Sequence[Row]) -> list[str]:
 
 def knobs(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """The fields in which rows differ, those of sweeps first, or else the seed: name, and a value for each row."""
+    if not rows:
+        return {}
     of_request = fields_of(rows[0].request).keys() - {"variant"}
     columns = {"setup": setup_labels(rows)}
     columns |= {name: values for name, values in settings(rows).items() if name in of_request}

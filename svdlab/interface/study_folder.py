@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svdlab.headless.run_notebooks import results_home
+from svdlab.rows.deleted_rows import deleted_keys
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.row_note import Note, read_note
@@ -43,20 +44,31 @@ def why_no_clip(row: Row) -> str:
     return f"the clip {problem}" if problem else ""
 
 
-def read_entries(folders: str | Path | Iterable[str | Path]) -> list[Entry]:
+def find_studies(folders: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The folders with rows, or with rows that were deleted and can be brought back.
+
+    Args:
+        folders: A study, a folder of studies, or several of these.
+    """
+    paths = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    return [study for folder in paths for study in _studies(Path(folder))]
+
+
+def read_entries(folders: str | Path | Iterable[str | Path], may_be_empty: bool = False) -> list[Entry]:
     """The rows of studies, oldest first within a study. A warning names each file that is passed over.
 
     Args:
         folders: A study, a folder of studies, or several of these.
+        may_be_empty: No row in any of them is no error.
 
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: There is no row in any of them.
     """
-    paths = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    entries = [Entry(row, study) for folder in paths for study in _studies(Path(folder)) for row in read_rows(study)]
-    if not entries:
-        names = ", ".join(map(str, paths)) or "no folder"
+    folders = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    entries = [Entry(row, study) for study in find_studies(folders) for row in read_rows(study)]
+    if not entries and not may_be_empty:
+        names = ", ".join(map(str, folders)) or "no folder"
         raise ValueError(f"There are no rows in {names}: run a sweep into it first, or give another folder.")
     return entries
 
@@ -76,13 +88,13 @@ def newest(folder: str | Path = "") -> list[Path]:
     home = Path(folder or results_home())
     inner = [each for each in home.glob("*/") if not each.name.startswith(".")]
     studies = {study for each in (home, *inner) if each.is_dir() for study in _studies(each)}
-    studies = [study for study in studies if any(study.glob("*.mp4"))]
+    studies = [study for study in studies if any(study.glob("*.mp4")) and any(study.glob("*.json"))]
     return sorted(studies, key=lambda study: max(file.lstat().st_mtime for file in study.glob("*.json")))[-1:]
 
 
 def _studies(folder: Path) -> list[Path]:
-    """The folders with rows: this one and those in it, by name."""
+    """The folders with rows, or with deleted ones: this one and those in it, by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: run a sweep into it first.")
     inner = sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
-    return [each for each in (folder, *inner) if any(each.glob("*.json"))]
+    return [each for each in (folder, *inner) if any(each.glob("*.json")) or deleted_keys(each)]

@@ -5,11 +5,12 @@ The files of a row move together: its JSON, its clip, the preview and the note.
 
 from __future__ import annotations
 
+import re
 import shutil
 from datetime import date, timedelta
 from pathlib import Path
 
-_KEPT_DAYS = 7
+_KEPT_DAYS, _DAY = 7, "????-??-??"
 
 
 def delete_row(folder: Path, key: str) -> None:
@@ -35,15 +36,30 @@ def restore_row(folder: Path, key: str) -> None:
         _move_files(day, folder, key)
 
 
+def deleted_keys(folder: Path) -> set[str]:
+    """The keys of the rows that `restore_row` can bring back.
+
+    Args:
+        folder: of the study.
+    """
+    deleted = folder.resolve() / ".deleted"
+    days = () if deleted.is_symlink() else deleted.glob(_DAY)
+    files = (file for day in days if not (day.is_symlink() or _is_over(day)) for file in day.glob("*.json"))
+    return {name[1] for file in files if (name := re.fullmatch(r"([0-9a-f]{16})(\.failed)?\.json", file.name))}
+
+
 def _deleted(folder: Path) -> Path:
     """The folder of what was deleted, without the days that are over a week ago; a `ValueError` for a link."""
     deleted = folder / ".deleted"
     if deleted.is_symlink():
         raise ValueError(f"{deleted} is a link, which may lead anywhere: remove it, then delete rows.")
-    for day in deleted.glob("????-??-??"):
-        if day.name < (date.today() - timedelta(days=_KEPT_DAYS)).isoformat():
-            shutil.rmtree(day, ignore_errors=True)
+    for day in filter(_is_over, deleted.glob(_DAY)):
+        shutil.rmtree(day, ignore_errors=True)
     return deleted
+
+
+def _is_over(day: Path) -> bool:
+    return day.name < (date.today() - timedelta(days=_KEPT_DAYS)).isoformat()
 
 
 def _move_files(source: Path, target: Path, key: str) -> None:

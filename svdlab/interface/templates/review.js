@@ -58,7 +58,7 @@
       if (detail.notes) {
         if (!alive) explain(HELP_OF_KERNEL);
         alive = true;
-        detail.notes.forEach((note, i) => { notes.set(rows[i], note); rows[i].querySelector(".svdlab-star button") ?? edit(rows[i]); paint(rows[i]); });
+        detail.notes.slice(0, rows.length).forEach((note, i) => { notes.set(rows[i], note); rows[i].querySelector(".svdlab-star button") ?? edit(rows[i]); paint(rows[i]); });
         removal.hidden = false;
         for (const row of inSight) fill(row);
       }
