@@ -21,6 +21,9 @@ from pathlib import Path
 _OUT_OF_MEMORY = re.compile(  # as torch, CUDA's libraries, other accelerators, C++ and the system say it
     r"out of memory|(can't|cannot) allocate memory|enough memory|bad_alloc|STATUS_ALLOC_FAILED|PT_DEVMEM Alloc", re.I
 )
+_UNREACHABLE = re.compile(  # as torch and CUDA say it, and `load`
+    r"busy or unavailable|no CUDA-capable device|No CUDA GPUs|no NVIDIA driver|torch sees no CUDA card", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,21 @@ def card_is_lost() -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def bytes_of_others(device: str) -> int:
+    """What other programs hold of a card's memory, and this process's context (about 0.5 GiB); 0 on other devices."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return 0
+    free, total = torch.cuda.mem_get_info(torch.device(device))
+    return total - free - torch.cuda.memory_reserved(torch.device(device))
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether an error says that the device cannot be reached at all: it is missing, busy, or its driver is."""
+    return isinstance(error, RuntimeError) and bool(_UNREACHABLE.search(str(error)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

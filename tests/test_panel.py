@@ -329,7 +329,19 @@ def test_a_saved_clip_brings_its_settings_back(panel_with_clip, tiny_panel):
         open_clip()
         assert tiny_panel.alert.value == ""
         assert tiny_panel.request.to_json() == request.to_json()
-        assert tiny_panel.setup == panel_with_clip.clips[0].setup
+        assert tiny_panel.setup == dataclasses.replace(panel_with_clip.clips[0].setup, device=None)
+
+
+def test_a_clip_of_a_card_brings_a_setup_that_runs_here(panel_with_clip, tiny_panel, tmp_path):
+    clip = panel_with_clip.clips[0]
+    kept = dataclasses.replace(clip.setup, dtype=None, device=None, optimizations=("single-token",))
+    of_card = {"device": "cuda:1", "dtype": "fp16", "optimizations": ("model-offload", "single-token")}
+    dataclasses.replace(clip, setup=dataclasses.replace(kept, **of_card)).save(tmp_path / "x.mp4")
+    tiny_panel.restore(tmp_path / "x.mp4")
+    assert tiny_panel.setup == kept
+    assert "cuda:1 with fp16, model-offload, single-token" in tiny_panel.form.concerns.value
+    set_controls(tiny_panel, dtype="bf16")
+    assert "cuda:1" not in tiny_panel.form.concerns.value
 
 
 def test_cancel_stops_within_a_step_and_leaves_the_pipeline_fit(micro_panel, tmp_path):

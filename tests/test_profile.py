@@ -312,6 +312,7 @@ class FailingProcess(measure_module.MeasuredProcess):
     """A measured process without a process: every rung fails."""
 
     started: ClassVar[list[str]] = []
+    temporary = False
 
     def __init__(self, trial, *_):
         self.trial = trial
@@ -324,7 +325,7 @@ class FailingProcess(measure_module.MeasuredProcess):
     def finish(self, baseline=None):
         key = measure_module.measurement_key(self.trial, conditioning(self.trial.request), None)
         row = Row(key, self.trial.setup.resolved(), self.trial.request, status="failed", error="too small")
-        return dataclasses.replace(row, created=str(time.time_ns()))
+        return dataclasses.replace(row, temporary=self.temporary, created=str(time.time_ns()))
 
     def __exit__(self, *_):
         pass
@@ -352,10 +353,13 @@ def test_two_profiles_of_one_ladder_measure_each_rung_once(setup, micro_request,
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_failed_rungs_are_measured_again_if_that_is_asked(setup, micro_request, tmp_path, started_labels):
-    for retry_failed in (False, False, True):
+def test_failed_rungs_are_measured_again_if_that_is_asked_or_the_machine_was_to_blame(
+    setup, micro_request, tmp_path, started_labels, monkeypatch
+):
+    for retry_failed, temporary, measured in ((False, True, 1), (False, False, 2), (False, False, 2), (True, False, 3)):
+        monkeypatch.setattr(FailingProcess, "temporary", temporary)
         profile(ladder(setup, [], micro_request), tmp_path, retry_failed=retry_failed, progress=False)
-    assert len(started_labels) == 2
+        assert len(started_labels) == measured
 
 
 # --- fidelity --------------------------------------------------------------------------------------------------------

@@ -158,6 +158,8 @@ def test_a_finished_sweep_does_not_start_ray(monkeypatch, setup, make_request, t
     rows = run(trials, tmp_path, progress=False, quality=False)
     monkeypatch.setattr(ray_cluster, "connected", lambda on: 1 / 0)
     assert [row.key for row in run_on_ray(trials, tmp_path)] == [row.key for row in rows]
+    monkeypatch.setattr("svdlab.setup.best_device", lambda: "cuda")  # elsewhere, and its own precision is another one
+    assert (dry_run(trials, tmp_path).to_make, dry_run(trials, tmp_path, on="ray").to_make) == (2, 0)
     with pytest.raises(ZeroDivisionError):
         run_on_ray(make_trials(setup, make_request, seed=[1, 3]), tmp_path)
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import types
 from functools import partial
+from unittest.mock import MagicMock
 
 import pytest
 from sweeps import check_folder, make_trials, run_quietly
@@ -14,10 +15,11 @@ from sweeps import check_folder, make_trials, run_quietly
 from svdlab import Setup, generate, read
 from svdlab.pipelines import pipeline_cache
 from svdlab.pipelines.hub import WeightsError
-from svdlab.pipelines.load import load
+from svdlab.pipelines.load import is_temporary, load
 from svdlab.pipelines.pipeline_cache import _cached, load_cached, unload_cached
 from svdlab.quality.quality import Quality
 from svdlab.request import conditioning
+from svdlab.rows.row_files import read_rows
 from svdlab.sweeps import make_row as make_row_module
 from svdlab.sweeps import picture_cache
 from svdlab.sweeps.dry_run import dry_run
@@ -121,6 +123,32 @@ def test_a_setup_that_cannot_be_loaded_fails_at_once_and_the_others_go_on(setup,
     assert [row.status for row in rows] == ["failed", "failed", "done", "done"]
     assert rows[0].error
     assert "nor a folder that exists" in rows[0].error
+
+
+def test_what_the_machine_failed_at_is_tried_again(setup, make_request, tmp_path, monkeypatch):
+    hub = Setup("svd", dtype="fp32")
+    trials, pipeline = make_trials(hub, make_request, seed=[1, 2]), load(setup)
+    for error in (OSError("network down"), RuntimeError("CUDA-capable device(s) is/are busy or unavailable")):
+        monkeypatch.setattr(make_row_module, "load_cached", MagicMock(side_effect=error))
+        rows = run_quietly(trials, tmp_path)
+        assert [row.error.startswith(f"{type(error).__name__}: {error}") for row in rows] == [True, True]
+        plan = dry_run(trials, tmp_path)
+        assert (plan.done, plan.failed, plan.to_make) == (0, 0, 2)
+    pipeline._svdlab_setup = dataclasses.replace(hub.resolved(), revision="a" * 40)  # known from now on: another key
+    monkeypatch.setattr(make_row_module, "load_cached", lambda _: pipeline)
+    rows = run_quietly(trials, tmp_path)
+    assert [row.status for row in rows] == ["done"] * 2
+    assert sorted(row.key for row in read_rows(tmp_path)) == sorted(row.key for row in rows)  # and no failures beside
+
+
+def test_memory_that_others_hold_is_the_machines_and_what_a_setup_asks_for_is_not(setup, monkeypatch):
+    for others, temporary in ((2**29, False), (2**32, True)):
+        monkeypatch.setattr("svdlab.pipelines.load.bytes_of_others", lambda device, others=others: others)
+        assert is_temporary(RuntimeError("CUDA out of memory"), setup) == temporary
+    assert is_temporary(MemoryError("4.2 GiB and 3.9 GiB are free"), setup)
+    assert is_temporary(WeightsError("The hub cannot be reached."), Setup("svd"))
+    assert not is_temporary(WeightsError("There is no such folder."), setup)
+    assert not is_temporary(RuntimeError("'model-offload' needs a GPU"), setup)
 
 
 def test_a_missing_picture_stops_before_anything_starts(setup, make_request, tmp_path):

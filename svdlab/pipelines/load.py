@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svdlab.dtypes import torch_dtype
-from svdlab.machine import free_bytes, free_memory, is_out_of_memory
+from svdlab.machine import bytes_of_others, free_bytes, free_memory, is_out_of_memory, is_unreachable
 from svdlab.messages import first_line, shorten
 from svdlab.optimizations.registry import Optimization
 from svdlab.pipelines import hub
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
 
 _REPAIR = "a file is missing, damaged or of another model; fetch or save them again"
+
+_OTHERS_BYTES = 2**30  # of a card: what a screen and this process's own context take stays below
 
 
 def load(setup: Setup) -> StableVideoDiffusionPipeline:
@@ -72,6 +74,24 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
             raise RuntimeError(f"{text!r} was applied and did not take hold on this pipeline: leave it out, report it.")
     setattr(pipeline, "_svdlab_setup", setup)  # noqa: B010  (diffusers types its attributes)
     return pipeline
+
+
+def is_temporary(error: BaseException, setup: Setup) -> bool:
+    """Whether a failure is the machine's at that moment, so that the same question may be answered another time.
+
+    So are errors of files, of the network and of the hub, a card that cannot be reached, and memory that is not free,
+    where other programs hold it. All else is an answer: what the setup or the request asks for cannot be had here.
+
+    Args:
+        error: from loading the setup, or from making a clip with it.
+        setup: whose weights and device count. Weights in a folder are no more than the setup says: mended, they are
+            another question.
+    """
+    if isinstance(error, WeightsError):
+        return setup.weights == "hub"
+    if isinstance(error, OSError) or type(error) is MemoryError or is_unreachable(error):
+        return True  # a plain MemoryError is `load`'s, by what is free just then
+    return is_out_of_memory(error) and bytes_of_others(str(setup.resolved().device)) > _OTHERS_BYTES
 
 
 def setup_of(pipeline: StableVideoDiffusionPipeline) -> Setup | None:

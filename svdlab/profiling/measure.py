@@ -138,6 +138,7 @@ class MeasuredProcess:
             request=self.trial.request,
             status="done" if error is None else "failed",
             error=error,
+            temporary=facts.get("temporary", False),
             timings={name: seconds for name, seconds in timings.items() if seconds is not None},
             measurement=measurement,
             notes=tuple(facts.get("notes", ())),

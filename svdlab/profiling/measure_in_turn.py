@@ -50,7 +50,8 @@ def profile(
         trials: The rungs, as `ladder` returns them.
         folder: Where the rows are, and the first rung's frames; it is made if it is missing.
         repeats: Calls after the first one, in each process.
-        retry_failed: Whether rungs that failed in an earlier call are measured again.
+        retry_failed: Whether rungs that failed in an earlier call are measured again, whatever the reason; those whose
+            failure was the machine's (no network, memory that other programs held) always are.
         memory_limit_bytes: Of each process: torch's on a card, all its data on a processor (Linux). Default: none. A
             rung that needs more becomes a failed row.
         timeout_seconds: Of each process's work, without waiting for its turn. Default: none. A rung that takes longer
@@ -111,7 +112,7 @@ class _Rungs:
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.folder)
         rows = {key: row for key in self.trials if (row := find_row(self.folder, key))}
-        self.failed = {key: row.created for key, row in rows.items() if retry_failed and row.status == "failed"}
+        self.failed = {key: row.created for key, row in rows.items() if not row.is_final(retry_failed)}
         self.rows = {key: row for key, row in rows.items() if key not in self.failed}
 
     def restore_first_frames(self) -> None:

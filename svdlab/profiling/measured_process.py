@@ -23,7 +23,7 @@ from svdlab.generation.generate import generate
 from svdlab.machine import best_device, is_out_of_memory
 from svdlab.messages import describe_error
 from svdlab.pipelines import hub
-from svdlab.pipelines.load import load
+from svdlab.pipelines.load import is_temporary, load
 from svdlab.profiling.memory_time_log import EventLog
 from svdlab.progress_bar import quiet_libraries
 from svdlab.request import Request
@@ -43,10 +43,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print goes into the log
     events = EventLog(folder)
+    question = json.loads(sys.stdin.readline())
     try:
-        _measure(json.loads(sys.stdin.readline()), folder, events, answers)
+        _measure(question, folder, events, answers)
     except Exception as error:  # of any library below: it becomes the row's reason
-        events.write("fact", failed=_reason(error))
+        is_limited = question["memory_limit_bytes"] is not None
+        temporary = not is_limited and is_temporary(error, Setup.from_json(question["setup"]))
+        events.write("fact", failed=_reason(error), temporary=temporary)
         events.write_memory()
         raise SystemExit(1) from error  # the traceback goes into the log
 

@@ -175,7 +175,7 @@ def _busy_seconds() -> tuple[float, float, float]:
 
 
 def read_events(file: Path) -> tuple[Measurement, dict[str, Any]]:
-    """The measurement that the events in a file add up to, and the facts beside it: `notes`, `failed`, `done`."""
+    """The measurement that the events in a file add up to, and the facts beside it: `failed`, `done` and so on."""
     stages, samples, resident, facts = [], [], [], {}
     for line in file.read_text().splitlines() if file.exists() else ():
         try:

@@ -43,6 +43,7 @@ class Row:
         request: what was asked, complete. An image without a name lies beside the rows as a PNG.
         status: "done" or "failed".
         error: why it failed, one sentence.
+        temporary: the failure was the machine's (no network, memory that others held), and the next run tries again.
         clip: the path of the video, ready for `show`. None where none was kept.
         clip_bytes: size of that file. None in rows of older versions.
         clip_sha256: hash of that file, 64 hex digits. None in rows of older versions.
@@ -70,6 +71,7 @@ class Row:
     request: Request
     status: Literal["done", "failed"] = "done"
     error: str | None = None
+    temporary: bool = False
     clip: Path | None = None
     clip_bytes: int | None = None
     clip_sha256: str | None = None
@@ -94,6 +96,14 @@ class Row:
         if problem := self.clip_problem():
             raise ValueError(f"There is no clip of trial {self.key}: {self.clip} {problem}.")
         return read(self.clip)
+
+    def is_final(self, retry_failed: bool = False) -> bool:
+        """Whether the next run leaves the row as it is: it is done, or its failure is an answer to its question.
+
+        Args:
+            retry_failed: such failures are tried again too.
+        """
+        return self.status == "done" or not (retry_failed or self.temporary)
 
     def clip_problem(self, verify: bool = False) -> str | None:
         """Why the clip's file is not the one that the row was written with; None where it is, or there is none.

@@ -111,12 +111,16 @@ def write_row(
             (scratch / small.name).write_bytes(preview)
             _move(scratch / small.name, small)
         row = dataclasses.replace(row, clip=target, clip_bytes=size, clip_sha256=sha256)
-    done, failed = (folder / name for name in _row_names(row.key))
     (scratch / "row.json").write_text(row.to_json(), encoding="utf-8")
-    _move(scratch / "row.json", done if row.status == "done" else failed)
+    _move(scratch / "row.json", folder / _row_names(row.key)[row.status != "done"])
     if row.status == "done":
-        failed.unlink(missing_ok=True)
+        remove_failure(folder, row.key)
     return row
+
+
+def remove_failure(folder: Path, key: str) -> None:
+    """Remove the row of a key that failed, where there is one."""
+    (folder / _row_names(key)[1]).unlink(missing_ok=True)
 
 
 def _load_row(path: Path) -> Row:

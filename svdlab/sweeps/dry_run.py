@@ -19,6 +19,7 @@ from svdlab.rows.row_files import find_row, read_rows
 from svdlab.rows.row_key import row_key
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.picture_cache import PictureCache
+from svdlab.sweeps.ray_cluster import cluster_trials
 
 _BYTES_PER_PIXEL = 0.3  # of the bundled model's MP4s with their cover, where the folder holds none to go by
 
@@ -28,7 +29,8 @@ class DryRun:
     """What `run` would do; `print` it for a sentence.
 
     Args:
-        total, done, failed, to_make: Numbers of clips: all, those in the folder, failed earlier, made by `run`.
+        total, done, failed, to_make: Numbers of clips: all, of which some are in the folder, some failed and stay so,
+            and `run` makes the others.
         seconds: To make them on this machine, without loading weights; None where no row tells.
         disk_bytes: The disk that they need.
 
@@ -55,34 +57,43 @@ class DryRun:
         return f"{self.total:,} clip{'s' * (self.total != 1)}: {', '.join(parts)}."
 
 
-def dry_run(trials: Iterable[Trial], folder: str | Path, *, retry_failed: bool = False) -> DryRun:
+def dry_run(trials: Iterable[Trial], folder: str | Path, *, on: str = "", retry_failed: bool = False) -> DryRun:
     """What `run(trials, folder)` would make and take. Loads no weights and writes nothing.
 
     Args:
         trials: The sweep, as `grid` gives it.
         folder: The results folder; it need not exist.
-        retry_failed: Whether trials that failed are made again, as for `run`.
+        on: As for `run`; nothing is started. Whether a cluster has cards, on which its precision depends, is taken
+            from the rows in the folder.
+        retry_failed: As for `run`.
 
     Raises:
-        ValueError: If a picture cannot be read.
+        ValueError: If a picture cannot be read, or a setup names one card where there is a cluster.
 
     Example:
         >>> from svdlab import Request, Setup, dry_run, grid
         >>> print(dry_run(grid(Setup("tiny"), Request(image="rocket"), seed=range(15)), "results/new"))
         15 clips: none there yet, 15 to make, time unknown, about 1.0 MB.
     """
-    pictures = PictureCache()
-    trials_by_key = {row_key(t.setup, t.request, pictures.fitted(t.request).sha256): t for t in trials}
-    status = {key: row.status for key in trials_by_key if (row := find_row(folder, key, warn=False))}
-    to_make = [
-        trial for key, trial in trials_by_key.items() if key not in status or (retry_failed and status[key] == "failed")
-    ]
+    trials, pictures = list(trials), PictureCache()
+
+    def find_rows(trials: list[Trial]) -> list[tuple[Trial, Row | None]]:
+        by_key = {row_key(t.setup, t.request, pictures.fitted(t.request).sha256): t for t in trials}
+        return [(trial, find_row(folder, key, warn=False)) for key, trial in by_key.items()]
+
+    def share_of_rows(pairs: list[tuple[Trial, Row | None]]) -> float:
+        return sum(row is not None for _, row in pairs) / max(len(pairs), 1)
+
+    ways = [cluster_trials(trials, has_cards) for has_cards in (True, False)] if on else [trials]
+    pairs = max(map(find_rows, ways), key=share_of_rows)
+    final = [row.status for _, row in pairs if row and row.is_final(retry_failed)]
+    to_make = [trial for trial, row in pairs if row is None or not row.is_final(retry_failed)]
     rows = [row for row in read_rows(folder) if row.clip_file()] if Path(folder).is_dir() else []
     sizes = [row.clip.stat().st_size / _pixels(row.request) for row in rows if row.clip]
     return DryRun(
-        total=len(trials_by_key),
-        done=list(status.values()).count("done"),
-        failed=list(status.values()).count("failed"),
+        total=len(pairs),
+        done=final.count("done"),
+        failed=final.count("failed"),
         to_make=len(to_make),
         seconds=_expected_seconds(to_make, rows),
         disk_bytes=round((median(sizes) if sizes else _BYTES_PER_PIXEL) * sum(_pixels(t.request) for t in to_make)),

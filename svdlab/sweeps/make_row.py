@@ -1,7 +1,7 @@
 """One trial to one row: generate the clip, measure it, save both.
 
-Whatever a library raises on the way becomes a row that failed and says why. An error of the disk does not: no row could
-be written then.
+Whatever a library raises on the way becomes a row that failed and says why, and whether the failure is temporary. An
+error of the disk that rows are on does not: no row could be written then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from svdlab.machine import Machine
 from svdlab.media.images import image_sha256
 from svdlab.media.preview import preview_bytes
 from svdlab.messages import describe_error
-from svdlab.pipelines.load import setup_of
+from svdlab.pipelines.load import is_temporary, setup_of
 from svdlab.pipelines.pipeline_cache import load_cached
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, write_row
@@ -53,17 +53,17 @@ class RowMaker:
         self._quality, self._on_step = quality, on_step
         self._setup: Setup | None = None
         self._pipeline = pipeline
-        self._load_error = ""
+        self._load_failure: dict[str, Any] = {}
 
     def warm(self, setup: Setup) -> bool:
         """Load the pipeline of a setup; False where it was loaded. If it fails, `make` gives failed rows."""
         if setup == self._setup:
             return False
-        self._setup, self._pipeline, self._load_error = setup, None, ""
+        self._setup, self._pipeline = setup, None
         try:
             self._pipeline = load_cached(setup)
         except Exception as error:  # of any library below: the other setups go on
-            self._load_error = describe_error(error)
+            self._load_failure = _failure(error, setup)
         return True
 
     def make(self, task: Task, picture: FittedPicture, folder: Path) -> Row | None:
@@ -83,12 +83,12 @@ class RowMaker:
         """Make the clip of a row, and write both into the folder that `scratch`, the claim of its key, lies in."""
         folder = scratch.parent
         if self._pipeline is None:
-            return write_row(replace(row, status="failed", error=self._load_error), folder, scratch)
+            return write_row(replace(row, **self._load_failure), folder, scratch)
         try:
             options: Any = {"on_step": self._on_step, "progress": False, "picture": picture.image}
             clip = generate(self._pipeline, row.request, **options)
         except Exception as error:  # of any library below: it becomes the row
-            return write_row(replace(row, status="failed", error=describe_error(error)), folder, scratch)
+            return write_row(replace(row, **_failure(error, row.setup)), folder, scratch)
         timings, notes, measured = dict(clip.timings), list(clip.notes), None
         if self._quality:
             from svdlab.quality.assess import assess
@@ -146,6 +146,10 @@ def failed_row(task: Task, picture: FittedPicture, reason: str) -> Row:
     """
     row = _new_row(task.trial, task.trial.setup, picture, task.key)
     return replace(row, status="failed", error=reason)
+
+
+def _failure(error: Exception, setup: Setup) -> dict[str, Any]:
+    return {"status": "failed", "error": describe_error(error), "temporary": is_temporary(error, setup)}
 
 
 def _new_row(trial: Trial, setup: Setup, picture: FittedPicture, key: str = "") -> Row:

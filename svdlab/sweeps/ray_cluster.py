@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from svdlab.prediction.estimate import estimate_if_readable
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import write_row
 from svdlab.setup import Setup
-from svdlab.sweeps.grid import with_image
+from svdlab.sweeps.grid import Trial, with_image
 from svdlab.sweeps.make_row import Task, failed_row
 from svdlab.sweeps.picture_cache import PictureCache, make_room
 from svdlab.sweeps.ray_worker import Answer, RayWorker
@@ -58,6 +58,11 @@ def connected(on: str) -> Iterator[None]:
 def has_cards() -> bool:
     """Whether any node of the cluster has a card."""
     return any(node.get("GPU") for node in _nodes())
+
+
+def cluster_trials(trials: Iterable[Trial], has_cards: bool) -> list[Trial]:
+    """Trials with the setups that all workers take: `cluster_setup` of each."""
+    return [replace(trial, setup=cluster_setup(trial.setup, has_cards)) for trial in trials]
 
 
 def cluster_setup(setup: Setup, has_cards: bool) -> Setup:

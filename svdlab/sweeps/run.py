@@ -21,7 +21,7 @@ from svdlab.machine import card_is_lost
 from svdlab.pipelines.pipeline_cache import unload_cached
 from svdlab.progress_bar import Progress
 from svdlab.rows.row import Row
-from svdlab.rows.row_files import find_row
+from svdlab.rows.row_files import find_row, remove_failure
 from svdlab.rows.row_key import row_key
 from svdlab.sweeps import ray_cluster
 from svdlab.sweeps.grid import Trial
@@ -43,10 +43,10 @@ def run(
 ) -> list[Row]:
     """Make the rows of a sweep that a folder does not have yet, and return a row for every trial, old or new.
 
-    A trial that fails becomes a row that says why, and the rest go on. Stopped at any moment, even by `kill -9`, the
-    next call makes what is missing, a row whose clip was deleted too. Several processes may run into one folder.
-    Weights are loaded once for each setup; those of the last one stay loaded for the next run, until `unload_cached()`
-    lets go of them.
+    A trial that fails becomes a row that says why, and the rest go on. If the machine was to blame (no network, memory
+    that other programs held), the next call tries again. Stopped at any moment, even by `kill -9`, the next call makes
+    what is missing, a row whose clip was deleted too. Several processes may run into one folder. Weights are loaded
+    once for each setup; those of the last one stay loaded for the next run, until `unload_cached()` lets go of them.
 
     Args:
         trials: What to make, as `grid` gives it.
@@ -56,7 +56,7 @@ def run(
             elsewhere. It needs `pip install "svdlab[ray]"`. A trial that kills three workers becomes a failed row.
         store: An address that fsspec knows, such as "s3://bucket/motion", for a cluster only. Workers put a copy of
             what they make there, and what is there already is brought into the folder first. It needs `on`.
-        retry_failed: Whether trials that failed in an earlier run are made again.
+        retry_failed: Whether trials that failed in an earlier run are made again, whatever the reason.
         progress: Whether a line shows the progress.
         quality: Whether every new clip is measured (`Row.quality`), which takes a few seconds a clip. Rows that are
             there already stay as they are.
@@ -86,7 +86,7 @@ def run(
     with ray_cluster.connected(on) if on else nullcontext():
         if on:
             unload_cached()  # the card is the workers' now
-            trials = _on_cluster(trials, ray_cluster.has_cards())
+            trials = ray_cluster.cluster_trials(trials, ray_cluster.has_cards())
         keys = _keys(trials, pictures)
         folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(folder)
@@ -97,7 +97,7 @@ def run(
         for key, trial in dict(zip(keys, trials, strict=True)).items():
             if key not in rows:
                 tasks.append(Task(key, trial))
-            elif retry_failed and rows[key].status == "failed":
+            elif not rows[key].is_final(retry_failed):
                 tasks.append(Task(key, trial, replaces=rows.pop(key).created))
         if tasks:
             with claim(folder, "sweep") as scratch, _SweepBar(tasks, progress) as bar:
@@ -117,16 +117,12 @@ def _rows_of_finished_sweep(
     Whether the cluster has cards, on which its precision depends, is not known before Ray runs: both ways are tried.
     """
     finished = []
-    for resolved in (_on_cluster(trials, has_cards) for has_cards in (True, False)):
+    for resolved in (ray_cluster.cluster_trials(trials, has_cards) for has_cards in (True, False)):
         keys = _keys(resolved, pictures)
         rows = _find_rows(keys, folder, warn=False)
-        if len(rows) == len(set(keys)) and not (retry_failed and any(r.status == "failed" for r in rows.values())):
+        if len(rows) == len(set(keys)) and all(row.is_final(retry_failed) for row in rows.values()):
             finished.append(_in_order(rows, keys, resolved))
     return finished[0] if finished and all(rows == finished[0] for rows in finished) else None
-
-
-def _on_cluster(trials: list[Trial], has_cards: bool) -> list[Trial]:
-    return [replace(trial, setup=ray_cluster.cluster_setup(trial.setup, has_cards)) for trial in trials]
 
 
 def _keys(trials: list[Trial], pictures: PictureCache) -> list[str]:
@@ -180,6 +176,8 @@ def _collect(
         with closing(new_rows):
             for task, row in new_rows:
                 rows[task.key] = row
+                if row.key != task.key:  # now that a commit was fetched
+                    remove_failure(folder, task.key)
                 bar.finish(task.trial)
                 if not scratch.is_dir():
                     break

@@ -17,11 +17,13 @@ from typing import Any, get_args
 
 from PIL import Image
 
-from svdlab.dtypes import DTYPES
+from svdlab.dtypes import DTYPES, usual_dtype
 from svdlab.generation.clip import read
 from svdlab.interface.panel.picture import Picture
 from svdlab.interface.panel.setup_marks import SetupMarks
 from svdlab.interface.panel.widgets import Alert, Button, SeedField, assign, w, when_changed
+from svdlab.interface.panel.worker import import_libraries
+from svdlab.machine import best_device
 from svdlab.media.images import EXAMPLES
 from svdlab.request import Fit, Request, quiet_requests
 from svdlab.setup import Setup
@@ -49,7 +51,7 @@ class Form(w.VBox):
         self.controls = c = _make_controls()
         self.picture = Picture(c, self.restore, self._on_change)
         self.concerns = w.HTML().add_class("svdlab-concerns")
-        self.marks, self._alert, self._drawn_seeds = SetupMarks(c["setup"]), alert, list[int]()
+        self.marks, self._alert, self._drawn_seeds, self._note = SetupMarks(c["setup"]), alert, list[int](), ""
         self._problems = {name: Alert(c[name]) for name in ("seed", *_SIZES)}
         motion = w.HBox([w.Label("Motion")]).add_class("svdlab-row")
         self.sampling = w.HBox([w.Label("Sampling")]).add_class("svdlab-row")
@@ -113,7 +115,7 @@ class Form(w.VBox):
         return self.picture.fitted(self.controls["height"].value, self.controls["width"].value)
 
     def restore(self, path: str | Path) -> None:
-        """Bring back the settings of a saved clip.
+        """Bring back the settings of a saved clip; of its setup, what another kind of device needed gives way.
 
         Args:
             path: its file.
@@ -122,13 +124,18 @@ class Form(w.VBox):
             ValueError: the file holds no settings.
         """
         saved = read(path)
-        self.fill(saved.request, saved.setup or Setup(saved.request.variant or "svd-xt"))
+        setup = saved.setup or Setup(saved.request.variant or "svd-xt")
+        here, note = _setup_here(setup), ""
+        if here.label != setup.label:
+            note = f"The clip was made on {setup.device} with {setup.label}: on {best_device()} another setup is used."
+        self.fill(saved.request, here, is_chosen=not note, note=note)
 
-    def fill(self, request: Request, setup: Setup, is_chosen: bool = True) -> None:
+    def fill(self, request: Request, setup: Setup, is_chosen: bool = True, note: str = "") -> None:
         """Set the controls to a complete request and a setup; a range grows where the request is outside of it.
 
-        A setup that is not `is_chosen` may give way to one that fits.
+        A setup that is not `is_chosen` may give way to one that fits. The note is shown until the setup is changed.
         """
+        self._note = note
         self.picture.set_image(request.image)
         self._sigmas = request.sigmas
         v, c = variant(setup.variant), self.controls
@@ -172,8 +179,9 @@ class Form(w.VBox):
                 self.fill(request, Setup(value), is_chosen=False)
                 assign(c["seed"], value=seed)
             elif name == "setup":
-                self.marks.is_chosen = True
+                self.marks.is_chosen, self._note = True, ""
             elif name == "dtype":
+                self._note = ""
                 self.marks.offer(dataclasses.replace(self.setup, dtype=value), self.marks.is_chosen)
             elif name == "num_frames":
                 chunk = c["decode_chunk_size"]
@@ -202,6 +210,8 @@ class Form(w.VBox):
         request, sentences = self.request, self.request.concerns()
         if request.variant == "tiny" and not _is_drawing(request.image):
             sentences.insert(0, _PHOTOGRAPH)
+        if self._note:
+            sentences.insert(0, self._note)
         self.concerns.value = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
         self.picture.draw(request.height, request.width)
 
@@ -211,6 +221,20 @@ class Form(w.VBox):
                 self.controls[control].value = value
 
         return Button(name, tooltip, press)
+
+
+def _setup_here(setup: Setup) -> Setup:
+    """A saved setup without its device and, where this machine has another kind, what was chosen for that one."""
+    if setup.device is None:
+        return setup
+    import_libraries()  # to tell the device; a prediction may be importing them too
+    here, kind = dataclasses.replace(setup, device=None), setup.device.partition(":")[0]
+    if kind == best_device():
+        return here
+    parsed = zip(setup.optimizations, setup.parsed, strict=True)
+    names = tuple(text for text, (optimization, _) in parsed if optimization.phase != "placement")
+    dtype = None if setup.dtype == usual_dtype(kind) else setup.dtype
+    return dataclasses.replace(here, dtype=dtype, optimizations=names)
 
 
 def _is_drawing(image: Any) -> bool:
