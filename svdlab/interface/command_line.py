@@ -242,10 +242,7 @@ def _clip(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _unused_file(path: Path) -> Iterator[Path]:
-    """Yield the path, numbered where it is used; an empty file keeps the name from other processes until it is written.
-
-    It is removed where nothing could be written.
-    """
+    """Yield the path, numbered where it is used; an empty file keeps the name from other processes meanwhile."""
     while True:
         with suppress(FileExistsError):  # another process was quicker
             (file := unused_path(path)).touch(exist_ok=False)

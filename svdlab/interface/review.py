@@ -103,11 +103,8 @@ class Review:
         ['.csv', '.mp4']
     """
 
-    def __init__(
-        self, entries: Sequence[Entry], inside: bool | None = None, studies: Iterable[Path] | None = None
-    ) -> None:
-        self.inside = inside
-        self._studies = list(dict.fromkeys(entry.folder for entry in entries) if studies is None else studies)
+    def __init__(self, entries: Sequence[Entry], inside: bool | None = None, studies: Sequence[Path] = ()) -> None:
+        self.inside, self._studies = inside, studies  # where deleted rows are looked for
         self._places, self._deleted = list(entries), list[Entry]()  # a page names rows by their places
         self._channels: list[Any] = []  # kept alive for as long as this is
 

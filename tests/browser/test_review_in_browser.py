@@ -157,7 +157,7 @@ def test_forty_clips_are_judged_by_keys_alone(live, folder, screenshot):
     live.keyboard.press("x")
     live.keyboard.press("Delete")
     wait_until(live, lambda: len(review(folder).rows) == 500)
-    assert live.locator(".svdlab-tools output").inner_text() == "500 rows"
+    wait_until(live, lambda: live.locator(".svdlab-tools output").inner_text() == "500 rows")
     screenshot(live, "review-deleted")
     live.keyboard.press("u")
     wait_until(live, lambda: len(review(folder).rows) == 501)
