@@ -64,6 +64,9 @@ def test_quickstart(run_notebook, tmp_path, frames):
     assert f"Results go to {folder}" in text
     assert "The same frames: True" in text
     assert "small enough for any machine" in text  # what lets a model fit is chosen where it is named, too
+    source = (NOTEBOOKS / "01_quickstart.ipynb").read_text(encoding="utf-8")
+    assert "generate(load(" not in source  # most cards hold one pipeline only
+    assert source.index("pipeline = None") < source.index("panel(setup")
     assert text.count("<video") >= 3
     calm, lively = read(folder / "clip.mp4"), read(folder / "livelier.mp4")
     assert (calm.request.motion_bucket_id, lively.request.motion_bucket_id) == (127, 220)

@@ -220,10 +220,14 @@ def test_an_interrupt_during_the_first_clip_leaves_no_process(setup, micro_reque
     assert set(psutil.Process().children()) == before
 
 
-def test_weights_that_were_moved_away_are_a_failed_row(micro_request, tmp_path):
-    rows = profile(ladder(Setup("svd", weights="/moved/away"), [], micro_request), tmp_path, repeats=1)
-    assert [row.status for row in rows] == ["failed"]
+def test_weights_that_cannot_be_had_are_failed_rows_and_the_hub_is_tried_again(micro_request, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    trials = [Trial(setup, micro_request) for setup in (Setup("svd", weights="/moved/away"), Setup("svd"))]
+    rows = profile(trials, tmp_path, repeats=1)
+    assert [(row.status, row.is_final()) for row in rows] == [("failed", True), ("failed", False)]
     assert "/moved/away" in rows[0].error
+    assert "HF_HUB_OFFLINE" in rows[1].error
 
 
 def test_a_measurement_that_takes_too_long_is_stopped(setup, micro_request):

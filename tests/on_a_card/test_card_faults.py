@@ -15,6 +15,7 @@ from small_clips import allocated_bytes, small_request, small_setup
 from svdlab import GenerationError, OutOfMemory, diagnose, doctor, generate, grid, load, run
 from svdlab.pipelines.pipeline_cache import unload_cached
 from svdlab.prediction import cards
+from svdlab.sweeps.make_row import make_row
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -52,6 +53,16 @@ def test_the_error_quotes_the_limit_that_was_set_and_not_the_card(monkeypatch):
             generate(pipeline, small_request(), progress=False)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_a_clip_without_memory_is_tried_again_where_other_programs_hold_some(pretended, tmp_path):
+    pipeline, rows = load(small_setup()), []
+    [trial] = grid(small_setup(), small_request(num_inference_steps=1))
+    for others_bytes in (2**29, 2**32):
+        pretended.set_others_bytes(others_bytes)
+        pretended.fail_allocation(3)
+        rows.append(make_row(pipeline, trial, tmp_path, quality=False))
+    assert [(row.status, row.is_final()) for row in rows] == [("failed", True), ("failed", False)]
 
 
 def test_a_lost_card_ends_a_sweep_and_the_next_one_makes_what_is_left(card_of, pretended, tmp_path, monkeypatch):
