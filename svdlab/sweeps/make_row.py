@@ -105,7 +105,7 @@ class RowMaker:
         try:
             file, preview = clip.save(scratch / f"{row.key}.mp4"), preview_bytes(clip.frames, row.request.fps)
         except ValueError as error:  # of this clip; what the disk raises would meet every other one too
-            return write_row(replace(row, status="failed", error=describe_error(error)), folder, scratch)
+            return write_row(replace(row, **_failure(error, row.setup)), folder, scratch)
         timings["save_seconds"] = time.perf_counter() - started
         row = replace(row, timings=timings, quality=measured, notes=tuple(notes))
         return write_row(row, folder, scratch, file, preview)
