@@ -147,12 +147,18 @@ def card_is_lost() -> bool:
 
 
 def bytes_of_others(device: str) -> int:
-    """What other programs hold of a card's memory, and this process's context (about 0.5 GiB); 0 on other devices."""
+    """What other programs hold of a card's memory, and this process's context (about 0.5 GiB); 0 on other devices.
+
+    A card that is too full to answer has `sys.maxsize`.
+    """
     import torch
 
     if not device.startswith("cuda"):
         return 0
-    free, total = torch.cuda.mem_get_info(torch.device(device))
+    try:
+        free, total = torch.cuda.mem_get_info(torch.device(device))
+    except RuntimeError:
+        return sys.maxsize
     return total - free - torch.cuda.memory_reserved(torch.device(device))
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from svdlab.media.images import fit_image, open_image, to_text
-from svdlab.media.video_kinds import MAX_FPS
 from svdlab.messages import did_you_mean, shorten
 from svdlab.variants import Variant, variant
 
@@ -40,7 +39,7 @@ _RANGES: dict[str, tuple[type, float, float, str]] = {
     "num_inference_steps": (int, 1, 1000, "25 is usual"),
     "min_guidance_scale": (float, 0, 100, "1.0 is usual"),
     "max_guidance_scale": (float, 0, 100, "3.0 is usual, 1.0 turns guidance off"),
-    "fps": (int, 1, MAX_FPS, "7 is usual; the model is conditioned on fps - 1"),
+    "fps": (int, 1, 1000, "7 is usual; the model is conditioned on fps - 1"),
     "motion_bucket_id": (int, 0, 255, "127 is usual, 180 and more is lively, under 100 is calm"),
     "noise_aug_strength": (float, 0, 10, "0.02 is usual, 0.1 to 0.3 frees the model from the picture"),
     "decode_chunk_size": (int, 1, 256, "fewer frames at a time need less memory"),
@@ -91,7 +90,7 @@ class Request:
         min_guidance_scale: guidance of the first frame, 0 to 100, not over that of the last.
         max_guidance_scale: guidance of the last frame, 0 to 100; frames between are interpolated linearly. If it is 1
             or less, guidance is off and a step costs half.
-        fps: frames a second that the model is conditioned on, 1 to 240. The playback speed is given when a clip is
+        fps: frames a second that the model is conditioned on, 1 to 1000. The playback speed is given when a clip is
             saved: `clip.save("x.mp4", fps=12)`.
         motion_bucket_id: 0 to 255, how much moves; 127 is usual.
         noise_aug_strength: 0 to 10, noise on the picture before it is encoded; more makes clips freer, less like it.

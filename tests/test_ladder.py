@@ -112,7 +112,7 @@ def test_overlapping_spreads_are_no_difference_and_a_busy_machine_is_named(rows)
     assert "other programs used up to 40 % of the processors" in advice
     assert "the same clip of the first setup took 2.00 to 3.00 s" in advice
     once = ladder_advice([busy[0], rows[1]])
-    assert "of one clip each" in once
+    assert "**the fastest, exact, not compared:**" in once
     assert "faster" not in once  # nothing tells it from chance
     lean = dataclasses.replace(busy[2], setup=dataclasses.replace(busy[2].setup, optimizations=("channels-last",)))
     assert "as far as the clips tell: `fp16, channels-last`\n" in ladder_advice([busy[0], busy[2], lean])
@@ -120,7 +120,7 @@ def test_overlapping_spreads_are_no_difference_and_a_busy_machine_is_named(rows)
 
 def test_the_advice(rows):
     advice = ladder_advice(rows)
-    assert "of one clip each:** `fp16, single-token`, 1.50 s a clip (1.50 to 1.50), 3.90 GiB" in advice
+    assert "not compared:** `fp16, single-token`, 1.50 s a clip (1.50 to 1.50), 3.90 GiB" in advice
     assert "**the least memory, exact:** `fp16, split-guidance`" in advice
     assert "**not exact:** `fp16, fp8`, 2.40 s a clip (2.40 to 2.40), 1.50 GiB, 41 dB" in advice
     assert "**failed:** `fp16, split-guidance, lean-decode`: In decode of call 1" in advice

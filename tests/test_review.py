@@ -92,6 +92,10 @@ def test_what_is_deleted_can_be_brought_back_for_a_week(motion):
     view.restore()
     assert {path.name: path.read_bytes() for path in motion.iterdir() if path.is_file()} == files
     view.delete(first)
+    (motion / f"{first}.json").write_bytes(files[f"{first}.json"])  # as if it had been made again meanwhile
+    view.restore()
+    assert first in [row.key for row in view.rows]
+    view.delete(first)
     [day] = (motion / ".deleted").iterdir()
     day.rename(day.with_name("2020-01-01"))
     view.delete(second)

@@ -145,6 +145,9 @@ def test_memory_that_others_hold_is_the_machines_and_what_a_setup_asks_for_is_no
     for others, temporary in ((2**29, False), (2**32, True)):
         monkeypatch.setattr("svdlab.pipelines.load.bytes_of_others", lambda device, others=others: others)
         assert is_temporary(RuntimeError("CUDA out of memory"), setup) == temporary
+    monkeypatch.undo()
+    monkeypatch.setattr("torch.cuda.mem_get_info", MagicMock(side_effect=RuntimeError("CUDA error: out of memory")))
+    assert is_temporary(RuntimeError("CUDA out of memory"), dataclasses.replace(setup, device="cuda"))
     assert is_temporary(MemoryError("4.2 GiB and 3.9 GiB are free"), setup)
     assert is_temporary(WeightsError("The hub cannot be reached."), Setup("svd"))
     assert not is_temporary(WeightsError("There is no such folder."), setup)

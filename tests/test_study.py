@@ -97,6 +97,8 @@ def test_seeds_alone_are_chance_and_lead_to_the_best_of_them(frame):
     assert "is 0.5 at 2 and 2 at 1" in text  # the least and the most: seeds have no order
     assert "seed `1` (2 pixels a frame, likeness 0.78) moved most, and likeness hardly changes" in text
     assert "add seeds" not in text
+    alone = frame[frame["seed"] == 1].drop(columns=[name for name in study.MEASURES if name in frame])
+    assert "no two seeds at every value" in study.findings(alone, "motion_bucket_id")  # no measure tells it either
 
 
 def test_other_knobs_are_no_seeds(frame):

@@ -58,9 +58,9 @@ def review(folders: str | Path | Iterable[str | Path], *, inside: bool | None = 
         A `Review`, which shows itself as the last line of a cell. From Python, with keys of rows:
         `star(key)`, `star(key, on=False)` and `note(key, text)` write a small file beside the row;
         `compare(key, key)` shows two to six clips in step, `again(key)` gives the lines that make a clip again;
-        `delete(key)` moves a row aside with its clip; `restore()` brings back what was deleted, by this review or one
-        before, `restore(key)` one row. What was deleted over a week ago is erased when a row of the study is next
-        deleted or restored;
+        `delete(key)` moves a row aside with its clip; `restore()` brings back what this review deleted, a new review
+        all that was deleted within a week, `restore(key)` one row. What was deleted over a week ago is erased when a
+        row of the study is next deleted or restored;
         `export(path)` copies the starred clips into a folder or a `.zip`, in place of an older export.
         `rows` and `starred` are lists of rows.
 
@@ -153,10 +153,11 @@ class Review:
             self._delete(entry)
 
     def restore(self, *keys: str) -> None:
-        """Bring back rows that were deleted from these studies within a week, by this review or by one before.
+        """Bring back rows that were deleted from these studies within a week.
 
         Args:
-            *keys: Of the rows. Left out, it is all of them that were not made again since.
+            *keys: Of the rows. Left out, it is those that this review deleted; if it deleted none, all of them. Rows
+                that were made again since stay as they are.
 
         Raises:
             ValueError: No deleted row has such a key, or several have.
@@ -165,9 +166,10 @@ class Review:
         if keys:
             studies = dict(reversed(deleted))
             deleted = [(name, studies[name]) for name in [_full_key(key, studies, "deleted rows") for key in keys]]
+        elif self._deleted:
+            deleted = [(entry.row.key, entry.folder) for entry in self._deleted]
         for key, study in deleted:
-            if keys or not (study / f"{key}.json").exists():
-                self._restore(key, study)
+            self._restore(key, study, is_named=bool(keys))
 
     def wall(self, across: str = "", down: str = "") -> Shown:
         """The clips by two knobs, in step, as `svdlab.wall` hangs them.
@@ -220,8 +222,9 @@ class Review:
         delete_row(entry.folder, entry.row.key)
         self._deleted.append(entry)
 
-    def _restore(self, key: str, study: Path) -> None:
-        restore_row(study, key)
+    def _restore(self, key: str, study: Path, is_named: bool = True) -> None:
+        if is_named or not (study / f"{key}.json").exists():
+            restore_row(study, key)
         self._deleted = [entry for entry in self._deleted if (entry.row.key, entry.folder) != (key, study)]
         if row := find_row(study, key):
             names = [(entry.row.key, entry.folder) for entry in self._places]

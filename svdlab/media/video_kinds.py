@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-MAX_FPS = 240  # of a file; and of a request, whose clip is saved at its own fps unless another is given
+MAX_FPS = 240  # of a file
 BEGINNING_BYTES = 12  # that tell it
 _BEGINNINGS = {"gif": rb"GIF8[79]a", "webp": rb"RIFF....WEBP", "png": rb"\x89PNG\r\n\x1a\n", "mp4": rb"....ftyp"}
 

@@ -165,9 +165,9 @@ def ladder_advice(rows: Sequence[Row]) -> str:
     baseline, exact = rungs[0], [rung for rung in rungs if is_exact(rung.row, rows[0])] or rungs
     fastest, smallest = min(exact, key=lambda rung: rung.seconds), min(exact, key=lambda rung: rung.peak_gib)
     lines = [f"- **the fastest, exact:** {fastest}: {fastest.compared(baseline)} than `{baseline.row.setup.label}`"]
-    if min(rung.clips for rung in exact) < 2:
+    if min(fastest.clips, baseline.clips) < 2:
         chance = "a difference may be chance: measure each setup twice or more (`repeats`)"
-        lines = [f"- **the fastest, exact, of one clip each:** {fastest}; {chance}"]
+        lines = [f"- **the fastest, exact, not compared:** {fastest}; {chance}"]
     elif not fastest.differs(baseline):
         lines = ["- **time:** no exact setup differs from the first one by more than the clips of one setup differ"]
     elif equals := [rung for rung in exact if rung is not fastest and not rung.differs(fastest)]:
@@ -191,9 +191,7 @@ def _doubts(rungs: Sequence[MeasuredRung]) -> list[str]:
         doubts.append(f"- **busy:** other programs used up to {100 * busy:.0f} % of the processors meanwhile")
     if baseline.slowest_seconds > REPEATS * baseline.fastest_seconds:
         ends = f"{baseline.fastest_seconds:.2f} to {baseline.slowest_seconds:.2f} s"
-        doubts.append(
-            f"- **not repeated:** the same clip of the first setup took {ends}: measure again on a quiet machine"
-        )
+        doubts.append(f"- **unsteady:** the same clip of the first setup took {ends}: measure again on a quiet machine")
     return doubts
 
 

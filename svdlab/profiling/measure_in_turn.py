@@ -22,7 +22,7 @@ from svdlab.profiling.measured_process import FIRST_FRAMES_FILE, FRAMES_FILE
 from svdlab.progress_bar import Progress
 from svdlab.request import conditioning
 from svdlab.rows.row import Row
-from svdlab.rows.row_files import find_row, write_row
+from svdlab.rows.row_files import find_row, remove_failure, write_row
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, is_contested
 
@@ -51,7 +51,7 @@ def profile(
         folder: Where the rows are, and the first rung's frames; it is made if it is missing.
         repeats: Calls after the first one, in each process.
         retry_failed: Whether rungs that failed in an earlier call are measured again, whatever the reason; those whose
-            failure was the machine's (no network, memory that other programs held) always are.
+            failure was the machine's (no network, a card that others filled) always are.
         memory_limit_bytes: Of each process: torch's on a card, all its data on a processor (Linux). Default: none. A
             rung that needs more becomes a failed row.
         timeout_seconds: Of each process's work, without waiting for its turn. Default: none. A rung that takes longer
@@ -145,7 +145,9 @@ class _Rungs:
                 for process in processes.values():
                     process.make_clip()
             for key, process in processes.items():
-                self.rows[key] = write_row(self._finish(key, process, claims[key]), self.folder, claims[key])
+                self.rows[key] = row = write_row(self._finish(key, process, claims[key]), self.folder, claims[key])
+                if row.key != key:  # now that a commit was fetched
+                    remove_failure(self.folder, key)
                 bar.update()
 
     def _start(self, key: str, scratch: Path) -> MeasuredProcess:

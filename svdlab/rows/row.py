@@ -43,7 +43,7 @@ class Row:
         request: what was asked, complete. An image without a name lies beside the rows as a PNG.
         status: "done" or "failed".
         error: why it failed, one sentence.
-        temporary: the failure was the machine's (no network, memory that others held), and the next run tries again.
+        temporary: the failure was the machine's (no network, a card that others filled), and the next run tries again.
         clip: the path of the video, ready for `show`. None where none was kept.
         clip_bytes: size of that file. None in rows of older versions.
         clip_sha256: hash of that file, 64 hex digits. None in rows of older versions.

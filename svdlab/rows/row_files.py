@@ -119,7 +119,12 @@ def write_row(
 
 
 def remove_failure(folder: Path, key: str) -> None:
-    """Remove the row of a key that failed, where there is one."""
+    """Remove the row of a key that failed, where there is one.
+
+    Args:
+        folder: where the rows are.
+        key: as `row_key` gives it.
+    """
     (folder / _row_names(key)[1]).unlink(missing_ok=True)
 
 

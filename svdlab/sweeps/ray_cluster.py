@@ -61,7 +61,12 @@ def has_cards() -> bool:
 
 
 def cluster_trials(trials: Iterable[Trial], has_cards: bool) -> list[Trial]:
-    """Trials with the setups that all workers take: `cluster_setup` of each."""
+    """Trials with the setups that all workers take.
+
+    Args:
+        trials: as the user gave them.
+        has_cards: as for `cluster_setup`.
+    """
     return [replace(trial, setup=cluster_setup(trial.setup, has_cards)) for trial in trials]
 
 

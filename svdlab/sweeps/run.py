@@ -43,9 +43,9 @@ def run(
 ) -> list[Row]:
     """Make the rows of a sweep that a folder does not have yet, and return a row for every trial, old or new.
 
-    A trial that fails becomes a row that says why, and the rest go on. If the machine was to blame (no network, memory
-    that other programs held), the next call tries again. Stopped at any moment, even by `kill -9`, the next call makes
-    what is missing, a row whose clip was deleted too. Several processes may run into one folder. Weights are loaded
+    A trial that fails becomes a row that says why, and the rest go on. If the machine was to blame (no network, a card
+    that others filled), the next call tries again. Stopped at any moment, even by `kill -9`, the next call makes what
+    is missing, a row whose clip was deleted too. Several processes may run into one folder. Weights are loaded
     once for each setup; those of the last one stay loaded for the next run, until `unload_cached()` lets go of them.
 
     Args:

@@ -98,10 +98,11 @@ def findings(frame: pd.DataFrame, knob: str) -> str:
     values = f"from {first} to {last}" if is_numeric(lines, knob) else f"of {len(medians)} kinds"
     effects = {name: effect(lines, knob, name) for name in names}
     repeated = repeated_axes(lines, knob)
-    chance = f"± is the 95 % interval over {', '.join(f'{name}s' if name in _RANDOM else name for name in repeated)}"
+    axes = ", ".join(f"{name}s" if name in _RANDOM else name for name in repeated)
+    chance = f"± is the 95 % interval over {axes}" if is_numeric(lines, knob) else f"judged over {axes}"
     if knob == "seed" and not repeated:
         chance = "at the same settings, so what differs is chance"
-    elif any(each.verdict == "one seed" for each in effects.values()):
+    elif not repeated or any(each.verdict == "one seed" for each in effects.values()):
         chance = "no two seeds at every value, so nothing tells a change from chance"
     texts = [f"`{knob}` {values}, {clips} clips ({chance}):", ""]
     texts += [f"- **{MEASURES[name]}** {_course(effects[name], MEASURES[name], medians[name])}." for name in names]

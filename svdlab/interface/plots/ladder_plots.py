@@ -42,7 +42,7 @@ def waterfall(rows: Sequence[Row]) -> DescribedFigure:
             axis.barh(i, min(value, previous), color=colour["pale"])
             axis.barh(i, abs(value - previous), left=min(value, previous), color=hue)
             percent = 100 * (value / previous - 1)
-            same = axis is axes[1] and rungs[i].compared(rungs[max(i - 1, 0)]) == "no difference"
+            same = axis is axes[1] and not rungs[i].differs(rungs[max(i - 1, 0)])
             change = f"  {percent:+.0f} %" if i and abs(percent) >= 0.5 and not same else ""
             axis.text(max(value, previous), i, f" {value:.2f}{change}", va="center", fontsize=8 if wide else 6)
         axis.set(xlim=(0, (1.32 if wide else 2) * max(values)), xlabel=unit)
