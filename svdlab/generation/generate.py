@@ -51,13 +51,15 @@ class OutOfMemory(GenerationError, MemoryError):
 @overload
 def generate(
     pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: None = None, **options: Any
-) -> Clip: ...
+) -> Clip:
+    """One clip, of the request's own seed."""
 
 
 @overload
 def generate(
     pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: Iterable[int], **options: Any
-) -> list[Clip]: ...
+) -> list[Clip]:
+    """A clip of each seed."""
 
 
 def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands for the three below)

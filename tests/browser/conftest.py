@@ -150,18 +150,28 @@ class Lab:
         """The notebook in `page`, its kernel ready."""
         page.goto(f"{self.url}/lab/tree/{name}?token={self.token}&reset")
         page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')")
-        page.evaluate("async () => { await jupyterapp.restored }")
-        page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        page.evaluate("() => { jupyterapp.restored.then(() => { window.restored = true }) }")
+        page.wait_for_function("window.restored")
+        self.execute(page, "apputils:change-theme", theme=theme)
+        page.wait_for_function("jupyterapp.shell.currentWidget?.context")  # on a busy machine later than its cells
         page.evaluate(KERNEL_READY)
         page.wait_for_function("window.kernelReady")
         return page
 
+    def execute(self, page: Any, command: str, **arguments: str) -> None:
+        """Runs a command of JupyterLab to its end; what the page does not keep, Chromium may collect meanwhile."""
+        page.evaluate(
+            """([command, args]) => {
+                window.executed = false;
+                jupyterapp.commands.execute(command, args).then(() => { window.executed = true });
+            }""",
+            [command, arguments],
+        )
+        page.wait_for_function("window.executed")
+
     def run_all(self, page: Any) -> None:
         """Runs every cell and waits for the last to end; an `AssertionError` with the traceback where one failed."""
-        page.evaluate(
-            "() => { jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.ran = true }) }"
-        )
-        page.wait_for_function("window.ran")
+        self.execute(page, "notebook:run-all-cells")
         errors = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr'] pre")
         traceback = errors.all_inner_texts()
         assert not any("Traceback" in text for text in traceback), "\n".join(traceback)

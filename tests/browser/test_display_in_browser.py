@@ -172,10 +172,10 @@ def test_without_loop_it_stops_at_the_end_and_starts_again(live):
     assert all_move(sample_times(live))
 
 
-def test_the_dark_theme_is_followed(live, screenshot):
+def test_the_dark_theme_is_followed(live, lab, screenshot):
     colour = "() => getComputedStyle(document.querySelector('.svdlab-bar')).color"
     light = live.evaluate(colour)
-    live.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    lab.execute(live, "apputils:change-theme", theme="JupyterLab Dark")
     live.wait_for_function(f"light => ({colour})() !== light", arg=light)
     live.wait_for_selector("#jupyterlab-splash", state="detached")
     screenshot(live, "trusted-dark")

@@ -34,16 +34,17 @@ button.on_click(show_state)
 display(button, state)
 clip_panel
 """
-# The window holds the promise: Chromium may collect one that nothing on the page refers to, while it is waited for.
-DROP = """([url, name]) => window.dropped = (async () => {
-  const data = await (await fetch(url)).arrayBuffer();
-  const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File([data], name, { type: name.endsWith(".jpg") ? "image/jpeg" : "" }));
-  const panel = document.querySelector(".svdlab-panel");
-  for (const type of ["dragover", "drop"]) {
-    panel.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
-  }
-})()"""
+# Nothing waits for its end here: Chromium may collect a promise that only a test waits for.
+DROP = """([url, name]) => {
+  fetch(url).then((answer) => answer.arrayBuffer()).then((data) => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([data], name, { type: name.endsWith(".jpg") ? "image/jpeg" : "" }));
+    const panel = document.querySelector(".svdlab-panel");
+    for (const type of ["dragover", "drop"]) {
+      panel.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+    }
+  });
+}"""
 IDLE = "() => document.querySelectorAll('.svdlab-panel .svdlab-go button')[1].disabled"
 WITHOUT_HELP = """() => [...document.querySelectorAll('.svdlab-panel :is(input, select, button, [role=slider])')]
   .filter((one) => !one.title && one.offsetParent && !one.closest('.svdlab-bar')).map((one) => one.outerHTML)"""
@@ -165,7 +166,7 @@ def test_cancel_ends_a_clip_and_the_next_is_made(live, screenshot):
     assert live.locator(".svdlab-panel [role=alert]").count() == 0
 
 
-def test_two_clips_play_side_by_side_and_the_dark_theme_is_followed(live, screenshot):
+def test_two_clips_play_side_by_side_and_the_dark_theme_is_followed(live, lab, screenshot):
     for name in ("Show clip 1", "Show clip 2"):
         live.get_by_role("checkbox", name=name).check()
     live.get_by_role("button", name="A star for clip 2").click()
@@ -177,7 +178,7 @@ def test_two_clips_play_side_by_side_and_the_dark_theme_is_followed(live, screen
     screenshot(live, "panel-compared-light")
     colour = "() => getComputedStyle(document.querySelector('.svdlab-panel .widget-label')).color"
     light = live.evaluate(colour)
-    live.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    lab.execute(live, "apputils:change-theme", theme="JupyterLab Dark")
     live.wait_for_function(f"light => ({colour})() !== light", arg=light)
     live.wait_for_selector("#jupyterlab-splash", state="detached")
     assert min(int(part) for part in re.findall(r"\d+", live.evaluate(colour))[:3]) > 150
@@ -242,17 +243,16 @@ def test_setups_are_marked_that_fit(live):
     assert live.get_by_role("combobox", name="Setup").inner_text().count("✓") > 1
 
 
-def test_clips_wait_in_a_queue_and_one_is_removed(live, screenshot):
+def test_clips_wait_in_a_queue_and_one_is_removed(live, lab, screenshot):
     clips = live.get_by_role("checkbox").count()
     live.get_by_role("spinbutton", name="Clips").fill("3")
     live.keyboard.press("Tab")
     press(live, "Generate")
     live.get_by_role("button", name="Remove", exact=True).nth(1).wait_for()
-    toggle_files = "() => jupyterapp.commands.execute('application:toggle-left-area')"
     for width in (700, 390):
         live.set_viewport_size({"width": width, "height": 1500})
         if width == 390:
-            live.evaluate(toggle_files)
+            lab.execute(live, "application:toggle-left-area")
             live.wait_for_timeout(500)
         clipped_texts = live.evaluate(
             """() => [...document.querySelectorAll('.svdlab-panel :is(button, .widget-label)')].filter((one) =>
@@ -262,7 +262,7 @@ def test_clips_wait_in_a_queue_and_one_is_removed(live, screenshot):
         )
         screenshot(live, f"panel-queue-{width}-dark")
         assert clipped_texts == []
-    live.evaluate(toggle_files)
+    lab.execute(live, "application:toggle-left-area")
     live.set_viewport_size({"width": 1280, "height": 1500})
     live.get_by_role("button", name="Remove", exact=True).nth(1).click()
     live.get_by_role("checkbox", name=f"Show clip {clips + 2}").wait_for()
@@ -330,7 +330,7 @@ def test_every_knob_is_restored_from_any_variant_to_any_other(live, lab):
 
 
 def test_a_picture_of_the_panel_stays_in_an_export_and_without_trust(live, lab, page, screenshot):
-    live.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    lab.execute(live, "docmanager:save")
     live.wait_for_function("() => !jupyterapp.shell.currentWidget.context.model.dirty")
     notebook = json.loads((lab.files / "panel.ipynb").read_text())
     notebook["cells"][0]["source"] = "# another notebook, which nobody trusts"

@@ -18,18 +18,14 @@ from svdlab.rows.row_note import Note
 pytestmark = pytest.mark.browser
 
 LOADED_PREVIEWS = "() => document.querySelectorAll('.svdlab-rows img[src]').length"
-# the frame that each clip in the viewer shows, told from its grey (see studies.py), when all have done seeking
-SHOWN_FRAMES = """async () => {
-  const videos = [...document.querySelectorAll('.svdlab-viewer figure > div > video:first-child')];
-  while (!videos.every((v) => v.paused && !v.seeking && v.readyState >= 2)) await new Promise(requestAnimationFrame);
-  await new Promise((done) => setTimeout(done, 60));
-  return videos.map((v) => {
-    const canvas = Object.assign(document.createElement('canvas'), { width: 128, height: 72 });
-    const context = canvas.getContext('2d');
-    context.drawImage(v, 0, 0, 128, 72);
-    return Math.round((context.getImageData(100, 60, 1, 1).data[1] - 80) / 20);
-  });
-}"""
+VIDEOS = "[...document.querySelectorAll('.svdlab-viewer figure > div > video:first-child')]"
+STILL = f"() => {VIDEOS}.every((video) => video.paused && !video.seeking && video.readyState >= 2)"
+GREYS = f"""() => {VIDEOS}.map((video) => {{
+  const canvas = Object.assign(document.createElement('canvas'), {{ width: 128, height: 72 }});
+  const context = canvas.getContext('2d');
+  context.drawImage(video, 0, 0, 128, 72);
+  return context.getImageData(100, 60, 1, 1).data[1];
+}})"""
 
 
 def tick(page, *keys: str) -> None:
@@ -44,6 +40,13 @@ def open_comparison(page, *keys: str) -> None:
     page.get_by_role("button", name="Pause", exact=True).click()
     page.get_by_role("slider", name="Frame").focus()
     page.keyboard.press("Home")
+
+
+def shown_frames(page) -> list[int]:
+    """The frame that each clip in the viewer shows, told from its grey (see studies.py), when all have done seeking."""
+    page.wait_for_function(STILL)
+    page.wait_for_timeout(60)
+    return [round((grey - 80) / 20) for grey in page.evaluate(GREYS)]
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +189,12 @@ def test_stars_and_notes_come_back_and_columns_stay_as_they_were_chosen(live, la
     assert not page.locator("th[data-measure=flicker]").is_visible()
 
 
-def test_comparing_fetches_and_measures(live, screenshot):
+def test_comparing_fetches_and_measures(live, lab, screenshot):
     open_comparison(live, "00000000", "00010000")
-    assert live.evaluate(SHOWN_FRAMES) == [0, 0]
+    assert shown_frames(live) == [0, 0]
     live.get_by_role("rowheader", name="PSNR (dB) against the first").wait_for()
     assert live.locator(".svdlab-measures").get_by_role("cell", name="100", exact=True).count() == 1  # copies
-    live.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    lab.execute(live, "apputils:change-theme", theme="JupyterLab Dark")
     live.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
     live.wait_for_selector("#jupyterlab-splash", state="detached")
     screenshot(live, "review-compare-dark")
@@ -286,12 +289,12 @@ def test_six_clips_fit_and_a_phone_shows_all(open_report, screenshot):
 def test_scrubbing_a_comparison_moves_all_in_step(open_report):
     page, *_ = open_report("inside")
     open_comparison(page, "00000000", "00030000", "00050000")
-    assert page.evaluate(SHOWN_FRAMES) == [0, 0, 0]
+    assert shown_frames(page) == [0, 0, 0]
     for key, frame in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 5), ("Home", 0)):
         page.keyboard.press(key)
-        assert page.evaluate(SHOWN_FRAMES) == [frame] * 3, key
+        assert shown_frames(page) == [frame] * 3, key
     page.get_by_role("slider", name="Frame").fill("4")
-    assert page.evaluate(SHOWN_FRAMES) == [4, 4, 4]
+    assert shown_frames(page) == [4, 4, 4]
 
 
 def test_the_difference_is_black_where_clips_agree(open_report, screenshot):
