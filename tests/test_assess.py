@@ -249,6 +249,8 @@ def test_a_clip_brings_its_picture_and_latents(make_request):
     assert assess(Clip(frames, request, None, latents=torch.full((6, 4, 8, 12), torch.nan))).non_finite
     assert assess(Clip(frames, request, None)).non_finite is None
     assert quality.likeness_first_psnr_db == PSNR_CAP_DB
+    halved = [frame.resize((frame.width // 2, frame.height // 2)) for frame in frames]  # as of a GIF under a size
+    assert assess(Clip(halved, request, None)).likeness_first_ssim > 0.95
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 128), (128, 16), (64, 96)])

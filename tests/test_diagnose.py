@@ -12,7 +12,7 @@ import pytest
 from micro_model import break_decoder
 from PIL import Image
 
-from svdlab import VARIANTS, Request, Setup, diagnose, generate
+from svdlab import VARIANTS, Request, Setup, diagnose, generate, read
 from svdlab.generation.clip import Clip, Seam
 from svdlab.media.images import EXAMPLES, fit_image, open_image
 from svdlab.quality.diagnose import Finding
@@ -181,6 +181,18 @@ def test_size_shape_and_small_pictures_come_together_gravest_first():
     assert find_one(stretched, "shape").changes == {"fit": "crop"}
     assert "2.0 times too wide" in find_one(stretched, "shape").cause
     assert "shape" not in symptoms(make_clip(frames, image=portrait, fit="pad"))
+
+
+def test_a_clip_from_a_file_asks_for_the_original_that_it_no_longer_has(tmp_path):
+    portrait = draw_frames(100, 0)[0].resize((240, 480))
+    clip = make_clip([f.resize((64, 64)) for f in draw_frames(100, 127)], image=portrait)
+    for finding in diagnose(read(clip.save(tmp_path / "clip.mp4")))[:2]:
+        assert finding.symptom in ("size", "shape")
+        assert "original picture" in finding.advice
+        assert not finding.changes
+    clip.request.image.save(tmp_path / "portrait.png")
+    named = dataclasses.replace(clip, request=dataclasses.replace(clip.request, image=str(tmp_path / "portrait.png")))
+    assert diagnose(read(named.save(tmp_path / "named.mp4"))).apply(clip.request).fit == "pad"
 
 
 def test_of_two_cures_for_one_field_the_graver_one_is_taken():

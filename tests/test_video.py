@@ -10,6 +10,7 @@ import re
 import resource
 import subprocess
 import weakref
+from fractions import Fraction
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -92,9 +93,11 @@ def test_mp4_cover_is_one_attached_picture_and_not_the_clip(tmp_path):
     assert probe(path)[:4] == (128, 72, 7.0, 3)
 
 
-@pytest.mark.parametrize("fps", [7, 12.5, 24000 / 1001, 30])
-def test_fractional_speeds_come_back(tmp_path, fps):
-    frames, speed = read_frames(write_video(tmp_path / "x.mp4", draw_frames(4), fps))
+@pytest.mark.parametrize(
+    ("name", "fps"), [*(("x.mp4", fps) for fps in (7, 12.5, 24000 / 1001, 30)), ("x.webp", Fraction(24000, 1001))]
+)
+def test_fractional_speeds_come_back(tmp_path, name, fps):
+    frames, speed = read_frames(write_video(tmp_path / name, draw_frames(4), fps))
     assert speed == pytest.approx(fps, rel=1e-6)
     assert len(frames) == 4
 
@@ -138,6 +141,18 @@ def test_a_recording_in_fragments_is_counted_and_shown_whole(tmp_path):
     subprocess.run([*ffmpeg, "-movflags", "frag_keyframe+empty_moov", str(tmp_path / "parts.mp4")], check=True)
     assert probe(tmp_path / "parts.mp4").frames == 0
     assert 'data-frames="3"' in show(tmp_path / "parts.mp4").html
+
+
+def test_what_a_telephone_filmed_and_somebody_trimmed_is_read_as_it_plays(tmp_path):
+    """Both leave the frames as they were encoded: the head says how they lie, and which of them are shown."""
+    whole = write_video(tmp_path / "whole.mp4", draw_frames(12), 6)
+    copy = ["-v", "error", "-ss", "1.1", "-display_rotation", "90", "-i", str(whole), "-map", "0:v:0", "-c", "copy"]
+    ffmpeg(*copy, str(tmp_path / "upright.mov"))
+    frames, (width, height, *_, count, _) = read_frames(tmp_path / "upright.mov")[0], probe(tmp_path / "upright.mov")
+    expected = decode(tmp_path / "upright.mov", (72, 128))
+    assert (frames[0].size, width, height) == ((72, 128), 72, 128)
+    assert 1 < len(frames) == count == len(expected) < 12
+    assert min(psnr(one, np.asarray(other)) for one, other in zip(expected, frames, strict=True)) > 35
 
 
 def test_loops_are_written_out_where_the_format_cannot_say(tmp_path):
@@ -337,6 +352,8 @@ def test_files_of_others_have_no_metadata(tmp_path):
         ("x.mp4", {"fps": float("nan")}, "7 is usual"),
         ("x.mp4", {"fps": "7"}, "7 is usual"),
         ("x.mp4", {"max_bytes": 1000}, "raise crf"),
+        ("x.mp4", {"crf": 0}, "from 1 (best) to 51"),
+        ("x.mp4", {"crf": "18"}, "from 1 (best) to 51"),
         ("x.mp4", {"loop": -1}, "how often"),
         ("x.gif", {"fps": 60}, "at most 50 fps"),
     ],

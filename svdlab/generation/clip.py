@@ -101,8 +101,8 @@ class Clip:
             fps: Playback speed, 0.1 to 240. Left out, the clip plays at the `fps` that it was conditioned on.
             options: `loop` is how often it plays: 0 (default) for ever, or 1, 2 and more. An MP4 or a folder holds its
                 frames that often; for 0, once, and the player decides. `max_bytes` is the most that a GIF may take, 1
-                or more; its colours and size give way; default: no limit. `crf` is the quality of an MP4: 0 (lossless)
-                to 51 (worst), default 17.
+                or more; its colours and size give way; default: no limit. `crf` is the quality of an MP4: 1 (best) to
+                51 (worst), default 17.
 
         Returns:
             The path. An older file there is replaced.

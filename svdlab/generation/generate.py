@@ -49,9 +49,7 @@ class OutOfMemory(GenerationError, MemoryError):
 
 
 @overload
-def generate(
-    pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: None = None, **options: Any
-) -> Clip:
+def generate(pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: None = None, **options: Any) -> Clip:
     """One clip, of the request's own seed."""
 
 

@@ -31,7 +31,7 @@ MAX_PIXELS = 2**30  # over all frames of a file: 3 GiB of RGB, seven times 256 f
 
 
 class VideoInfo(NamedTuple):
-    """What a video file says of itself: size in pixels, playback frames per second, number of frames, codec."""
+    """A video file as it is shown: size in pixels, playback frames per second, frames (0: not said), codec."""
 
     width: int
     height: int
@@ -65,17 +65,18 @@ def iterate_frames(path: Path) -> Iterator[Image.Image]:
     """
     with _explain_errors(path), av.open(str(path), format=_kind(path)) as container:
         stream, count = _main_stream(container, path), 0
+        expected = _frame_count(stream)
         stream.thread_count = 1  # each thread would hold frames of its own
-        _check_pixels(stream.width, stream.height, stream.frames, path)
+        _check_pixels(stream.width, stream.height, expected, path)
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 raise ValueError(f"{path} is cut short: its last frames are missing.")
             for frame in packet.decode():
                 count += 1
                 _check_pixels(frame.width, frame.height, count, path)
-                yield frame.to_image()
-        if not count or count < stream.frames:
-            raise ValueError(f"{path} is cut short: {count} of {stream.frames} frames can be read.")
+                yield frame.to_image().rotate(frame.rotation, expand=True)  # telephones film lying down
+        if not count or count < expected:
+            raise ValueError(f"{path} is cut short: {count} of {expected} frames can be read.")
 
 
 def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
@@ -108,12 +109,15 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """What an MP4 or MOV says of itself, without decoding it."""
+    """What an MP4 or MOV says of itself; only its first frame is decoded."""
     path = Path(path)
     with _explain_errors(path), av.open(str(path), format=_kind(path)) as container:
         stream = _main_stream(container, path)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        return VideoInfo(stream.width, stream.height, fps, stream.frames, stream.codec_context.name)
+        first = next(container.decode(stream), None)
+        lies_down = first is not None and first.rotation % 180 != 0
+        width, height = (stream.height, stream.width) if lies_down else (stream.width, stream.height)
+        return VideoInfo(width, height, fps, _frame_count(stream), stream.codec_context.name)
 
 
 def _parse_comment(text: str) -> dict[str, Any]:
@@ -200,6 +204,11 @@ def _main_stream(container: Any, path: Path) -> Any:
         if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
             return stream
     raise ValueError(f"{path} has no video in it that can be decoded, or is cut short.")
+
+
+def _frame_count(stream: Any) -> int:
+    """The frames that are shown: where a file was trimmed without encoding it anew, some are there and are not."""
+    return max(0, stream.frames - sum(entry.is_discard for entry in stream.index_entries))
 
 
 def _check_pixels(width: int, height: int, frames: int, path: Path) -> None:

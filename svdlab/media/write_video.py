@@ -59,7 +59,7 @@ def write_video(
         loop: How often it plays; 0 is for ever. MP4 and PNG cannot say, so there 2 and more are written out.
         max_bytes: Holds a GIF under a size by fewer colours (128, 64), then smaller frames (3/4, 1/2, 1/4), then every
             second frame; never by leaving out metadata or picture.
-        crf: Quality of an MP4, from 0 (lossless) to 51 (worst).
+        crf: Quality of an MP4, from 1 (best) to 51 (worst).
 
     Returns:
         The path.
@@ -73,7 +73,10 @@ def write_video(
         raise ValueError("max_bytes is for .gif; for a smaller .mp4 raise crf (28 takes a third of the usual 17).")
     if isinstance(loop, bool) or not (isinstance(loop, int) and loop >= 0):
         raise ValueError(f"loop={shorten(loop)} must be how often the clip plays: 0 (for ever), 1, 2, …")
-    rgb = _rgb_frames(frames)
+    if isinstance(crf, bool) or not (isinstance(crf, (int, float)) and 1 <= crf <= 51):
+        lossless = "browsers do not play lossless H.264, and a folder of PNG frames is lossless"
+        raise ValueError(f"crf={shorten(crf)} must be a number from 1 (best) to 51 (worst): 17 is usual; {lossless}.")
+    rgb, fps = _rgb_frames(frames), float(fps)
     if loop > 1 and suffix in (".mp4", ""):
         rgb = iter(list(rgb) * loop)
 

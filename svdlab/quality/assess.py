@@ -41,7 +41,10 @@ def assess(frames: Frames, picture: Image.Image | None = None) -> Quality:
     """
     latents = frames.latents if isinstance(frames, Clip) else None
     if isinstance(frames, Clip):
-        frames, picture = frames.frames, picture or frames.picture
+        own = frames.picture
+        if own.size != frames.frames[0].size:  # of a GIF that was held under a size
+            own = own.resize(frames.frames[0].size, Image.Resampling.LANCZOS)
+        frames, picture = frames.frames, picture or own
     pixels = _pixels(frames, at_least=2)
     grey = [luma(frame) for frame in pixels]
     sharpness = [_sharpness(frame) for frame in grey]

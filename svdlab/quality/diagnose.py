@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from svdlab.dtypes import safer_dtypes
 from svdlab.generation.clip import BLACK, Clip
@@ -137,7 +138,7 @@ def _black(clip: Clip, quality: Quality) -> Iterator[Finding]:
         causes = ["fp16 overflows"] * is_fp16 + ["the model never learnt this size"] * bool(trained)
         steps = ["use the trained size"] * bool(trained) + [f"calculate in {wider.get('dtype')}"] * bool(wider)
         cause = " and ".join(causes) or "16 bits may be too coarse"
-        yield Finding("black", evidence, cause, " and ".join(steps), trained, wider)
+        yield Finding("black", evidence, cause, *_refitted(clip, " and ".join(steps), trained), wider)
     else:
         cause, advice = "the weights of the VAE are damaged, or were changed", "load them again, or fetch them again"
         yield Finding("black", evidence, cause, advice)
@@ -156,7 +157,8 @@ def _size(clip: Clip, quality: Quality) -> Iterator[Finding]:
         r = clip.request
         evidence = f"{r.height}x{r.width} is not the {trained['height']}x{trained['width']} that {r.variant} learnt"
         cause = "away from it things move less and lose their shape"
-        yield Finding("size", evidence, cause, "ask for the trained size and enlarge the frames afterwards", trained)
+        advice = "ask for the trained size and enlarge the frames afterwards"
+        yield Finding("size", evidence, cause, *_refitted(clip, advice, trained))
 
 
 def _picture(clip: Clip, quality: Quality) -> Iterator[Finding]:
@@ -166,10 +168,11 @@ def _picture(clip: Clip, quality: Quality) -> Iterator[Finding]:
     evidence = f"{size} for a clip of {r.width}x{r.height} (width x height)"
     if shape_ratio < _SHAPE_RATIO and r.fit == "stretch":
         cause = f"stretching made things {1 / shape_ratio:.1f} times too {'narrow' if ratio > 1 else 'wide'}"
-        yield Finding("shape", evidence, cause, "crop it, or show all of it", {"fit": "crop"})
+        yield Finding("shape", evidence, cause, *_refitted(clip, "crop it, or show all of it", {"fit": "crop"}))
     if shape_ratio < _SHAPE_RATIO and r.fit == "crop":
         cause = f"the crop threw {1 - shape_ratio:.0%} of it away"
-        yield Finding("shape", evidence, cause, "show all of it, or move the crop with focus=(x, y)", {"fit": "pad"})
+        advice = "show all of it, or move the crop with focus=(x, y)"
+        yield Finding("shape", evidence, cause, *_refitted(clip, advice, {"fit": "pad"}))
     scale = (min if r.fit == "pad" else max)(r.width / width, r.height / height)
     if scale > MAX_ENLARGEMENT:
         evidence = f"{size} was enlarged {scale:.1f} times"
@@ -268,6 +271,14 @@ def _variant(request: Request) -> Variant:
 def _trained_size(request: Request) -> dict[str, Any]:
     size = {"height": _variant(request).height, "width": _variant(request).width}
     return {} if (request.height, request.width) == tuple(size.values()) else size
+
+
+def _refitted(clip: Clip, advice: str, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Advice and changes that fit the picture anew. A clip from a file may have no more of it than the model saw."""
+    image = clip.request.image
+    if not changes or not isinstance(image, Image.Image) or clip.image_size in (None, image.size):
+        return advice, changes
+    return f"{advice}: the request holds only what the model saw, so give it the original picture", {}
 
 
 def _wider_dtype(setup: Setup | None) -> dict[str, Any]:
