@@ -276,7 +276,9 @@ def _trained_size(request: Request) -> dict[str, Any]:
 def _refitted(clip: Clip, advice: str, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Advice and changes that fit the picture anew. A clip from a file may have no more of it than the model saw."""
     image = clip.request.image
-    if not changes or not isinstance(image, Image.Image) or clip.image_size in (None, image.size):
+    if not isinstance(image, Image.Image) or not changes:
+        return advice, changes
+    if sorted(clip.image_size or image.size) == sorted(image.size):  # EXIF may turn it
         return advice, changes
     return f"{advice}: the request holds only what the model saw, so give it the original picture", {}
 
