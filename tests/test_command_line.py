@@ -141,6 +141,7 @@ def test_errors_are_one_sentence_and_an_exit_code(arguments, code, words, capsys
         (["clip", "rocket", "--seed", "x"], "--seed 'x'"),
         (["clip", "rocket", "--seeds", "8..1"], "write 1..8"),
         (["clip", "rocket", "launch"], "'launch' is more"),
+        (["clip", "rocket", "--seeds", "1", "2"], "--seeds 1..8 or 3,7,11"),
     ],
 )
 def test_a_misspelled_option_gets_the_nearest_name(arguments, words, capsys):
@@ -150,6 +151,23 @@ def test_a_misspelled_option_gets_the_nearest_name(arguments, words, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("svdlab: ")
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("clip", ["makes the same clip (0)", "no suffix: a folder of PNG frames", "model-offload", "fp16 on a card"]),
+        ("run", ["notebooks/02_micro_conditioning.ipynb", "params/motion.yaml"]),
+        ("plan", ["model-offload"]),
+    ],
+)
+def test_help_says_what_may_be_given(command, words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert [word for word in words if word not in text] == []
+    assert "-1 draws" not in text  # as the panel's seed does
 
 
 def test_python_in_a_sentence_is_told_as_options(capsys):
@@ -204,7 +222,7 @@ def test_plan_for_a_card_and_for_an_amount_of_memory(capsys):
     assert main(["plan", "--gpu", "RTX 3060"]) == 0
     table = capsys.readouterr().out
     assert re.match(
-        r"svd-xt on RTX 3060 \(11.8 GiB, of which 11.. are free\), the best setup first:\noptimizations", table
+        r"svd-xt on RTX 3060 \(11.8 GiB, of which 11.. are free\), those that fit first:\noptimizations", table
     )
     assert re.search(r"\nmodel-offload, single-token .* tight +4\.\d to .* minutes", table)
     assert main(["plan", "--gpu", "RTX 3060", "--no-desktop"]) == 0
@@ -212,6 +230,9 @@ def test_plan_for_a_card_and_for_an_amount_of_memory(capsys):
     assert main(["plan", "--memory", "8GB", "--optimization", "lean-decode"]) == 0
     table = capsys.readouterr().out
     assert all("lean-decode" in line for line in table.splitlines()[2:-4])
+    fits = re.findall(r" (yes|tight|no)\n", table)
+    assert fits == sorted(fits, key=["yes", "tight", "no"].index)
+    assert {"yes", "tight", "no"} == {*fits}
     assert "minutes" not in table  # no times for a card that has no name
     assert main(["plan", "--memory", "2GB"]) == 0
     sentence = capsys.readouterr().out

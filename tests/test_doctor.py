@@ -115,12 +115,18 @@ def test_weights_that_are_cached_whole_or_cut_short(checkpoint, tmp_path, monkey
     snapshot = folder / "snapshots" / commit
     shutil.copytree(checkpoint, snapshot)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("svdlab.setup.best_device", lambda: "cpu")
 
     def weights() -> str:
         return "\n".join(map(str, module._weights()))
 
     assert "ok       weights       svd-xt is in the cache" in weights()
     assert "svd-xt-1.1 is not in the cache" in weights()
+    assert "downloads 8.4 GiB" in weights()
+    with monkeypatch.context() as card:
+        card.setattr("svdlab.setup.best_device", lambda: "cuda")
+        assert "svd-xt is in the cache, in another precision" in weights()
+        assert "downloads 4.2 GiB" in weights()
     assert "asks for a token" in weights()
     file = next((snapshot / "unet").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:300])
@@ -129,8 +135,9 @@ def test_weights_that_are_cached_whole_or_cut_short(checkpoint, tmp_path, monkey
 
 
 def test_too_little_disk_is_a_note(monkeypatch, tmp_path):
+    monkeypatch.setattr("svdlab.setup.best_device", lambda: "cpu")
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=6 * 2**30))  # enough in 16 bits alone
     [disk] = module._disk()
     assert disk.state == "note"
     assert "HF_HOME" in disk.todo

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import os
+import re
 import shlex
 import threading
 import warnings
@@ -27,7 +28,7 @@ from svdlab.rows.rows_table import rows_table
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_review.ipynb"
 
 
-def test_rows_of_a_study_of_several_and_of_a_folder_of_studies(motion, tmp_path):
+def test_rows_of_a_study_of_several_and_of_a_folder_of_studies(motion, tmp_path, monkeypatch):
     studies.write_row(tmp_path / "noise", 40, studies.draw_clip(3))
     assert len(review(motion).rows) == 6
     assert len(review([motion, str(tmp_path / "noise")]).rows) == 7
@@ -44,8 +45,14 @@ def test_rows_of_a_study_of_several_and_of_a_folder_of_studies(motion, tmp_path)
     assert newest(tmp_path / "nowhere") == []
     with pytest.raises(ValueError, match="There are no rows in"):
         review([])
-    with pytest.raises(FileNotFoundError, match="There is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*run a sweep"):
         review(tmp_path / "nothing")
+    (tmp_path / "notebooks").mkdir()  # where the kernel of a notebook works
+    monkeypatch.chdir(tmp_path / "notebooks")
+    words = re.escape(f"{Path('noise').absolute()}: give '{tmp_path / 'noise'}'")
+    for read in (review, rows_table):
+        with pytest.raises(FileNotFoundError, match=words):
+            read("noise")
 
 
 def test_five_hundred_rows_are_a_light_page(tmp_path):

@@ -27,6 +27,13 @@ def results_home() -> Path:
     return (folder.parent if folder.name == "notebooks" else folder) / "results"
 
 
+def no_folder(folder: Path) -> FileNotFoundError:
+    """The error about a folder of results that is missing; it names the one beside `notebooks` where that is meant."""
+    beside = results_home().parent / folder
+    way_out = f"give {str(beside)!r}" if beside.is_dir() else "run a sweep into it first, or give another folder"
+    return FileNotFoundError(f"There is no folder {folder.absolute()}: {way_out}.")
+
+
 def results_folder(results: str | Path, study: str) -> Path:
     """The folder for what a notebook leaves behind; it is made where it is missing, and its path is printed.
 

@@ -26,28 +26,18 @@ from svdlab.dtypes import DTYPES
 from svdlab.headless.run_notebooks import unused_path
 from svdlab.media.images import open_image
 from svdlab.messages import describe_error, did_you_mean, first_line, shorten
-from svdlab.optimizations.registry import in_order, parse
+from svdlab.optimizations.registry import in_order, optimizations, parse
 from svdlab.prediction.cards import DESKTOP_BYTES, find_card, parse_memory, this_card
 from svdlab.request import Fit, Request, conditioning
 from svdlab.setup import Setup
 from svdlab.variants import VARIANTS
 
 _TEXTS = json.loads((Path(__file__).parent / "templates" / "fields.json").read_text(encoding="utf-8"))
+_TEXTS["seed"] = ["Seed", "Of the noise: the same seed makes the same clip (0)"]  # the panel's -1 is not known here
 _OF_CLIP = ("seed", "fps", "motion_bucket_id", "noise_aug_strength", "min_guidance_scale")  # more than of a plan
 _OF_PLAN = ("height", "width", "num_frames", "num_inference_steps", "max_guidance_scale", "decode_chunk_size")
-_OPTIONS = (
-    *_OF_CLIP,
-    *_OF_PLAN,
-    "fit",
-    "focus",
-    "playback_fps",
-    "preset",
-    "segments",
-    "variant",
-    "weights",
-    "dtype",
-    "optimizations",
-)
+_OF_SETUP = ("variant", "weights", "dtype", "optimizations")
+_OPTIONS = (*_OF_CLIP, *_OF_PLAN, *_OF_SETUP, "fit", "focus", "playback_fps", "preset", "segments")
 _PYTHON = re.compile(rf"""\b({"|".join(_OPTIONS)})=(\([^()]*\)|'[^']*'|"[^"]*"|[^\s,;:()]*[^\s,;:().])""")
 
 
@@ -69,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         option = next((text.split("=")[0] for text in unknown if text.startswith("-")), "")
         nearest = did_you_mean(option, options.parser._option_string_actions) or "."
-        surplus = f"{shorten(unknown[0])} is more than {options.parser.prog} takes."
+        way_out = ": several seeds are one word, as --seeds 1..8 or 3,7,11" if vars(options).get("seeds") else ""
+        surplus = f"{shorten(unknown[0])} is more than {options.parser.prog} takes{way_out}."
         options.parser.error(f"{option} is no option of {options.parser.prog}{nearest}" if option else surplus)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _tell(f"note: {first_line(message)}")
@@ -138,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"svdlab {svdlab.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     several: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME"}
+    names = f"may be repeated: {', '.join(optimizations())}"
     unset: dict[str, Any] = {"default": argparse.SUPPRESS}
 
     def command(run: Any, help: str, knobs: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -150,7 +142,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command(_clip, "make one clip from a picture", (*_OF_CLIP, *_OF_PLAN)).add_argument
     add("image", nargs="?", help="path, URL, or the name of a bundled example such as 'rocket'")
-    add("-o", "--output", type=Path, help=".mp4, .gif, .webp or a folder (clip.mp4, then clip-2.mp4 and so on)")
+    output = ".mp4, .gif, .webp, or no suffix: a folder of PNG frames (clip.mp4, then clip-2.mp4)"
+    add("-o", "--output", type=Path, help=output)
     add("--seeds", type=_seeds, metavar="1..8", help="one clip for each of these seeds, named after it")
     add("--again", type=Path, metavar="CLIP", help="what this saved clip was asked for; other options change it")
     add("--fit", choices=get_args(Fit), help="how the picture is brought to shape", **unset)
@@ -160,12 +153,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--playback-fps", type=float, metavar="N", help="how fast the file plays")
     add("--variant", choices=VARIANTS, help="the model, in a setup that fits (the one that fits this machine)")
     add("--weights", default="", help="hub, bundled, random, or a folder in the hub's layout")
-    add("--dtype", choices=DTYPES)
-    add("--optimization", help="added to what fits, or to the saved clip's; may be repeated", **several)
+    add("--dtype", choices=DTYPES, help=_TEXTS["dtype"][1])
+    add("--optimization", help=f"added to what fits, or to the saved clip's; {names}", **several)
 
     add = command(_run, "run a notebook once for each parameter file, on one warm kernel").add_argument
-    add("notebook", type=Path)
-    add("params", type=Path, nargs="+", metavar="PARAMS.yaml")
+    add("notebook", type=Path, help="such as notebooks/02_micro_conditioning.ipynb")
+    add("params", type=Path, nargs="+", metavar="PARAMS.yaml", help="such as params/motion.yaml, for the study motion")
     add("--results", type=Path, help="folder; each study gets its own in it (results, beside the folder notebooks)")
     add("--on", metavar="RAY", help="a cluster for the notebook's sweep: 'ray', or an address")
 
@@ -183,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     desktop = "whether a desktop hangs on the card (on GeForce it is taken for granted; this machine's is asked)"
     add("--desktop", action=argparse.BooleanOptionalAction, default=None, help=desktop)
     add("--variant", choices=VARIANTS, default="svd-xt", help="the model (svd-xt)")
-    add("--optimization", help="in every setup that is compared; may be repeated", **several)
+    add("--optimization", help=f"in every setup that is compared; {names}", **several)
     add("--approximate", action="store_true", help="compare setups too that change the frames")
 
     doctor = command(_doctor, "is this machine ready, and for what")
@@ -299,7 +292,7 @@ def _plan(options: argparse.Namespace) -> None:
         _print_table(table, [*left_out, "encode_gib", "denoise_gib", "decode_gib"])
     else:
         size = f"{card.memory_bytes / 2**30:.1f} GiB, of which {card.free_bytes / 2**30:.1f} are free"
-        print(f"{setup.variant} on {card.name} ({size}), the best setup first:")
+        print(f"{setup.variant} on {card.name} ({size}), those that fit first:")
         _print_table(table, [*left_out, "card", "memory_gib"] + ([] if card.flops else ["time"]))
         if not any(line["fits"] != "no" for line in table):
             nearest = min(table, key=lambda line: line["needed_gib"])

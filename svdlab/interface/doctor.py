@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import metadata, requires
 from pathlib import Path
@@ -28,7 +29,7 @@ from svdlab.messages import describe_error
 from svdlab.pipelines import hub
 from svdlab.pipelines.hub import WeightsError
 from svdlab.setup import Setup
-from svdlab.variants import VARIANTS
+from svdlab.variants import VARIANTS, Variant
 
 if TYPE_CHECKING:
     from svdlab.prediction.cards import Card
@@ -102,7 +103,7 @@ def doctor() -> Readiness:
             checks += check()
         except Exception as error:  # a broken library raises anything when it is imported
             fact = f"cannot be told ({describe_error(error, where=False)})"
-            todo = "Install it again: pip install --force-reinstall 'svdlab[notebooks]' in a fresh environment."
+            todo = "Make the environment again, as the README says."
             checks.append(Check(check.__name__.strip("_"), "problem", fact, todo))
     return Readiness(tuple(checks))
 
@@ -188,28 +189,42 @@ def _weights() -> list[Check]:
         checks = [Check("token", "ok", fact)]
     except WeightsError as error:
         checks = [Check("token", "note", "one that cannot be sent", str(error))]
+    half = _is_half()
     for variant in VARIANTS.values():
+        todo = f"Loading it downloads {_download_bytes(variant) / GiB:.1f} GiB, once."
         cached = variant.repository and try_to_load_from_cache(variant.repository, "model_index.json")
         if variant.repository is None:
             checks.append(Check("weights", "ok", f"{variant.name} is bundled"))
         elif isinstance(cached, str):
             try:
-                hub.check_folder(Path(cached).parent, half=True)
-                checks.append(Check("weights", "ok", f"{variant.name} is in the cache"))
+                files = hub.check_folder(Path(cached).parent, half=half)
+                is_ready = (".fp16" in files["unet"][0].name) == half
+                fact = f"{variant.name} is in the cache{'' if is_ready else ', in another precision than is used here'}"
+                checks.append(_check("weights", is_ready, fact, todo))
             except WeightsError as error:
                 checks.append(Check("weights", "note", f"{variant.name} is in the cache, not whole", _hide_home(error)))
         else:
             gated = variant.gated and not get_token()
-            todo = f"Loading it downloads {variant.download_bytes / GiB:.1f} GiB, once."
             todo += " It asks for a token and for its licence to be accepted first." if gated else ""
             checks.append(Check("weights", "note", f"{variant.name} is not in the cache", todo))
     return checks
 
 
+def _is_half() -> bool:
+    """Whether the published weights are loaded in 16 bits here, as they are on a CUDA card."""
+    with suppress(Exception):  # a torch that is missing or broken has a check of its own
+        return Setup("svd-xt").resolved().dtype != "fp32"
+    return True
+
+
+def _download_bytes(variant: Variant) -> int:
+    return variant.download_bytes * (1 if _is_half() else 2)
+
+
 def _disk() -> list[Check]:
     from huggingface_hub import constants
 
-    cache, largest = Path(constants.HF_HUB_CACHE), max(variant.download_bytes for variant in VARIANTS.values())
+    cache, largest = Path(constants.HF_HUB_CACHE), max(map(_download_bytes, VARIANTS.values()))
     free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
     todo = f"One model takes {largest / GiB:.1f} GiB: make room, or set HF_HOME to a larger disk."
     return [_check("disk", free >= largest, f"{free / GiB:.0f} GiB free at {_hide_home(cache)}", todo)]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from svdlab.headless.run_notebooks import results_home
+from svdlab.headless.run_notebooks import no_folder, results_home
 from svdlab.rows.deleted_rows import deleted_keys
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import read_rows
@@ -95,6 +95,6 @@ def newest(folder: str | Path = "") -> list[Path]:
 def _studies(folder: Path) -> list[Path]:
     """The folders with rows, or with deleted ones: this one and those in it, by name."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}: run a sweep into it first.")
+        raise no_folder(folder)
     inner = sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
     return [each for each in (folder, *inner) if any(each.glob("*.json")) or deleted_keys(each)]

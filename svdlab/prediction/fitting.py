@@ -145,7 +145,7 @@ def _best_first(estimates: Iterable[Estimate], card: Card | None) -> list[Estima
 def fitting_table(
     setup: Setup, request: Request | None = None, card: Card | None = None, *, approximate: bool = False
 ) -> list[dict[str, Any]]:
-    """What fits, ready for a DataFrame: a line for each candidate on one card, or for each known card its best setup.
+    """What fits, ready for a DataFrame: a line for each setup on one card, those that fit first, or the best for each.
 
     Args:
         setup: what it asks for stays.
@@ -163,6 +163,8 @@ def fitting_table(
         'single-token'
     """
     estimates = candidates(setup, request, card, on_card=True, approximate=approximate)
+    if card:
+        estimates.sort(key=lambda each: ("yes", "tight", "no").index(each.fits_on(card)))  # stable: still best first
     pairs = [(card, e) for e in estimates] if card else [(c, recommended(estimates, c)) for c in CARDS.values()]
     return [
         {"card": on.name, "memory_gib": round(on.memory_bytes / 2**30, 1)}

@@ -14,6 +14,7 @@ import stat
 import warnings
 from pathlib import Path
 
+from svdlab.headless.run_notebooks import no_folder
 from svdlab.media.images import image_sha256
 from svdlab.messages import first_line
 from svdlab.request import conditioning
@@ -39,7 +40,7 @@ def read_rows(folder: str | Path) -> list[Row]:
         [30, 220]
     """
     if not (folder := Path(folder)).is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}: run a sweep into it first.")
+        raise no_folder(folder)
     rows: dict[str, Row] = {}
     bad_clips = []
     for path in sorted(folder.glob("*.json")):
