@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -102,6 +103,12 @@ def test_the_peak_of_a_step(name, optimizations, gib):
     unet = prediction.component_bytes["unet"]
     assert unet / GiB == pytest.approx(2.84, rel=0.01)
     assert (unet + prediction.stages["denoise"].activation_bytes) / GiB == pytest.approx(gib, rel=0.02)
+
+
+def test_split_guidance_says_what_is_predicted():
+    setups = (("model-offload",), ("model-offload", "split-guidance"))
+    peaks = [predict("svd-xt", *names).stages["denoise"].peak_bytes / GiB for names in setups]
+    assert re.findall(r"\d+\.\d", optimizations()["split-guidance"].what) == [f"{peak:.1f}" for peak in peaks]
 
 
 @pytest.mark.parametrize(
