@@ -233,7 +233,7 @@
       const sought = (quoted ?? word).toLowerCase(), isNumber = quoted === undefined && /^-?(0|[1-9]\d*)(\.\d+)?$/.test(sought);
       return { test: (row) => sought === "★" && notes.get(row).star || !isNumber && row.dataset.error.toLowerCase().includes(sought)
         || sought.length > 3 && row.dataset.key.startsWith(sought)
-        || heads.some((head) => head.dataset.sort && (isNumber ? number(value(row, head)) === +sought : value(row, head).toLowerCase().includes(sought))) };
+        || heads.some((head) => ![undefined, "star"].includes(head.dataset.sort) && (isNumber ? number(value(row, head)) === +sought : value(row, head).toLowerCase().includes(sought))) };
     }
     const search = make("input", { type: "search", ariaLabel: "Filter rows", placeholder: "Filter: rocket, seed=4, motion>0.6, bucket 100..180" });
     const count = make("output", { ariaLive: "polite" }), message = make("div", { className: "svdlab-message", role: "status" });
