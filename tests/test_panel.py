@@ -303,6 +303,8 @@ def test_playback_speed_changes_what_is_shown_and_not_what_is_asked(panel_with_c
     assert panel_with_clip.history.mp4.layout.display == ""
     panel_with_clip.history.mp4.click()
     assert 'href="data:video/mp4;base64,' in panel_with_clip.history.files.value
+    panel_with_clip.history.cards.children[0].children[3].click()  # what plays goes on as it is, and is saved so
+    assert panel_with_clip.controls["playback_fps"].value == 12
 
 
 def test_playback_speed_encodes_once_when_the_slider_is_let_go(panel_with_clip, monkeypatch):
@@ -371,8 +373,10 @@ def test_clips_wait_in_a_queue_and_each_can_be_removed(micro_panel, micro_questi
         wait_until(lambda: queued_seeds() == ["6", "7", "8"])
         micro_panel.generate()  # what is in the queue is not made twice
         assert queued_seeds() == ["6", "7", "8"]
-        micro_panel.worker.queue.children[1].children[1].click()
-        assert queued_seeds() == ["6", "8"]
+        remove = micro_panel.worker.queue.children[1].children[1]
+        remove.click()
+        remove.click()  # before the page has taken it away
+        assert (queued_seeds(), micro_panel.worker.stop.disabled) == (["6", "8"], False)
         micro_panel.cancel()
         wait_until(lambda: len(micro_panel.worker.queue.children) == 1)
     micro_panel.worker.future.result()
@@ -391,9 +395,13 @@ def test_a_clip_that_waits_can_be_cancelled(micro_panel, micro_question, tmp_pat
     with exclusive(load_cached(micro_question[0])):  # as a cell does while it makes a clip
         micro_panel.generate()
         wait_until(lambda: "waiting until" in micro_panel.worker.progress.value)
+        set_controls(other, clips=3)
         other.generate()
         other.cancel()
         assert "cancelled" in other.worker.progress.value
+        assert len(other.worker.queue.children) == 3
+        other.worker.queue.children[-1].click()
+        assert (other.worker.queue.children, other.worker.stop.disabled) == ((), True)
         micro_panel.cancel()
         wait_until(lambda: "cancelled" in micro_panel.worker.progress.value)
     assert (other.rows, micro_panel.rows, micro_panel.alert.value) == ([], [], "")
@@ -467,6 +475,7 @@ def test_a_panel_leaves_the_warning_filters_alone(tiny_panel, monkeypatch):
 
 
 def test_history_compares_and_restores(micro_panel):
+    set_controls(micro_panel, fps=9)
     make_clip(micro_panel)
     set_controls(micro_panel, motion_bucket_id=200, seed=-1)
     make_clip(micro_panel)
@@ -476,7 +485,7 @@ def test_history_compares_and_restores(micro_panel):
     first, second = micro_panel.history.cards.children
     second.children[1].value = first.children[1].value = True
     page = micro_panel.history.player.outputs[0]["data"]["text/html"]
-    assert page.count('data-fps="') == 2
+    assert page.count('data-fps="9"') == 2  # the speed of the first
     assert "1: seed 5, motion_bucket_id 127" in page
     assert f"2: seed {seed}, motion_bucket_id 200" in page
     assert micro_panel.history.code.value == micro_panel.history.files.value == ""
@@ -589,8 +598,18 @@ def base64_text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def test_a_setup_that_does_not_fit_is_not_said_to_fit(micro_panel, monkeypatch):
-    monkeypatch.setattr(setup_marks, "predict", lambda setup, r, _: ([estimate(setup, r)], Card("a card", 1000)))
+def test_the_line_under_the_setups_is_of_the_one_that_is_chosen(micro_panel, monkeypatch):
+    def predict(setup, request, _):
+        small = estimate(setup, request)
+        stages = {name: dataclasses.replace(stage, weight_bytes=2**50) for name, stage in small.stages.items()}
+        other = dataclasses.replace(setup, optimizations=("lean-decode",))
+        return [dataclasses.replace(small, setup=other, stages=stages), small], Card("a card", 2**40)
+
+    monkeypatch.setattr(setup_marks, "predict", predict)
     set_controls(micro_panel, decode_chunk_size=1)
     micro_panel.form.marks.future.result()
-    assert "✗ does not fit" in micro_panel.form.marks.value
+    (text, large), (_, small) = sorted(micro_panel.controls["setup"].options, reverse=True)
+    assert text.startswith("✗ lean-decode")
+    for setup, verdict in {small: "✓ fits the", large: "✗ does not fit the"}.items():
+        set_controls(micro_panel, setup=setup)
+        assert verdict in micro_panel.form.marks.value

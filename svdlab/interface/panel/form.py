@@ -147,7 +147,6 @@ class Form(w.VBox):
             "guidance": ((request.min_guidance_scale, request.max_guidance_scale), 1, 6),
             "num_frames": (request.num_frames, 2, 2 * v.frames),
             "decode_chunk_size": (request.decode_chunk_size, 1, request.num_frames),
-            "playback_fps": (request.fps, 1, 30),
         }
         for name, (value, low, high) in ranges.items():
             first, last = value if isinstance(value, tuple) else (value, value)
@@ -179,7 +178,7 @@ class Form(w.VBox):
                 self.fill(request, Setup(value), is_chosen=False)
                 assign(c["seed"], value=seed)
             elif name == "setup":
-                self.marks.is_chosen, self._note = True, ""
+                self._note = ""
             elif name == "dtype":
                 self._note = ""
                 self.marks.offer(dataclasses.replace(self.setup, dtype=value), self.marks.is_chosen)
@@ -267,7 +266,7 @@ def _make_controls() -> dict[str, Any]:
         "width": w.IntText(step=8, **on_release),
         "height": w.IntText(step=8, **on_release),
         "decode_chunk_size": w.IntSlider(**on_release),
-        "playback_fps": w.IntSlider(**on_release),
+        "playback_fps": w.IntSlider(7, 1, 30, **on_release),
     }
     for name, control in controls.items():
         control.description, control.tooltip = TEXTS[name]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdlab.generation.clip import Clip
 from svdlab.interface.make_again import python_lines
-from svdlab.interface.panel.widgets import Alert, Button, by_program, figure, page, w, when_changed
+from svdlab.interface.panel.widgets import Alert, Button, assign, by_program, figure, page, w, when_changed
 from svdlab.interface.row_labels import row_labels
 from svdlab.media.images import data_url
 from svdlab.media.show import show
@@ -89,7 +89,9 @@ class History:
         back = Button("Restore", f"Bring back the settings of clip {number}", restore)
         thumbnail = w.HTML(figure(row.open().frames[-1], caption, 160))
         self.cards.children = (*self.cards.children, w.VBox([thumbnail, check, w.HBox(self._notes(row, number)), back]))
-        self._playback_fps.layout.display = ""
+        if number == 1:  # at its own speed; from then on it is the player's, whatever the controls are set to
+            assign(self._playback_fps, max=max(30, request.fps), value=request.fps)
+            self._playback_fps.layout.display = ""
         self._show()
 
     def _notes(self, row: Row, number: int) -> list[w.Widget]:

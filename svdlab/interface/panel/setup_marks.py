@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
 from typing import Any
 
-from svdlab.interface.panel.widgets import assign, w
+from svdlab.interface.panel.widgets import assign, w, when_changed
 from svdlab.interface.panel.worker import import_libraries
 from svdlab.messages import describe_error
 from svdlab.pipelines.hub import is_cached
@@ -40,6 +40,8 @@ class SetupMarks(w.HTML):
         self.future: Future[None] | None = None
         self._lock, self._question = threading.Lock(), 0
         self._hours: dict[Setup, float] = {}  # of a clip, for setups that take very long
+        self._verdicts: dict[Setup, str] = {}  # on whether a setup fits; none while a prediction is underway
+        when_changed(dropdown, lambda _: self._choose())
 
     def offer(self, setup: Setup, is_chosen: bool) -> None:
         """Offer one setup, until others are predicted."""
@@ -52,7 +54,7 @@ class SetupMarks(w.HTML):
         """Mark the setups for a request, once a page shows the panel."""
         if self.is_shown:
             with self._lock:
-                self._question += 1
+                self._question, self._verdicts = self._question + 1, {}
             self._tell("predicting memory and time…")
             setup: Any = self.dropdown.value
             self.future = _THREAD.submit(self._mark, self._question, setup, with_image(request, "-"))
@@ -81,11 +83,15 @@ class SetupMarks(w.HTML):
             return self._tell(f"No prediction: {describe_error(error, where=False)}")
         estimates = {each.setup: each for each in predictions}
         fitting = [each for each, e in estimates.items() if e.fits(device.memory_bytes)]
-        labels, hours = {}, {}
+        labels, hours, verdicts = {}, {}, {}
+        size = f"{device.memory_bytes / 2**30:.1f} GiB of {device.name if card else 'this machine'}"
         for each, e in estimates.items():
             seconds = e.seconds(device)
+            verdicts[each] = f"✓ fits the {size}" if each in fitting else f"✗ does not fit the {size}"
             if card is None and seconds and seconds.low > _LONG_SECONDS:
                 hours[each] = seconds.low / 3600
+                enough = "enough" if each in fitting else "too little"
+                verdicts[each] = f"No card here: {hours[each]:,.0f} hours or more a clip, in {size}, which are {enough}"
             time = f", {seconds}" if seconds and (card or each in hours) else ""
             mark = "✗" if each not in fitting else "…" if each in hours else "✓"
             labels[each] = f"{mark} {each.label}: {e.needed_bytes / 2**30:.1f} GiB{time}"
@@ -95,13 +101,20 @@ class SetupMarks(w.HTML):
             chosen: Any = self.dropdown.value
             keep = self.is_chosen or chosen in fitting or not fitting
             options = [(text, each) for each, text in ({chosen: chosen.label} | labels).items()]
-            self._hours, chosen = hours, chosen if keep else fitting[0]
-            assign(self.dropdown, options=options, value=chosen)
-        size = f"{device.memory_bytes / 2**30:.1f} GiB of {device.name if card else 'this machine'}"
-        if chosen in hours:
-            fit = "which are enough" if chosen in fitting else "which are too little"
-            return self._tell(f"No card here: {hours[chosen]:,.0f} hours or more a clip, in {size}, {fit}")
-        return self._tell(f"✓ fits the {size}" if chosen in fitting else f"✗ does not fit the {size}")
+            self._hours, self._verdicts = hours, verdicts
+            assign(self.dropdown, options=options, value=chosen if keep else fitting[0])
+        return self._tell_verdict()
+
+    def _choose(self) -> None:
+        self.is_chosen = True
+        self._tell_verdict()
+
+    def _tell_verdict(self) -> None:
+        """Say of the setup that is chosen whether it fits, unless that is being predicted."""
+        with self._lock:
+            chosen: Any = self.dropdown.value
+            if self._verdicts:
+                self._tell(self._verdicts.get(chosen, ""))
 
     def _tell(self, text: str) -> None:
         self.value = f"<small>{escape(text)}</small>"

@@ -48,13 +48,14 @@ def import_libraries() -> None:
 
 @dataclass(eq=False)
 class _Job:
-    """A clip that waits or is underway: `future` is its place in the thread's queue, `line` its line on the page."""
+    """A clip that waits or `is_underway`: `future` is its place in the thread's queue, `line` its line on the page."""
 
     trial: Trial
     picture: Image.Image
     cancelled: threading.Event = field(default_factory=threading.Event)
     future: Future[None] | None = None
     line: w.HBox | None = None
+    is_underway: bool = False
 
 
 class ClipWorker(w.VBox):
@@ -108,18 +109,23 @@ class ClipWorker(w.VBox):
             self._cancel(self._jobs[0])
 
     def _cancel(self, job: _Job) -> None:
-        job.cancelled.set()
-        self.stop.disabled = True
-        if job.future and job.future.cancel():  # it had not begun
-            self._end(job, "cancelled")
+        if job in self._jobs:  # its button may be pressed again before the page has taken it away
+            job.cancelled.set()
+            self.stop.disabled = True
+            if job.future and job.future.cancel():  # it had not begun
+                self._end(job, "cancelled")
 
     def _remove_all(self) -> None:
-        for job in self._jobs[:0:-1]:
+        for job in reversed(self._waiting):
             self._cancel(job)
 
+    @property
+    def _waiting(self) -> list[_Job]:
+        return [job for job in self._jobs if not job.is_underway]
+
     def _run(self, job: _Job) -> None:
-        ending = ""
-        self._show_queue(job)
+        ending, job.is_underway = "", True
+        self._show_queue()
         try:
             row = self._make(job)
             if row.error:
@@ -141,8 +147,8 @@ class ClipWorker(w.VBox):
             self.tell(ending)
         self._show_queue()
 
-    def _show_queue(self, running: _Job | None = None) -> None:
-        lines = [job.line for job in self._jobs if job is not running and not (job.future and job.future.running())]
+    def _show_queue(self) -> None:
+        lines = [job.line for job in self._waiting]
         self.queue.children = [*lines, self._clear] if len(lines) > 1 else lines
         self.stop.disabled = not self._jobs
 
