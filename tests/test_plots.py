@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from measured_rows import ladder_rows
 
-from svdlab import estimate, plots
+from svdlab import Setup, estimate, plots
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,11 @@ def test_the_front_joins_what_nothing_beats_in_both_and_hollow_dots_change_the_f
 
 def test_predictions_lie_beside_measurements(rows):
     assert [dot.get_xydata()[0][1] for dot in find_dots(plots.predicted(rows))] == pytest.approx([4, 2, 3.9, 1.5])
+    moved = dataclasses.replace(rows[0], setup=Setup("svd", weights="/moved", dtype="fp16", device="cuda"))
+    figure = plots.predicted([moved, rows[1]])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["2"]
+    with pytest.raises(ValueError, match="No rung can be predicted"):
+        plots.predicted([moved])
 
 
 def test_memory_over_time_is_that_of_the_card_where_there_is_one(rows):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from svdlab.interface.plots.figure_style import DescribedFigure, colours, is_wide, new_figure
-from svdlab.prediction.estimate import Estimate, estimate
+from svdlab.prediction.estimate import Estimate, estimate_if_readable
 from svdlab.profiling.ladder import is_exact, measured_rungs, rung_labels
 from svdlab.rows.row import Row
 
@@ -194,31 +194,39 @@ def timeline(row: Row) -> DescribedFigure:
 def predicted(rows: Sequence[Row]) -> DescribedFigure:
     """Predicted and measured: the predicted peak (GiB) across, the measured one (GiB) upwards, a dot for each setup.
 
-    On the line they agree. The grey band is ten percent to either side of it.
+    On the line they agree. The grey band is ten percent to either side of it. A rung whose weights have moved has no
+    dot.
 
     Args:
         rows: The rows of `profile`, at least one of them measured to its end.
+
+    Raises:
+        ValueError: None was measured, or none can be predicted.
 
     Example:
         >>> predicted(measured).axes[0].get_xlabel()  # measured = profile(ladder(...), folder)
         'GiB predicted'
     """
-    pairs = [(estimate(r.row.setup, r.row.request).peak_bytes / GiB, r.peak_gib) for r in measured_rungs(rows)]
+    pairs = {
+        number: (prediction.peak_bytes / GiB, rung.peak_gib)
+        for number, rung in enumerate(measured_rungs(rows), 1)
+        if (prediction := estimate_if_readable(rung.row.setup, rung.row.request))
+    }
+    if not pairs:
+        raise ValueError("No rung can be predicted: bring the weights back to where the rows say that they are.")
     figure, [axis] = new_figure(1, 1, 4.4, 5.2)
     colour = colours()
-    end = 1.15 * max(max(pair) for pair in pairs)
+    end = 1.15 * max(map(max, pairs.values()))
     axis.fill_between(
         [0, end], [0, 0.9 * end], [0, 1.1 * end], color=colour["pale"], alpha=0.6, linewidth=0, label="10 %"
     )
     axis.plot([0, end], [0, end], color=colour["grey"], linewidth=1, label="as predicted")
-    for number, pair in enumerate(pairs, 1):
+    for number, pair in pairs.items():
         axis.plot(*pair, "o", color=colour["blue"])
         axis.annotate(str(number), pair, (5, 4), textcoords="offset points", fontsize=8)
     axis.legend(fontsize=8, frameon=False, loc="upper left")
     axis.set(xlabel="GiB predicted", ylabel="GiB measured", xlim=(0, end), ylim=(0, end))
-    words = [
-        f"Rung {number}: {one:.2f} GiB predicted, {other:.2f} measured." for number, (one, other) in enumerate(pairs, 1)
-    ]
+    words = [f"Rung {number}: {one:.2f} GiB predicted, {other:.2f} measured." for number, (one, other) in pairs.items()]
     figure.describe(f"Predicted and measured peaks, by rung{_where(rows)}", " ".join(words))
     return figure
 
