@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,6 +127,26 @@ def test_findings_say_what_rises_falls_and_stands(frame):
     assert "no clear effect" in lines["sharpness_relative"]
 
 
+def test_a_sweep_that_stopped_half_way_is_described_by_the_seeds_it_is_judged_by(frame):
+    """The lively seeds lack the last bucket, so that over all clips motion falls and likeness rises."""
+    frame["motion_mean_px"] = frame["motion_bucket_id"] / 2 + 200 * (frame["seed"] > 2)
+    frame["likeness_mean_ssim"] = 0.9 - frame["motion_mean_px"] / 1000
+    frame["camera_motion_px"] = frame["motion_fast_px"].mask(frame["seed"] != frame["motion_bucket_id"] % 3 + 1)
+    frame.loc[frame["motion_bucket_id"] == 60, "camera_motion_px"] = 1.0
+    part = frame[~((frame["motion_bucket_id"] == 240) & (frame["seed"] == 3))]
+    part = pd.concat([part, *(part[part["seed"] == 3].assign(seed=seed) for seed in (4, 5))])
+    text = study.findings(part, "motion_bucket_id")
+    assert "over seeds that have every value" in text
+    assert "rises by 108 ± 0: 10 at 20 and 120 at 240" in text  # no exponent
+    assert "`240` (120 pixels a frame, likeness 0.78) moved most, and `20` (10 pixels" in text
+    assert "nothing tells a change from chance" not in text
+    assert "too few clips" in next(line for line in text.splitlines() if "camera motion" in line)
+    figure = plots.curves(part, "motion_bucket_id", ["motion_mean_px", "camera_motion_px"])
+    assert "rises, 10 at 20, 120 at 240" in figure.alt
+    assert list(figure.axes[0].lines[0].get_ydata()) == [10, 30, 60, 120]
+    assert figure.axes[1].get_title().endswith("too few clips")
+
+
 def test_advice_names_the_two_ends_of_the_choice_and_only_where_they_are_clear(frame):
     frame["motion_mean_px"] = frame["motion_fast_px"] / 2
     advice = study.findings(frame, "motion_bucket_id").splitlines()[-1]
@@ -194,6 +216,38 @@ def test_a_second_knob_gets_a_line_a_value_and_words_are_categories(frame):
     assert labels == ["seed 1", "seed 2", "seed 3"]
     assert "`image` of 2 kinds, 12 clips" in study.findings(frame, "image")
     assert "at launch" in study.findings(frame, "image")
+
+
+def test_the_models_own_schedule_is_a_value_and_no_optimization_too(frame):
+    frame = frame[frame["motion_bucket_id"] < 100]
+    frame["sigmas"] = [None if bucket == 20 else (700.0, 0.002) for bucket in frame["motion_bucket_id"]]
+    assert list(study.summary(frame, "sigmas")["clips"]) == [3, 3]
+    assert "`sigmas` of 2 kinds" in study.findings(frame, "sigmas")
+    assert "the model's own" in study.findings(frame, "sigmas")
+    assert (
+        study.effect(frame.assign(axes="sigmas, seed", motion_bucket_id=frame["seed"]), "seed", "motion_fast_px").seeds
+        == 2
+    )
+    frame["optimizations"] = ["" if bucket == 20 else "single-token" for bucket in frame["motion_bucket_id"]]
+    assert "at none" in study.findings(frame, "optimizations")
+
+
+@pytest.mark.parametrize("count", [2, 9])
+@pytest.mark.parametrize("width", [3.4, 10])
+def test_words_stand_beside_each_other_below_a_plot_whatever_is_in_them(count, width):
+    paths = [f"/mnt/pictures of $10_to_$20/holiday in {city}_$.jpg" for city in "ABCDEFGHI"[:count]]
+    line = {"status": "done", "clip": "x.mp4", "axes": "image", "seed": 1, "motion_mean_px": 1.0, "variant": "$1_$2"}
+    frame = pd.DataFrame([line | {"image": path} for path in paths])
+    with plots.style(width):
+        figure = plots.curves(frame, "image", list(study.MEASURES)[:1], by="image" if count == 2 else None)
+    figure.draw_without_rendering()
+    [axis] = figure.axes
+    boxes = [label.get_window_extent() for label in axis.get_xticklabels()]
+    assert len(boxes) == count
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert axis.get_window_extent().height > 0.8 * figure.dpi
+    assert "holiday" in axis.get_xticklabels()[0].get_text()
+    assert "/mnt" not in axis.get_xticklabels()[0].get_text()
 
 
 def test_clips_that_were_not_measured_give_a_figure_that_says_so(frame):

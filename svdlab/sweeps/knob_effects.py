@@ -47,17 +47,20 @@ class Effect:
     """What a knob does to one measure.
 
     Attributes:
-        verdict: "rises", "falls", "differs" (in no one direction), "no clear effect" or "one seed".
+        verdict: "rises", "falls", "differs" (in no one direction), "no clear effect", "one seed", or "too few clips" of
+            several seeds.
         change: From the knob's first value to its last, in the measure's unit, by a line through all of them. None for
             a knob of words.
-        margin: How far off the change may be, either way, with 95 % confidence. None for one seed.
+        margin: How far off the change may be, either way, with 95 % confidence. None for less than two seeds.
         seeds: How many have a clip at every value; other knobs of the sweep count as seeds do.
+        medians: The measure at each value of the knob, over these seeds; over all clips where there is no such seed.
     """
 
     verdict: str
     change: float | None
     margin: float | None
     seeds: int
+    medians: dict[Any, float]
 
     @property
     def is_clear(self) -> bool:
@@ -79,7 +82,18 @@ def rows_with_clips(frame: pd.DataFrame) -> pd.DataFrame:
         errors = frame["error"].dropna().tolist() if len(frame) else ["the folder holds no rows; run a sweep into it"]
         reason = errors[0] if errors else "these rows were measured, and kept none"
         raise ValueError(f"There is no clip to study: {reason}")
-    return lines
+    return _with_names(lines)
+
+
+def _with_names(lines: Any) -> Any:
+    """A table in which every value has a name: pandas groups no None, and nobody sees an empty text."""
+    names = {"sigmas": "the model's own", "optimizations": "none"}
+    named = {
+        column: lines[column].map(lambda value, name=name: value if isinstance(value, int) else str(value or name))
+        for column, name in names.items()
+        if column in lines
+    }
+    return lines.assign(**named)
 
 
 def complete_measures(frame: pd.DataFrame, knob: str, measures: Iterable[str] = MEASURES) -> list[str]:
@@ -106,9 +120,9 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
         measure: a column that has a number at every value of the knob.
 
     Returns:
-        An `Effect`. Its `verdict` is "rises", "falls", "differs", "no clear effect" or "one seed"; `change` ± `margin`
-        is in the measure's unit, and the margin is that of 95 % confidence, from two seeds on; `is_clear` says whether
-        the knob's effect stands out from chance.
+        An `Effect`. Its `verdict` is "rises", "falls", "differs", "no clear effect", "one seed" or "too few clips";
+        `change` ± `margin` is in the measure's unit, and the margin is that of 95 % confidence, from two seeds on;
+        `is_clear` says whether the knob's effect stands out from chance.
 
     Raises:
         KeyError: the table has no such column.
@@ -125,17 +139,21 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
     # Each seed gives one number, its own trend over the knob, and the question is whether those numbers agree:
     # Student's interval about their mean ("summary measures", Matthews et al., BMJ 1990). A rank test over all clips
     # would take the clips of a seed, which are alike, for independent ones; over three seeds it is never sure.
-    others = repeated_axes(frame, knob) or "_all"
-    table: Any = frame.assign(_all=0).pivot_table(measure, index=others, columns=knob, aggfunc="mean")
-    by_seed = table.dropna().to_numpy(dtype=float)
+    clips: Any = _with_names(frame).assign(_all=0)
+    others = repeated_axes(clips, knob) or "_all"
+    table: Any = clips.pivot_table(measure, index=others, columns=knob, aggfunc="mean")
+    complete = table.dropna()
+    # of the same seeds as the verdict: over all clips, a value that lively seeds lack would look like a quiet one
+    medians = (complete if len(complete) else table).median().to_dict()
+    by_seed = complete.to_numpy(dtype=float)
     seeds, values = by_seed.shape
     if values < 2:
-        return Effect("no clear effect", None, None, seeds)
+        return Effect("no clear effect", None, None, seeds, medians)
     places = np.arange(values) - (values - 1) / 2
     trends = by_seed @ places / (places @ places) * (values - 1)
-    change = float(trends.mean()) if seeds and is_numeric(frame, knob) else None
+    change = float(trends.mean()) if seeds and is_numeric(clips, knob) else None
     if seeds < 2:
-        return Effect("one seed", change, None, seeds)
+        return Effect("one seed" if len(table) < 2 else "too few clips", change, None, seeds, medians)
     limit = float(student.ppf(0.975, seeds - 1))
     margin = limit * float(trends.std(ddof=1)) / seeds**0.5
     means = by_seed.mean(axis=0)
@@ -143,12 +161,13 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
     tiny = 1e-9 * float(np.abs(by_seed).max())  # sums of equal numbers differ by so little
     is_trend = change is not None and seeds * (means @ places) ** 2 / (places @ places) > between / 2
     if change is not None and is_trend and abs(change) > max(margin, tiny):
-        return Effect("rises" if change > 0 else "falls", change, margin, seeds)
+        return Effect("rises" if change > 0 else "falls", change, margin, seeds, medians)
     # A difference in no one direction: the variance between values over that of what seed and value leave, against the
     # limit for the worst case of unequal spreads (Greenhouse and Geisser 1959), which is that of the interval above.
     residuals = by_seed - means - by_seed.mean(axis=1, keepdims=True) + by_seed.mean()
     differs = between * (seeds - 1) > limit**2 * float((residuals**2).sum()) + tiny**2
-    return Effect("differs" if differs else "no clear effect", change, None if change is None else margin, seeds)
+    margin = None if change is None else margin
+    return Effect("differs" if differs else "no clear effect", change, margin, seeds, medians)
 
 
 def repeated_axes(frame: pd.DataFrame, knob: str) -> list[str]:

@@ -5,6 +5,7 @@ Both start from a table of rows (`rows_table`). `effect` tells a change from cha
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from svdlab.sweeps.knob_effects import (
@@ -29,7 +30,7 @@ _NO_SEEDS = "Nothing to choose by yet: add seeds to the sweep, three or more, an
 
 
 def summary(frame: pd.DataFrame, knob: str) -> pd.DataFrame:
-    """One line for each value of a knob: the number of clips, the median of each measure, and seconds a clip.
+    """One line for each value of a knob: the number of clips, and over all of them the medians of measures and seconds.
 
     Args:
         frame: from `rows_table`.
@@ -61,9 +62,9 @@ def summary(frame: pd.DataFrame, knob: str) -> pd.DataFrame:
 def findings(frame: pd.DataFrame, knob: str) -> str:
     """What the numbers say of a knob, in Markdown: a line for each measure, then what to choose between.
 
-    The numbers are medians over all clips of a value. Clips of several pictures are taken together: each picture counts
-    as a seed does, if the sweep varied `image`. For one picture, give its lines alone:
-    `findings(frame[frame["image"] == "rocket"], knob)`.
+    The numbers are medians over the seeds that have a clip at every value, or over all clips where there is no such
+    seed. Clips of several pictures are taken together: each picture counts as a seed does, if the sweep varied `image`.
+    For one picture, give its lines alone: `findings(frame[frame["image"] == "rocket"], knob)`.
 
     Args:
         frame: from `rows_table`.
@@ -91,39 +92,44 @@ def findings(frame: pd.DataFrame, knob: str) -> str:
     clips = int(table["clips"].sum())
     lines: Any = rows_with_clips(frame)
     names = complete_measures(lines, knob)
-    medians: Any = lines.groupby(knob)[names].median()
-    if len(medians) < 2:
+    if len(table) < 2:
         return f"Only one value of `{knob}` was tried: give it two or more to compare."
-    first, last = (f"{value:g}" if isinstance(value, float) else str(value) for value in medians.index[[0, -1]])
-    values = f"from {first} to {last}" if is_numeric(lines, knob) else f"of {len(medians)} kinds"
+    first, last = (f"{value:g}" if isinstance(value, float) else str(value) for value in table.index[[0, -1]])
+    values = f"from {first} to {last}" if is_numeric(lines, knob) else f"of {len(table)} kinds"
     effects = {name: effect(lines, knob, name) for name in names}
     repeated = repeated_axes(lines, knob)
     axes = ", ".join(f"{name}s" if name in _RANDOM else name for name in repeated)
+    axes += " that have every value" * (table["clips"].nunique() > 1)
+    unjudged = [name for name, each in effects.items() if each.seeds < 2]
     chance = f"± is the 95 % interval over {axes}" if is_numeric(lines, knob) else f"judged over {axes}"
     if knob == "seed" and not repeated:
-        chance = "at the same settings, so what differs is chance"
-    elif not repeated or any(each.verdict == "one seed" for each in effects.values()):
-        chance = "no two seeds at every value, so nothing tells a change from chance"
+        chance, unjudged = "at the same settings, so what differs is chance", []
+    elif not repeated or (names and unjudged == names):
+        chance, unjudged = "no two seeds at every value, so nothing tells a change from chance", []
     texts = [f"`{knob}` {values}, {clips} clips ({chance}):", ""]
-    texts += [f"- **{MEASURES[name]}** {_course(effects[name], MEASURES[name], medians[name])}." for name in names]
+    for name in names:
+        remark = ", and too few clips have it to tell a change from chance" * (name in unjudged)
+        texts.append(f"- **{MEASURES[name]}** {_course(effects[name], MEASURES[name])}{remark}.")
     if not names:
         texts.append("No measure has a number at every value: run with quality=True to measure clips.")
     if knob != "seed" and not _RANDOM & set(repeated):
         return "\n".join([*texts, "", _NO_SEEDS])
-    return "\n".join([*texts, "", _advice(effects, medians, knob)])
+    return "\n".join([*texts, "", _advice(effects, knob)])
 
 
-def _course(effect: Effect, measure: Measure, medians: pd.Series) -> str:
+def _course(effect: Effect, measure: Measure) -> str:
     """The words for an effect, with two medians: at the ends of the knob, or without a trend the least and the most."""
-    numeric = effect.change is not None
-    ends = medians.iloc[[0, -1]] if numeric and effect.verdict != "differs" else medians.sort_values().iloc[[0, -1]]
-    numbers = " and ".join(f"{value:.3g} at {place}" for place, value in ends.items())
-    if effect.verdict == "one seed":
+    numeric, medians = effect.change is not None, list(effect.medians.items())
+    if not numeric or effect.verdict == "differs":
+        medians.sort(key=lambda item: item[1])
+    numbers = " and ".join(f"{value:.3g} at {place}" for place, value in (medians[0], medians[-1]))
+    if effect.seeds < 2:
         return f"is {numbers}"
     if effect.verdict in ("rises", "falls"):
         remark = "" if _is_visible(effect, measure) else ", hardly to be seen"
-        change, margin = abs(effect.change or 0), round(effect.margin or 0, 6)  # equal trends leave 1e-16
-        return f"{effect.verdict} by {change:.2g} ± {margin:.1g}{remark}: {numbers}"
+        change, margin = abs(effect.change or 0), effect.margin or 0
+        digits = max(0, 1 - math.floor(math.log10(change)))  # two of the change
+        return f"{effect.verdict} by {change:.{digits}f} ± {margin:.{digits}f}{remark}: {numbers}"
     if effect.is_clear:
         return f"differs{', in no one direction' * numeric}: {numbers}"
     return f"shows no clear effect: {numbers}"
@@ -134,21 +140,22 @@ def _is_visible(effect: Effect, measure: Measure) -> bool:
     return effect.is_clear and (effect.change is None or abs(effect.change) >= measure.span / 10)
 
 
-def _advice(effects: dict[str, Effect], medians: Any, knob: str) -> str:
+def _advice(effects: dict[str, Effect], knob: str) -> str:
     """Where this picture moved most and where it stayed most alike; nothing where neither change can be seen."""
-    motion, likeness = "motion_mean_px", "likeness_mean_ssim"
-    if motion not in effects or likeness not in effects:
+    names = ("motion_mean_px", "likeness_mean_ssim")
+    if not all(name in effects for name in names):
         return ""
+    motion, likeness = (effects[name].medians for name in names)
     liveliest, closest = (
-        f"`{value}` ({medians[motion][value]:.3g} pixels a frame, likeness {medians[likeness][value]:.2f})"
-        for value in (medians[motion].idxmax(), medians[likeness].idxmax())
+        f"`{value}` ({motion[value]:.3g} pixels a frame, likeness {likeness[value]:.2f})"
+        for value in (max(motion, key=motion.__getitem__), max(likeness, key=likeness.__getitem__))
     )
     moves_most, stays_alike = f"{liveliest} moved most", f"{closest} stayed most like it"
-    moves, changes = (_is_visible(effects[name], MEASURES[name]) for name in (motion, likeness))
+    moves, changes = (_is_visible(effects[name], MEASURES[name]) for name in names)
     if knob == "seed":
-        spans = medians.max() - medians.min()
-        moves, changes = (spans[name] >= MEASURES[name].span / 10 for name in (motion, likeness))
-    elif effects[motion].verdict == "one seed":
+        spans = [max(medians.values()) - min(medians.values()) for medians in (motion, likeness)]
+        moves, changes = (span >= MEASURES[name].span / 10 for name, span in zip(names, spans, strict=True))
+    elif any(effects[name].seeds < 2 for name in names):
         return _NO_SEEDS
     if not (moves or changes):
         return "Nothing to choose by: neither motion nor likeness changes enough to be seen."

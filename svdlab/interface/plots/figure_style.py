@@ -38,7 +38,7 @@ class DescribedFigure(Figure):
             title: what the figure shows.
             alt: what a reader who does not see it should know; the title comes before it.
         """
-        self.suptitle(title, fontsize=11 if is_wide() else 8.5, wrap=True)
+        self.suptitle(without_math(title), fontsize=11 if is_wide() else 8.5, wrap=True)
         self.alt = " ".join(f"{title}. {alt}".split())
 
     def _ipython_display_(self) -> None:
@@ -62,7 +62,7 @@ class DescribedFigure(Figure):
             return wide, wide
         places: list[Any] = [axis.get_subplotspec() for axis in axes]
         column = self.add_gridspec(len(axes), 1)
-        self.set_size_inches(3.6, 0.8 + 2 * len(axes))
+        self.set_size_inches(3.6, 0.8 + len(axes) * (size[1] - 0.8) / places[0].get_gridspec().nrows)
         for i, axis in enumerate(axes):
             axis.set_subplotspec(column[i])
         narrow = self._png(**options)
@@ -109,6 +109,11 @@ def page_width() -> float:
     """The width in inches that figures have now: `style`'s, or matplotlib's own setting where somebody changed it."""
     width = matplotlib.rcParams["figure.figsize"][0]
     return WIDTH if width == matplotlib.rcParamsDefault["figure.figsize"][0] else width
+
+
+def without_math(text: str) -> str:
+    """A text whose dollars are shown, where matplotlib would take what is between two of them for a formula."""
+    return text.replace("$", r"\$")
 
 
 def new_figure(lines: int, columns: int, height: float, width: float = WIDTH, **options: Any) -> tuple[Any, list[Any]]:

@@ -6,10 +6,12 @@ a change against the scatter over seeds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from svdlab.interface.plots.figure_style import DescribedFigure, colours, is_wide, new_figure
+from svdlab.interface.plots.figure_style import DescribedFigure, colours, is_wide, new_figure, page_width, without_math
+from svdlab.interface.row_labels import distinct_texts
 from svdlab.sweeps.knob_effects import MEASURES, complete_measures, effect, is_numeric, rows_with_clips
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ def curves(
 ) -> DescribedFigure:
     """What one knob does to a clip: a small plot for each measure, with the knob across.
 
-    A dot is a clip, the line joins the medians, and the band reaches from the lowest to the highest clip. Above each
-    plot stands what `study.findings` says. Likeness has one scale in all plots, and all else begins at zero.
+    A dot is a clip, and the band reaches from the lowest to the highest. The line joins the medians that
+    `study.findings` gives, with its verdict above. Likeness has one scale in all plots, and all else begins at zero.
     A measure is not plotted if it has no number at some value of the knob, or is no column of the table.
 
     Args:
@@ -56,18 +58,26 @@ def curves(
         return figure
     columns = min(len(names), 2 if not is_wide() else 3 if len(names) in (3, 5, 6) else 4)
     lines = -(-len(names) // columns)
-    figure, axes = new_figure(lines, columns, 0.6 + (2.2 if is_wide() else 1.6) * lines)
+    texts, placed = distinct_texts(clips.groupby(knob).size().index), clips
+    ticks, height = dict[str, Any](), 0.0
+    if not is_numeric(clips, knob):
+        ticks, height = _word_ticks(texts.values(), page_width() / columns - 0.5)
+        placed = clips.assign(**{knob: clips[knob].map({value: place for place, value in enumerate(texts)})})
+    figure, axes = new_figure(lines, columns, 0.6 + (height + (2.2 if is_wide() else 1.6)) * lines)
     words = []
     for axis, name in zip(axes, names, strict=False):
-        measure, verdict = MEASURES.get(name), effect(clips, knob, name).verdict
-        _draw_measure(axis, clips, knob, name, by)
-        axis.set_title(f"{measure or name}\n{verdict}", fontsize=9.5 if is_wide() else 7)
+        measure, change = MEASURES.get(name), effect(clips, knob, name)
+        _draw_measure(axis, placed, knob, name, by)
+        axis.set_title(f"{measure or name}\n{change.verdict}", fontsize=9.5 if is_wide() else 7)
         axis.set_xlabel(knob)
+        if ticks:
+            axis.set_xticks(**ticks)
         on_one_scale = [each for each in names if "ssim" in each] if "ssim" in name else [name]
         _set_scale(axis, clips[on_one_scale], measure.span if measure else 0.0, from_zero="ssim" not in name)
-        medians = clips.groupby(knob)[name].median().iloc[[0, -1]]
-        numbers = ", ".join(f"{number:.3g} at {place}" for place, number in medians.items())
-        words.append(f"{measure or name}: {verdict}, {numbers}.")
+        numbers = ", ".join(
+            f"{change.medians[value]:.3g} at {texts[value]}" for value in list(texts)[:: len(texts) - 1 or 1]
+        )
+        words.append(f"{measure or name}: {change.verdict}, {numbers}.")
     for axis in axes[len(names) :]:
         axis.remove()
     handles, labels = axes[0].get_legend_handles_labels()
@@ -78,20 +88,34 @@ def curves(
 
 def _draw_measure(axis: Any, clips: Any, knob: str, name: str, by: str | None) -> None:
     """A dot for each clip, a line of medians, and the band from the lowest to the highest; for each value of `by`."""
-    groups = [("", clips)] if by is None else list(clips.groupby(by))
-    palette, numeric, small = list(colours().values())[:6], is_numeric(clips, knob), 7 if is_wide() else 5.5
-    for colour, (value, group) in zip(palette * len(groups), groups, strict=False):
-        spread = group.groupby(knob)[name].agg(["min", "median", "max"])
-        across, dots = (places if numeric else places.astype(str) for places in (spread.index, group[knob]))
+    groups = {"": clips} if by is None else dict(iter(clips.groupby(by)))
+    palette, texts, small = list(colours().values())[:6], distinct_texts(groups), 7 if is_wide() else 5.5
+    for colour, (value, group) in zip(palette * len(groups), groups.items(), strict=False):
+        spread, medians = group.groupby(knob)[name].agg(["min", "max"]), effect(group, knob, name).medians
         label, band, dot = "median", "lowest to highest clip", "one clip"
         if by is not None:
-            label, band, dot = f"{by} {value:g}" if isinstance(value, float) else f"{by} {value}", None, None
-        axis.fill_between(across, spread["min"], spread["max"], color=colour, alpha=0.3, linewidth=0, label=band)
-        axis.plot(across, spread["median"], color=colour, marker="o", markersize=4 if is_wide() else 2.5, label=label)
-        axis.plot(dots, group[name], ".", color=colour, alpha=0.5, markersize=3, label=dot)
-        for place in (0, -1) if by is None else ():
-            text, end = f"{spread['median'].iloc[place]:.3g}", (across[place], spread["max"].iloc[place])
+            label, band, dot = textwrap.fill(without_math(f"{by} {texts[value]}"), 30), None, None
+        axis.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.3, linewidth=0, label=band)
+        size = 4 if is_wide() else 2.5
+        axis.plot(list(medians), list(medians.values()), color=colour, marker="o", markersize=size, label=label)
+        axis.plot(group[knob], group[name], ".", color=colour, alpha=0.5, markersize=3, label=dot)
+        for place in (min(medians), max(medians)) if by is None else ():
+            text, end = f"{medians[place]:.3g}", (place, spread["max"][place])
             axis.annotate(text, end, (0, 4), textcoords="offset points", ha="center", fontsize=small)
+
+
+def _word_ticks(texts: Collection[str], width: float) -> tuple[dict[str, Any], float]:
+    """Words as `set_xticks` takes them, and the inches that they need below a plot of a width in inches.
+
+    They stand on several lines, or upwards where many share the width.
+    """
+    size = (8 if is_wide() else 6) / 72
+    letter, line = 0.6 * size, 1.25 * size
+    letters = int(width / len(texts) / letter)
+    upwards = letters < 9
+    labels = [textwrap.fill(without_math(text), 20 if upwards else letters) for text in texts]
+    lengths = [max(map(len, label.split("\n"))) * letter if upwards else label.count("\n") * line for label in labels]
+    return {"ticks": range(len(labels)), "labels": labels, "rotation": 90 if upwards else 0}, max(lengths)
 
 
 def _set_scale(axis: Any, values: Any, span: float, from_zero: bool) -> None:
@@ -106,7 +130,7 @@ def _set_scale(axis: Any, values: Any, span: float, from_zero: bool) -> None:
 def _setting(clips: Any, knob: str) -> str:
     """What the clips share, and how many they are: the end of a title."""
     shared = [
-        str(clips[name].iloc[0])
+        distinct_texts([clips[name].iloc[0]])[clips[name].iloc[0]]
         for name in ("image", "variant")
         if name in clips and name != knob and clips[name].nunique() == 1
     ]
