@@ -599,17 +599,27 @@ def base64_text(data: bytes) -> str:
 
 
 def test_the_line_under_the_setups_is_of_the_one_that_is_chosen(micro_panel, monkeypatch):
+    """And a setup that nobody chose gives way to one that leaves room for other programs."""
+
     def predict(setup, request, _):
         small = estimate(setup, request)
-        stages = {name: dataclasses.replace(stage, weight_bytes=2**50) for name, stage in small.stages.items()}
-        other = dataclasses.replace(setup, optimizations=("lean-decode",))
-        return [dataclasses.replace(small, setup=other, stages=stages), small], Card("a card", 2**40)
+
+        def needing(weight_bytes, *optimizations):
+            stages = {name: dataclasses.replace(s, weight_bytes=weight_bytes) for name, s in small.stages.items()}
+            return dataclasses.replace(
+                small, setup=dataclasses.replace(setup, optimizations=optimizations), stages=stages
+            )
+
+        fitting = dataclasses.replace(small, setup=dataclasses.replace(setup, optimizations=("single-token",)))
+        return [needing(2**50, "lean-decode"), fitting, needing(2**39)], Card("a card", 2**40, 2**39)
 
     monkeypatch.setattr(setup_marks, "predict", predict)
+    micro_panel.form.marks.is_chosen = False
     set_controls(micro_panel, decode_chunk_size=1)
     micro_panel.form.marks.future.result()
-    (text, large), (_, small) = sorted(micro_panel.controls["setup"].options, reverse=True)
-    assert text.startswith("✗ lean-decode")
-    for setup, verdict in {small: "✓ fits the", large: "✗ does not fit the"}.items():
+    assert micro_panel.setup.optimizations == ("single-token",)
+    options = dict(micro_panel.controls["setup"].options)
+    for beginning, verdict in {"✓ single": "✓ fits the", "(✓) plain": "nothing else", "✗ lean": "does not fit"}.items():
+        [setup] = [setup for text, setup in options.items() if text.startswith(beginning)]
         set_controls(micro_panel, setup=setup)
         assert verdict in micro_panel.form.marks.value

@@ -24,6 +24,7 @@ from svdlab.variants import variant
 
 _THREAD = ThreadPoolExecutor(1, "svdlab-prediction")  # waits for the process
 _LONG_SECONDS = 3600  # nobody waits for a clip that long by mistake
+_MARKS = {"yes": "✓", "tight": "(✓)", "no": "✗"}  # the best first
 
 
 class SetupMarks(w.HTML):
@@ -82,27 +83,29 @@ class SetupMarks(w.HTML):
         except Exception as error:  # a prediction is a help, no condition
             return self._tell(f"No prediction: {describe_error(error, where=False)}")
         estimates = {each.setup: each for each in predictions}
-        fitting = [each for each, e in estimates.items() if e.fits(device.memory_bytes)]
+        fits = {each: e.fits_on(device) for each, e in estimates.items()}
         labels, hours, verdicts = {}, {}, {}
         size = f"{device.memory_bytes / 2**30:.1f} GiB of {device.name if card else 'this machine'}"
+        words = {"yes": "fits", "tight": "fits, where nothing else takes memory,", "no": "does not fit"}
         for each, e in estimates.items():
-            seconds = e.seconds(device)
-            verdicts[each] = f"✓ fits the {size}" if each in fitting else f"✗ does not fit the {size}"
+            seconds, mark = e.seconds(device), _MARKS[fits[each]]
+            verdicts[each] = f"{mark} {words[fits[each]]} the {size}"
             if card is None and seconds and seconds.low > _LONG_SECONDS:
                 hours[each] = seconds.low / 3600
-                enough = "enough" if each in fitting else "too little"
+                enough = "too little" if fits[each] == "no" else "enough"
                 verdicts[each] = f"No card here: {hours[each]:,.0f} hours or more a clip, in {size}, which are {enough}"
+                mark = mark if fits[each] == "no" else "…"
             time = f", {seconds}" if seconds and (card or each in hours) else ""
-            mark = "✗" if each not in fitting else "…" if each in hours else "✓"
             labels[each] = f"{mark} {each.label}: {e.needed_bytes / 2**30:.1f} GiB{time}"
+        best = min(fits, key=lambda each: list(_MARKS).index(fits[each]))  # the first of those that fit as well
         with self._lock:
             if question != self._question:
                 return None
             chosen: Any = self.dropdown.value
-            keep = self.is_chosen or chosen in fitting or not fitting
+            keep = self.is_chosen or fits.get(chosen) == fits[best]
             options = [(text, each) for each, text in ({chosen: chosen.label} | labels).items()]
             self._hours, self._verdicts = hours, verdicts
-            assign(self.dropdown, options=options, value=chosen if keep else fitting[0])
+            assign(self.dropdown, options=options, value=chosen if keep else best)
         return self._tell_verdict()
 
     def _choose(self) -> None:
