@@ -16,6 +16,8 @@ from svdlab.interface.study_folder import Entry
 from svdlab.media.read_video import read_frames
 from svdlab.media.write_video import write_video
 
+LONG = ("channels-last", "group-offload=leaf", "single-token", "split-guidance", "forward-chunking=5", "lean-decode")
+
 
 @pytest.fixture
 def rows(tmp_path):
@@ -27,7 +29,7 @@ def rows(tmp_path):
             frames = [Image.new("RGB", (128, 72), colour)] * (2 + seed)
             path = write_video(tmp_path / f"{bucket}-{seed}.mp4", frames, 7, metadata=None)
             rows.append(Row(key=path.stem, setup=Setup("tiny"), request=request, clip=path))
-    rows[-1] = replace(rows[-1], status="failed", error="out of <b>memory</b>", clip=None)
+    rows[-1] = replace(rows[-1], status="failed", error="out of <b>memory</b>\nand time", clip=None)
     return rows
 
 
@@ -52,6 +54,26 @@ def test_the_video_has_every_clip_in_its_place(rows, tmp_path):
     assert (pixels[: high // 12] < 100).any()  # the knob's name is written above
 
 
+def test_clips_keep_their_shape_and_labels_their_column(rows, tmp_path):
+    tall = write_video(tmp_path / "tall.mp4", [Image.new("RGB", (72, 128), (0, 200, 0))] * 2, 7)
+    setups = [Setup("tiny", optimizations=LONG[1:]), Setup("tiny", optimizations=LONG)]
+    pair = [replace(row, setup=s, clip=c) for row, s, c in zip(rows, setups, (rows[0].clip, tall), strict=False)]
+    frames, _ = read_frames(save_wall(pair, tmp_path / "wall.mp4", "setup"))
+    pixels = np.asarray(frames[0]).astype(int)
+    high, wide = (np.ptp(places) for places in np.nonzero(pixels[..., 1] - pixels[..., 0] > 100))
+    assert high / wide == pytest.approx(128 / 72, rel=0.05)
+    assert pixels[30:, 257:259].min() > 200  # nothing reaches from one column into the next
+
+
+def test_a_long_wall_is_small_enough_for_a_video(rows, tmp_path):
+    rows[1:] = [replace(rows[-1], request=replace(rows[-1].request, seed=seed)) for seed in range(2, 400)]
+    frames, _ = read_frames(save_wall(rows[:150], tmp_path / "wall.mp4", "motion_bucket_id", "seed"))
+    assert max(frames[0].size) <= 3840
+    with pytest.raises(ValueError, match="hang fewer rows"):
+        save_wall(rows, tmp_path / "long.mp4", "", "seed")
+    assert not (tmp_path / "long.mp4").exists()
+
+
 def test_two_pictures_of_one_name_have_a_place_each(rows):
     namesakes = [
         replace(row, request=replace(row.request, image=f"/{folder}/cat.png", motion_bucket_id=bucket))
@@ -70,7 +92,9 @@ def test_two_pictures_of_one_name_have_a_place_each(rows):
 
 def test_labels_of_different_values_differ():
     assert list(distinct_texts([0.12345, 0.12346, 7]).values()) == ["0.12345", "0.12346", "7"]
-    assert len(set(distinct_texts(["x" * 90, "y" + "x" * 90]).values())) == 2
+    assert len(set(distinct_texts(["x" * 900, "y" + "x" * 900]).values())) == 2
+    label = Setup("tiny", optimizations=LONG).label
+    assert distinct_texts([label]) == {label: label}
 
 
 def test_setups_are_an_axis(rows):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from svdlab.interface.row_labels import distinct_texts, settings, setup_labels
 from svdlab.interface.study_folder import why_no_clip
@@ -25,9 +25,9 @@ from svdlab.rows.row import Row
 from svdlab.rows.row_preview import read_preview
 
 _INK, _PAPER, _EMPTY = (30, 30, 30), (255, 255, 255), (225, 225, 225)
-_CELL = 256  # pixels of a clip's width in the video, unless the wall would be wider than
-_WIDEST = 3840  # which 4K screens and H.264 decoders take
-_GAP, _MARGIN = 4, 8  # pixels between clips, and beside the labels
+_CELL = 256  # pixels of a clip's width in the video and of its labels, unless a side of the wall would be longer than
+_LONGEST = 3840  # which 4K screens and H.264 decoders take
+_LETTERS, _GAP, _MARGIN = 11, 4, 8  # pixels: the smallest letters, between clips, and beside the labels
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def save_wall(
         fps: Playback speed, frames a second. Left out, it is the slowest `fps` of the rows.
 
     Raises:
-        ValueError: There is no clip to hang, a knob is no field of the rows, or the path has another ending.
+        ValueError: There is no clip, or too many; a knob is no field of the rows; or the path has another ending.
 
     Example:
         With `rows = run(grid(setup, request, motion_bucket_id=[30, 220]), "results/motion")`:
@@ -135,16 +135,19 @@ def _edge(rows: Sequence[Row], knob: str) -> tuple[list[str], list[str]]:
 
 
 def _frames(layout: _Layout) -> Iterator[Image.Image]:
-    """The video, frame by frame; a clip that ends early stays on its last frame."""
-    first = next(iter(layout.rows.values())).request
-    side = min(_CELL, (_WIDEST - 80) // len(layout.columns)) // 2 * 2
-    cell = (side, round(side * first.height / first.width / 2) * 2)
+    """The video, frame by frame; a clip of another shape than the first has bars, one that ends early stands still."""
+    first, sizes = next(iter(layout.rows.values())).request, (len(layout.columns), len(layout.lines))
+    across, down = ((_LONGEST - _CELL) // size - _GAP for size in sizes)
+    width = min(_CELL, across, down * first.width // first.height)
+    cell = (width, round(width * first.height / first.width))
+    if min(cell) < _LETTERS:
+        raise ValueError(f"A wall of {sizes[0]} x {sizes[1]} clips leaves too few pixels for each: hang fewer rows.")
     page, corners = _page(layout, cell)
     streams = {place: iterate_frames(clip) for place, row in layout.rows.items() if (clip := row.clip_file())}
     while streams:
         for place, stream in list(streams.items()):
             try:
-                page.paste(next(stream).resize(cell, Image.Resampling.LANCZOS), corners[place])
+                page.paste(ImageOps.pad(next(stream), cell, Image.Resampling.LANCZOS, _EMPTY), corners[place])
             except (StopIteration, ValueError):  # at its end, or cut short
                 del streams[place]
         if streams:
@@ -153,20 +156,27 @@ def _frames(layout: _Layout) -> Iterator[Image.Image]:
 
 def _page(layout: _Layout, cell: tuple[int, int]) -> tuple[Image.Image, dict[tuple[str, str], tuple[int, int]]]:
     """The wall with its labels and without its clips, and the upper left corner of each place."""
-    letters = max(11, cell[0] // 16)  # pixels high
-    font, head = ImageFont.load_default(size=letters), round(letters * 1.8)
-    left = max(_MARGIN + round(font.getlength(text)) for text in (layout.down, *layout.lines)) if layout.down else 0
-    width, height = left + len(layout.columns) * (cell[0] + _GAP), 2 * head + len(layout.lines) * (cell[1] + _GAP)
-    page = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER)
+    letters = max(_LETTERS, cell[0] // 16)  # pixels high
+    font, head, pitch = ImageFont.load_default(size=letters), round(letters * 1.8), letters + 4
+    heads = {column: _wrap(column, font, cell[0]) for column in layout.columns}
+    sides = {line: _wrap(line, font, _CELL) for line in layout.lines}
+    texts = "\n".join((layout.down, *sides.values())).split("\n")
+    left = _MARGIN + round(max(map(font.getlength, texts))) if layout.down else 0
+    top = 2 * head + pitch * max(text.count("\n") for text in heads.values())
+    xs = {column: left + i * (cell[0] + _GAP) for i, column in enumerate(heads)}
+    ys = {line: top + i * (cell[1] + _GAP) for i, line in enumerate(sides)}
+    right, bottom = left + len(xs) * (cell[0] + _GAP), top + len(ys) * (cell[1] + _GAP)
+    middle = (left + right) / 2
+    width = max(right, round(middle + font.getlength(layout.across) / 2) + _GAP)
+    page = Image.new("RGB", (width + width % 2, bottom + bottom % 2), _PAPER)
     draw = ImageDraw.Draw(page)
-    draw.text((left + (width - left) / 2, head / 2), layout.across, _INK, font, anchor="mm")
-    draw.text((_GAP, head * 1.5), layout.down, _INK, font, anchor="lm")
-    xs = {column: left + i * (cell[0] + _GAP) for i, column in enumerate(layout.columns)}
-    ys = {line: 2 * head + i * (cell[1] + _GAP) for i, line in enumerate(layout.lines)}
-    for column, x in xs.items():
-        draw.text((x + cell[0] / 2, head * 1.5), column, _INK, font, anchor="mm")
-    for line, y in ys.items():
-        draw.text((_GAP, y + cell[1] / 2), line, _INK, font, anchor="lm")
+    draw.text((middle, head / 2), layout.across, _INK, font, anchor="mm")
+    draw.text((_GAP, top - head / 2), layout.down, _INK, font, anchor="lm")
+    for column, text in heads.items():
+        y = top - (head + pitch * text.count("\n")) / 2
+        draw.text((xs[column] + cell[0] / 2, y), text, _INK, font, anchor="mm", align="center")
+    for line, text in sides.items():
+        draw.text((_GAP, ys[line] + cell[1] / 2), text, _INK, font, anchor="lm")
     corners = {(column, line): (x, y) for column, x in xs.items() for line, y in ys.items()}
     for place, corner in corners.items():
         page.paste(_empty_cell(layout.rows.get(place), cell), corner)
@@ -175,7 +185,18 @@ def _page(layout: _Layout, cell: tuple[int, int]) -> tuple[Image.Image, dict[tup
 
 def _empty_cell(row: Row | None, size: tuple[int, int]) -> Image.Image:
     """A grey picture with the reason why there is no clip."""
-    picture = Image.new("RGB", size, _EMPTY)
-    reason = textwrap.fill("not made" if row is None else why_no_clip(row), size[0] // 8)
-    ImageDraw.Draw(picture).multiline_text((8, 6), reason, _INK, ImageFont.load_default(size=13))
+    picture, font = Image.new("RGB", size, _EMPTY), ImageFont.load_default(size=13)
+    reason = _wrap("not made" if row is None else why_no_clip(row), font, size[0] - 16)
+    ImageDraw.Draw(picture).text((8, 6), reason, _INK, font)
     return picture
+
+
+def _wrap(text: str, font: Any, width: int) -> str:
+    """The text on as many lines as keep it within a width in pixels."""
+    text = " ".join(text.split())
+    average = (font.getlength(text) or 1) / max(len(text), 1)
+    for letters in range(int(width / average), 0, -1):
+        lines = textwrap.wrap(text, letters, break_on_hyphens=False)
+        if all(font.getlength(line) <= width for line in lines):
+            return "\n".join(lines)
+    return text

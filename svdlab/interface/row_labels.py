@@ -34,12 +34,17 @@ def distinct_texts(values: Iterable[Any]) -> dict[Any, str]:
     different, texts = list(dict.fromkeys(values)), []
     for more in range(14):
         texts = [
-            "/".join(Path(value).parts[-more - 1 :])[-80:] if isinstance(value, str) else text_of(value, 4 + more)
-            for value in different
+            _end_of(value, more + 1) if isinstance(value, str) else text_of(value, 4 + more) for value in different
         ]
         if len(set(texts)) == len(texts):
             break
     return dict(zip(different, _numbered(texts), strict=True))
+
+
+def _end_of(path: str, parts: int) -> str:
+    """The last parts of a path, or all of a text that is none; cut where that is very long, as a web address may be."""
+    text = "/".join(Path(path).parts[-parts:])
+    return text if len(text) <= 200 else f"…{text[-199:]}"
 
 
 def settings(rows: Sequence[Row]) -> dict[str, list[Any]]:
