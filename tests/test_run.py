@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 import types
@@ -12,7 +13,7 @@ from unittest.mock import MagicMock
 import pytest
 from sweeps import check_folder, make_trials, run_quietly
 
-from svdlab import Setup, generate, read
+from svdlab import Setup, assess, generate, read
 from svdlab.pipelines import pipeline_cache
 from svdlab.pipelines.hub import WeightsError
 from svdlab.pipelines.load import is_temporary, load
@@ -21,8 +22,9 @@ from svdlab.quality.quality import Quality
 from svdlab.request import conditioning
 from svdlab.rows.row_files import read_rows
 from svdlab.sweeps import make_row as make_row_module
-from svdlab.sweeps import picture_cache
+from svdlab.sweeps import picture_cache, ray_cluster
 from svdlab.sweeps.dry_run import dry_run
+from svdlab.sweeps.locks import claim
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -172,6 +174,29 @@ def test_quality_goes_into_the_row_and_its_failure_into_the_notes(setup, make_re
     [row] = run_quietly(make_trials(setup, make_request, seed=2), tmp_path, quality=True)
     assert (row.status, row.quality) == ("done", None)
     assert row.notes[-1].startswith("Its quality could not be measured: ZeroDivisionError")
+
+
+def test_clips_that_were_not_measured_are_measured_from_their_files(setup, make_request, tmp_path, monkeypatch):
+    trials = make_trials(setup, make_request, seed=[1, 2])  # their picture has no name
+    old_rows = run_quietly(trials, tmp_path)
+    monkeypatch.setattr(make_row_module, "generate", MagicMock(side_effect=AssertionError("nothing is to be made")))
+    with claim(tmp_path, old_rows[0].key):
+        assert make_row_module.measure_row(old_rows[0], tmp_path) is None  # another writer has it
+    monkeypatch.setattr(ray_cluster, "connected", MagicMock(side_effect=AssertionError("nor has Ray to start")))
+    [row] = run_quietly(trials[:1], tmp_path, quality=True, on="ray")
+    rows = run_quietly(trials, tmp_path, quality=True)
+    assert rows[0] == row
+    check_folder(tmp_path, trials)
+    for old, new in zip(old_rows, rows, strict=True):
+        assert new.quality == assess(old.open())
+        added = {"quality": new.quality, "timings": new.timings, "notes": new.notes}
+        assert dataclasses.replace(old, **added) == new
+        assert new.timings == old.timings | {"quality_seconds": new.timings["quality_seconds"]}
+        text = (tmp_path / f"{new.key}.json").read_text()
+        assert json.loads(text)["request"]["image"] is None  # the picture lies beside it, and the folder can move
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert run_quietly(trials, tmp_path, quality=True) == rows
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
 
 
 def test_a_plan_counts_and_estimates(setup, make_request, tmp_path):

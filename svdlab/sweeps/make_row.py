@@ -7,6 +7,7 @@ error of the disk that rows are on does not: no row could be written then.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from diffusers import StableVideoDiffusionPipeline
     from PIL import Image
 
-    from svdlab.generation.clip import OnStep
+    from svdlab.generation.clip import Clip, OnStep
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,9 @@ class RowMaker:
             clip = generate(self._pipeline, row.request, **options)
         except Exception as error:  # of any library below: it becomes the row
             return write_row(replace(row, **_failure(error, row.setup)), folder, scratch)
-        timings, notes, measured = dict(clip.timings), list(clip.notes), None
+        done = replace(row, timings=clip.timings, notes=tuple(clip.notes))
         if self._quality:
-            from svdlab.quality.assess import assess
-
-            started = time.perf_counter()
-            try:
-                measured = assess(clip)
-            except Exception as error:  # the clip itself is complete, and took longer to make
-                notes.append(f"Its quality could not be measured: {describe_error(error)}")
-            timings["quality_seconds"] = time.perf_counter() - started
+            done = _with_quality(done, lambda: clip)
         if not scratch.is_dir():  # saving would make the folder again
             raise FileNotFoundError(f"{folder} was deleted or renamed while a clip was made for it.")
         started = time.perf_counter()
@@ -106,9 +100,8 @@ class RowMaker:
             file, preview = clip.save(scratch / f"{row.key}.mp4"), preview_bytes(clip.frames, row.request.fps)
         except ValueError as error:  # of this clip; what the disk raises would meet every other one too
             return write_row(replace(row, **_failure(error, row.setup)), folder, scratch)
-        timings["save_seconds"] = time.perf_counter() - started
-        row = replace(row, timings=timings, quality=measured, notes=tuple(notes))
-        return write_row(row, folder, scratch, file, preview)
+        done = replace(done, timings=done.timings | {"save_seconds": time.perf_counter() - started})
+        return write_row(done, folder, scratch, file, preview)
 
 
 def make_row(
@@ -136,6 +129,31 @@ def make_row(
         return RowMaker(quality, on_step, pipeline).fill(row, fitted, scratch)
 
 
+def is_measurable(row: Row) -> bool:
+    """Whether a row has a clip whose quality nobody tried to measure."""
+    return row.clip is not None and row.quality is None and "quality_seconds" not in row.timings
+
+
+def measure_row(row: Row, folder: Path) -> Row | None:
+    """A row with the quality of its clip, written in its old place; None while another writer has its key.
+
+    The frames are those of the file, which loses a little: a note says so.
+
+    Args:
+        row: one that `is_measurable`, with its request as it was asked.
+        folder: the results folder, which the row is in.
+    """
+    with claim(folder, row.key) as scratch:
+        if is_contested(scratch):
+            return None
+        current = find_row(folder, row.key, warn=False)
+        if current is None or not is_measurable(current):  # somebody deleted it, or was faster
+            return current or row
+        notes = (*current.notes, "Its quality was measured from its video file.")
+        measured = _with_quality(replace(current, request=row.request, notes=notes), current.open)
+        return write_row(measured, folder, scratch)
+
+
 def failed_row(task: Task, picture: FittedPicture, reason: str) -> Row:
     """The row of a task that could not be made.
 
@@ -146,6 +164,18 @@ def failed_row(task: Task, picture: FittedPicture, reason: str) -> Row:
     """
     row = _new_row(task.trial, task.trial.setup, picture, task.key)
     return replace(row, status="failed", error=reason)
+
+
+def _with_quality(row: Row, open_clip: Callable[[], Clip]) -> Row:
+    """A row with the quality of its clip; where that fails, a note says why, since the clip itself is complete."""
+    from svdlab.quality.assess import assess
+
+    started = time.perf_counter()
+    try:
+        row = replace(row, quality=assess(open_clip()))
+    except Exception as error:
+        row = replace(row, notes=(*row.notes, f"Its quality could not be measured: {describe_error(error)}"))
+    return replace(row, timings=row.timings | {"quality_seconds": time.perf_counter() - started})
 
 
 def _failure(error: Exception, setup: Setup) -> dict[str, Any]:

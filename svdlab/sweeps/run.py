@@ -26,7 +26,7 @@ from svdlab.rows.row_key import row_key
 from svdlab.sweeps import ray_cluster
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, is_claimed
-from svdlab.sweeps.make_row import RowMaker, Task
+from svdlab.sweeps.make_row import RowMaker, Task, is_measurable, measure_row
 from svdlab.sweeps.picture_cache import PictureCache
 from svdlab.sweeps.ray_worker import fetch
 
@@ -58,8 +58,9 @@ def run(
             what they make there, and what is there already is brought into the folder first. It needs `on`.
         retry_failed: Whether trials that failed in an earlier run are made again, whatever the reason.
         progress: Whether a line shows the progress.
-        quality: Whether every new clip is measured (`Row.quality`), which takes a few seconds a clip. Rows that are
-            there already stay as they are.
+        quality: Whether every clip is measured (`Row.quality`), which takes a few seconds a clip. Clips that an earlier
+            run did not measure are measured here, from their files, which is a few percent off (a note in the row says
+            so); a store keeps those rows as they were.
 
     Returns:
         One row for each trial, in their order.
@@ -82,7 +83,7 @@ def run(
     if store and not on:
         raise ValueError(f"store={store!r} is where the workers of a cluster put clips: name the cluster (on='ray').")
     if on and (finished := _rows_of_finished_sweep(trials, folder, pictures, retry_failed)):
-        return finished  # without starting Ray
+        return _measure(finished, folder, progress) if quality else finished  # without starting Ray
     with ray_cluster.connected(on) if on else nullcontext():
         if on:
             unload_cached()  # the card is the workers' now
@@ -106,7 +107,8 @@ def run(
                     _collect(sweep.rows(bar.show_workers), rows, bar, scratch)
                 else:
                     _collect(_make_rows(tasks, RowMaker(quality, bar.step), pictures, folder, bar), rows, bar, scratch)
-    return _in_order(rows, keys, trials)
+    ordered = _in_order(rows, keys, trials)
+    return _measure(ordered, folder, progress) if quality else ordered
 
 
 def _rows_of_finished_sweep(
@@ -190,6 +192,28 @@ def _collect(
     if not scratch.is_dir():  # the claim went with the folder
         text = f"{folder} was deleted or renamed during the run, after {len(rows)} of {count} rows"
         raise FileNotFoundError(f"{text}: run again into the folder that is meant.")
+
+
+def _measure(rows: list[Row], folder: Path, progress: bool) -> list[Row]:
+    """The rows, measured where nobody tried to."""
+    measured = {row.key: row for row in rows}
+    queue = deque(row for row in measured.values() if is_measurable(row))
+    with Progress(total=len(queue), unit="clip", desc="measuring", disable=not (progress and queue)) as bar:
+        while queue:
+            try:
+                new_row = measure_row(queue[0], folder)
+            except KeyboardInterrupt:
+                text = (
+                    f"Stopped: all {len(measured)} rows are in {folder}, {len(queue)} of them to be measured next time."
+                )
+                raise KeyboardInterrupt(text) from None
+            if new_row:
+                measured[queue.popleft().key] = new_row
+                bar.update()
+            else:  # another writer is at it
+                queue.rotate(-1)
+                time.sleep(random.uniform(0.1, 0.4))
+    return [replace(measured[row.key], request=row.request, axes=row.axes) for row in rows]
 
 
 class _SweepBar(Progress):

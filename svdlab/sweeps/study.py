@@ -111,7 +111,9 @@ def findings(frame: pd.DataFrame, knob: str) -> str:
         remark = ", and too few clips have it to tell a change from chance" * (name in unjudged)
         texts.append(f"- **{MEASURES[name]}** {_course(effects[name], MEASURES[name])}{remark}.")
     if not names:
-        texts.append("No measure has a number at every value: run with quality=True to measure clips.")
+        texts.append(
+            "No measure has a number at every value: run the sweep again with quality=True, which measures its clips."
+        )
     if knob != "seed" and not _RANDOM & set(repeated):
         return "\n".join([*texts, "", _NO_SEEDS])
     return "\n".join([*texts, "", _advice(effects, knob)])

@@ -52,7 +52,7 @@ def curves(
     if not names:
         figure, [axis] = new_figure(1, 1, 1.2, 7)
         axis.set_axis_off()
-        reason = f"No measure has a number at every value of {knob}.\nrun(…, quality=True) measures clips."
+        reason = f"No measure has a number at every value of {knob}.\nrun(…, quality=True) again measures its clips."
         axis.text(0.5, 0.5, reason, ha="center", va="center", fontsize=9)
         figure.describe(title, reason)
         return figure
