@@ -449,7 +449,7 @@ def test_predictions_and_clips_do_not_wait_for_each_other(micro_panel, micro_que
         assert not micro_panel.worker.future.done()
     micro_panel.worker.future.result()
     gate = threading.Event()
-    monkeypatch.setattr(setup_marks, "predict", lambda *_: gate.wait() and ((), CARDS["T4"]))
+    monkeypatch.setattr(setup_marks, "predict", lambda s, r, _: gate.wait() and ([estimate(s, r)], CARDS["T4"]))
     set_controls(micro_panel, decode_chunk_size=1)
     make_clip(micro_panel)
     assert not micro_panel.form.marks.future.done()

@@ -136,7 +136,8 @@ class History:
         from svdlab.quality.diagnose import diagnose  # its libraries take seconds
 
         with self._alert.catch():
-            findings = diagnose(self.clips[self._index])
+            request = self.rows[self._index].request  # with the original picture, which the file has not
+            findings = diagnose(dataclasses.replace(self.clips[self._index], request=request))
             self.findings.children = [*map(self._line, findings)] or [w.Label(repr(findings))]
 
     def _line(self, finding: Finding) -> w.Widget:
