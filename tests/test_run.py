@@ -23,7 +23,9 @@ from svdlab.request import conditioning
 from svdlab.rows.row_files import read_rows
 from svdlab.sweeps import make_row as make_row_module
 from svdlab.sweeps import picture_cache, ray_cluster
+from svdlab.sweeps import run as run_module
 from svdlab.sweeps.dry_run import dry_run
+from svdlab.sweeps.grid import with_image
 from svdlab.sweeps.locks import claim
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -110,7 +112,9 @@ def test_what_fails_is_a_row_and_the_rest_go_on(setup, make_request, tmp_path, m
     assert rows[2].error == "The weights are wet: dry them."
     assert "no frames" in (rows[3].error or "")  # which no file could be written with
     assert (rows[1].clip, rows[1].quality) == (None, None)
-    assert str(dry_run(trials, tmp_path)).startswith("5 clips: 2 there already, 3 failed before (retry_failed=True")
+    assert str(dry_run(trials, tmp_path, quality=False)).startswith(
+        "5 clips: 2 there already, 3 failed before (retry_failed=True"
+    )
 
     monkeypatch.setattr(make_row_module, "generate", generate)
     assert run_quietly(trials, tmp_path) == rows  # left alone
@@ -194,9 +198,65 @@ def test_clips_that_were_not_measured_are_measured_from_their_files(setup, make_
         assert new.timings == old.timings | {"quality_seconds": new.timings["quality_seconds"]}
         text = (tmp_path / f"{new.key}.json").read_text()
         assert json.loads(text)["request"]["image"] is None  # the picture lies beside it, and the folder can move
+        assert new.notes == (*old.notes, "Its quality was measured from its video file.")
     written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert run_quietly(trials, tmp_path, quality=True) == rows
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+
+
+def test_measuring_a_clip_later_changes_nothing_else(setup, make_request, tmp_path, picture, monkeypatch):
+    picture.save(tmp_path / "cat.png")
+    folder, fake = tmp_path / "rows", types.SimpleNamespace()
+    [trial] = trials = make_trials(setup, partial(make_request, image=str(tmp_path / "cat.png")), seed=1)
+    old_rows = run_quietly(trials, folder)
+    [path] = folder.glob("*.json")
+    text, files = path.read_text(), sorted(folder.iterdir())
+    monkeypatch.setitem(sys.modules, "svdlab.quality.assess", fake)  # pyright: ignore[reportArgumentType]
+    assert "there already (1 to measure), nothing to make" in str(dry_run(trials, folder))
+    assert dry_run(trials, folder, quality=False).to_measure == 0
+
+    # What the machine fails at is no answer: the next run tries again.
+    def read_badly(clip):
+        raise ValueError("The video cannot be read.") from OSError("input/output error")
+
+    for failure in (MagicMock(side_effect=MemoryError("3 GiB")), read_badly):
+        fake.assess = failure
+        with pytest.warns(UserWarning, match="1 of 1 rows in .* could not be measured now: .*The next run tries again"):
+            assert run_quietly(trials, folder, quality=True) == old_rows
+    fake.assess = lambda clip: Quality(*(0.5 for _ in range(11)), 0, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(make_row_module, "claim", MagicMock(side_effect=PermissionError("an archive")))
+        with pytest.warns(UserWarning, match="an archive"):
+            assert run_quietly(trials, folder, quality=True) == old_rows
+    assert (path.read_text(), sorted(folder.iterdir())) == (text, files)
+
+    # Waiting for another writer is said, and ends at Ctrl-C as measuring does.
+    bar = MagicMock()
+    with claim(folder, old_rows[0].key), monkeypatch.context() as patch:
+        patch.setattr(run_module, "Progress", bar)
+        patch.setattr(run_module.time, "sleep", MagicMock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt, match=r"all 1 rows are in .* 1 of them to be measured next time"):
+            run_quietly(trials, folder, quality=True)
+    assert "waiting" in str(bar.mock_calls)
+
+    # The row keeps its own words for its picture, whoever asks: a picture in memory, with the same pixels.
+    same = dataclasses.replace(trial, request=with_image(trial.request, picture))
+    [row] = run_quietly([same], folder, quality=True)
+    assert (row.quality is None, row.request) == (False, same.request)
+    old, new = json.loads(text), json.loads(path.read_text())
+    assert {name for name in old if old[name] != new[name]} == {"quality", "timings", "notes"}
+    assert sorted(folder.iterdir()) == files
+
+    # A clip that cannot be measured is not tried again, and says why; one that is deleted meanwhile stays deleted.
+    path.write_text(text)
+    fake.assess = lambda clip: 1 / 0
+    [row] = run_quietly(trials, folder, quality=True)
+    assert row.notes[:-1] == old_rows[0].notes
+    assert row.notes[-1].startswith("Its quality could not be measured: ZeroDivisionError")
+    path.write_text(text)
+    fake.assess = lambda clip: [file.unlink() for file in files]
+    run_quietly(trials, folder, quality=True)
+    assert not list(folder.iterdir())
 
 
 def test_a_plan_counts_and_estimates(setup, make_request, tmp_path):
@@ -212,7 +272,7 @@ def test_a_plan_counts_and_estimates(setup, make_request, tmp_path):
     sizes = [row.clip.stat().st_size for row in rows if row.clip]
     assert later_plan.disk_bytes == pytest.approx(sum(sizes), rel=0.01)
     run_quietly(trials, tmp_path / "rows")
-    assert str(dry_run(trials, tmp_path / "rows")) == "4 clips: 4 there already, nothing to make."
+    assert str(dry_run(trials, tmp_path / "rows", quality=False)) == "4 clips: 4 there already, nothing to make."
 
 
 def test_progress_is_one_plain_line(setup, make_request, tmp_path, capsys):

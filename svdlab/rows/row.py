@@ -137,8 +137,9 @@ class Row:
         return None if self.clip_problem() else self.clip
 
     def to_json(self) -> str:
-        """The text of the row's file. A number that is not finite becomes null."""
-        image = self.request.image if isinstance(self.request.image, str) else None
+        """The text of the row's file. Numbers that are not finite, and a picture beside the rows, become null."""
+        image, beside = self.request.image, self.clip and self.clip.with_name(picture_name(self.picture_sha256 or ""))
+        image = image if isinstance(image, str) and image != str(beside) else None
         fields = fields_of(self) | {"request": fields_of(self.request) | {"image": image}}
         fields["clip"] = self.clip and self.clip.name
         return json.dumps(to_plain(fields), ensure_ascii=False, allow_nan=False, indent=1)

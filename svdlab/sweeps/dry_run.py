@@ -18,6 +18,7 @@ from svdlab.rows.row import Row
 from svdlab.rows.row_files import find_row, read_rows
 from svdlab.rows.row_key import row_key
 from svdlab.sweeps.grid import Trial
+from svdlab.sweeps.make_row import is_measurable
 from svdlab.sweeps.picture_cache import PictureCache
 from svdlab.sweeps.ray_cluster import cluster_trials
 
@@ -33,6 +34,7 @@ class DryRun:
             and `run` makes the others.
         seconds: To make them on this machine, without loading weights; None where no row tells.
         disk_bytes: The disk that they need.
+        to_measure: How many of those in the folder `run` measures.
 
     Example:
         >>> print(DryRun(total=15, done=3, failed=0, to_make=12, seconds=100.0, disk_bytes=480_000))
@@ -45,9 +47,11 @@ class DryRun:
     to_make: int
     seconds: float | None
     disk_bytes: int
+    to_measure: int = 0
 
     def __str__(self) -> str:
-        parts = [f"{self.done} there already" if self.done else "none there yet"]
+        measuring = f" ({self.to_measure} to measure)" if self.to_measure else ""
+        parts = [f"{self.done} there already{measuring}" if self.done else "none there yet"]
         if self.failed:
             parts.append(f"{self.failed} failed before (retry_failed=True tries again)")
         parts.append(f"{self.to_make} to make" if self.to_make else "nothing to make")
@@ -57,7 +61,9 @@ class DryRun:
         return f"{self.total:,} clip{'s' * (self.total != 1)}: {', '.join(parts)}."
 
 
-def dry_run(trials: Iterable[Trial], folder: str | Path, *, on: str = "", retry_failed: bool = False) -> DryRun:
+def dry_run(
+    trials: Iterable[Trial], folder: str | Path, *, on: str = "", retry_failed: bool = False, quality: bool = True
+) -> DryRun:
     """What `run(trials, folder)` would make and take. Loads no weights and writes nothing.
 
     Args:
@@ -66,6 +72,7 @@ def dry_run(trials: Iterable[Trial], folder: str | Path, *, on: str = "", retry_
         on: As for `run`; nothing is started. Whether a cluster has cards, on which its precision depends, is taken
             from the rows in the folder.
         retry_failed: As for `run`.
+        quality: As for `run`.
 
     Raises:
         ValueError: If a picture cannot be read, or a setup names one card where there is a cluster.
@@ -81,22 +88,21 @@ def dry_run(trials: Iterable[Trial], folder: str | Path, *, on: str = "", retry_
         by_key = {row_key(t.setup, t.request, pictures.fitted(t.request).sha256): t for t in trials}
         return [(trial, find_row(folder, key, warn=False)) for key, trial in by_key.items()]
 
-    def share_of_rows(pairs: list[tuple[Trial, Row | None]]) -> float:
-        return sum(row is not None for _, row in pairs) / max(len(pairs), 1)
-
     ways = [cluster_trials(trials, has_cards) for has_cards in (True, False)] if on else [trials]
-    pairs = max(map(find_rows, ways), key=share_of_rows)
-    final = [row.status for _, row in pairs if row and row.is_final(retry_failed)]
+    pairs = max(map(find_rows, ways), key=lambda pairs: sum(row is not None for _, row in pairs) / max(len(pairs), 1))
+    final = [row for _, row in pairs if row and row.is_final(retry_failed)]
+    done = [row for row in final if row.status == "done"]
     to_make = [trial for trial, row in pairs if row is None or not row.is_final(retry_failed)]
     rows = [row for row in read_rows(folder) if row.clip_file()] if Path(folder).is_dir() else []
     sizes = [row.clip.stat().st_size / _pixels(row.request) for row in rows if row.clip]
     return DryRun(
         total=len(pairs),
-        done=final.count("done"),
-        failed=final.count("failed"),
+        done=len(done),
+        failed=len(final) - len(done),
         to_make=len(to_make),
         seconds=_expected_seconds(to_make, rows),
         disk_bytes=round((median(sizes) if sizes else _BYTES_PER_PIXEL) * sum(_pixels(t.request) for t in to_make)),
+        to_measure=sum(map(is_measurable, done)) if quality else 0,
     )
 
 

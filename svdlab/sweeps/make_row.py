@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,7 +93,8 @@ class RowMaker:
             return write_row(replace(row, **_failure(error, row.setup)), folder, scratch)
         done = replace(row, timings=clip.timings, notes=tuple(clip.notes))
         if self._quality:
-            done = _with_quality(done, lambda: clip)
+            with suppress(OSError, MemoryError):  # the row goes without, and is measured later, from its file
+                done = _with_quality(done, lambda: clip)
         if not scratch.is_dir():  # saving would make the folder again
             raise FileNotFoundError(f"{folder} was deleted or renamed while a clip was made for it.")
         started = time.perf_counter()
@@ -137,10 +139,11 @@ def is_measurable(row: Row) -> bool:
 def measure_row(row: Row, folder: Path) -> Row | None:
     """A row with the quality of its clip, written in its old place; None while another writer has its key.
 
-    The frames are those of the file, which loses a little: a note says so.
+    The frames are those of the file, which loses a little: a note says so. Where the disk or the memory fails, the row
+    stays as it was, and the OSError or MemoryError is raised.
 
     Args:
-        row: one that `is_measurable`, with its request as it was asked.
+        row: one that `is_measurable`.
         folder: the results folder, which the row is in.
     """
     with claim(folder, row.key) as scratch:
@@ -149,8 +152,11 @@ def measure_row(row: Row, folder: Path) -> Row | None:
         current = find_row(folder, row.key, warn=False)
         if current is None or not is_measurable(current):  # somebody deleted it, or was faster
             return current or row
-        notes = (*current.notes, "Its quality was measured from its video file.")
-        measured = _with_quality(replace(current, request=row.request, notes=notes), current.open)
+        measured = _with_quality(current, current.open)
+        if measured.quality:
+            measured = replace(measured, notes=(*measured.notes, "Its quality was measured from its video file."))
+        if find_row(folder, row.key, warn=False) != current:  # deleted meanwhile, which it stays
+            return current
         return write_row(measured, folder, scratch)
 
 
@@ -167,13 +173,19 @@ def failed_row(task: Task, picture: FittedPicture, reason: str) -> Row:
 
 
 def _with_quality(row: Row, open_clip: Callable[[], Clip]) -> Row:
-    """A row with the quality of its clip; where that fails, a note says why, since the clip itself is complete."""
+    """A row with the quality of its clip; where that fails, a note says why, since the clip itself is complete.
+
+    What the disk or the memory fails at is raised: another time it may do.
+    """
     from svdlab.quality.assess import assess
 
     started = time.perf_counter()
     try:
         row = replace(row, quality=assess(open_clip()))
     except Exception as error:
+        cause = error.__cause__ or error  # a video that the disk does not give is a ValueError of `read`
+        if isinstance(cause, OSError | MemoryError):
+            raise cause from None
         row = replace(row, notes=(*row.notes, f"Its quality could not be measured: {describe_error(error)}"))
     return replace(row, timings=row.timings | {"quality_seconds": time.perf_counter() - started})
 

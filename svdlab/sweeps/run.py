@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, nullcontext
@@ -18,6 +19,7 @@ from typing import Any
 
 from svdlab.atomic_files import clear_leftovers
 from svdlab.machine import card_is_lost
+from svdlab.messages import describe_error
 from svdlab.pipelines.pipeline_cache import unload_cached
 from svdlab.progress_bar import Progress
 from svdlab.rows.row import Row
@@ -60,7 +62,8 @@ def run(
         progress: Whether a line shows the progress.
         quality: Whether every clip is measured (`Row.quality`), which takes a few seconds a clip. Clips that an earlier
             run did not measure are measured here, from their files, which is a few percent off (a note in the row says
-            so); a store keeps those rows as they were.
+            so); a store keeps those rows as they were. Where that fails, as in a folder that cannot be written, a
+            warning says so.
 
     Returns:
         One row for each trial, in their order.
@@ -195,24 +198,34 @@ def _collect(
 
 
 def _measure(rows: list[Row], folder: Path, progress: bool) -> list[Row]:
-    """The rows, measured where nobody tried to."""
-    measured = {row.key: row for row in rows}
-    queue = deque(row for row in measured.values() if is_measurable(row))
+    """The rows, measured where nobody tried to; where that cannot be done now, as they are, and a warning says why."""
+    measured, reasons = {row.key: row for row in rows}, list[str]()
+    queue = deque(filter(is_measurable, measured.values()))
     with Progress(total=len(queue), unit="clip", desc="measuring", disable=not (progress and queue)) as bar:
-        while queue:
-            try:
-                new_row = measure_row(queue[0], folder)
-            except KeyboardInterrupt:
-                text = (
-                    f"Stopped: all {len(measured)} rows are in {folder}, {len(queue)} of them to be measured next time."
-                )
-                raise KeyboardInterrupt(text) from None
-            if new_row:
-                measured[queue.popleft().key] = new_row
-                bar.update()
-            else:  # another writer is at it
-                queue.rotate(-1)
-                time.sleep(random.uniform(0.1, 0.4))
+        try:
+            while queue:
+                row = queue.popleft()
+                try:
+                    new_row = measure_row(row, folder)
+                except (OSError, MemoryError) as error:  # the folder may be an archive, and its rows are complete
+                    reasons.append(describe_error(error, where=False))
+                    continue
+                if new_row:
+                    measured[row.key] = new_row
+                    bar.set_postfix_str("", refresh=False)
+                    bar.update()
+                else:
+                    queue.append(row)
+                    bar.set_postfix_str("waiting for another writer")
+                    time.sleep(random.uniform(0.1, 0.4))
+        except KeyboardInterrupt:
+            count = sum(map(is_measurable, measured.values()))
+            text = f"Stopped: all {len(measured)} rows are in {folder}, {count} of them to be measured next time."
+            raise KeyboardInterrupt(text) from None
+    if reasons:
+        text = f"{len(reasons)} of {len(measured)} rows in {folder} could not be measured now"
+        way_out = "The next run tries again; with quality=False it does not."
+        warnings.warn(f"{text}: {reasons[0]} {way_out}", UserWarning, stacklevel=3)
     return [replace(measured[row.key], request=row.request, axes=row.axes) for row in rows]
 
 
