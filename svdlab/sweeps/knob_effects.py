@@ -89,7 +89,7 @@ def _with_names(lines: Any) -> Any:
     """A table in which every value has a name: pandas groups no None, and nobody sees an empty text."""
     names = {"sigmas": "the model's own", "optimizations": "none"}
     named = {
-        column: lines[column].map(lambda value, name=name: value if isinstance(value, int) else str(value or name))
+        column: lines[column].map(lambda value, name=name: str(value or name))
         for column, name in names.items()
         if column in lines
     }
@@ -155,10 +155,11 @@ def effect(frame: pd.DataFrame, knob: str, measure: str) -> Effect:
     if seeds < 2:
         return Effect("one seed" if len(table) < 2 else "too few clips", change, None, seeds, medians)
     limit = float(student.ppf(0.975, seeds - 1))
-    margin = limit * float(trends.std(ddof=1)) / seeds**0.5
+    tiny = 1e-9 * float(np.abs(by_seed).max())  # sums of equal numbers differ by so little
+    spread = float(trends.std(ddof=1))
+    margin = limit * spread / seeds**0.5 if spread > tiny else 0.0
     means = by_seed.mean(axis=0)
     between = seeds * float(((means - means.mean()) ** 2).sum())
-    tiny = 1e-9 * float(np.abs(by_seed).max())  # sums of equal numbers differ by so little
     is_trend = change is not None and seeds * (means @ places) ** 2 / (places @ places) > between / 2
     if change is not None and is_trend and abs(change) > max(margin, tiny):
         return Effect("rises" if change > 0 else "falls", change, margin, seeds, medians)

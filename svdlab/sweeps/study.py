@@ -99,16 +99,17 @@ def findings(frame: pd.DataFrame, knob: str) -> str:
     effects = {name: effect(lines, knob, name) for name in names}
     repeated = repeated_axes(lines, knob)
     axes = ", ".join(f"{name}s" if name in _RANDOM else name for name in repeated)
-    axes += " that have every value" * (table["clips"].nunique() > 1)
-    unjudged = [name for name, each in effects.items() if each.seeds < 2]
+    judged = [each.seeds for each in effects.values() if each.seeds > 1]
+    axes += " that have every value" * any(seeds < lines.groupby(repeated).ngroups for seeds in judged)
     chance = f"± is the 95 % interval over {axes}" if is_numeric(lines, knob) else f"judged over {axes}"
     if knob == "seed" and not repeated:
-        chance, unjudged = "at the same settings, so what differs is chance", []
-    elif not repeated or (names and unjudged == names):
-        chance, unjudged = "no two seeds at every value, so nothing tells a change from chance", []
+        chance = "at the same settings, so what differs is chance"
+    elif not repeated or (names and not judged):
+        chance = "no two seeds at every value, so nothing tells a change from chance"
     texts = [f"`{knob}` {values}, {clips} clips ({chance}):", ""]
     for name in names:
-        remark = ", and too few clips have it to tell a change from chance" * (name in unjudged)
+        is_unjudged = bool(judged) and effects[name].seeds < 2
+        remark = ", and too few clips have it to tell a change from chance" * is_unjudged
         texts.append(f"- **{MEASURES[name]}** {_course(effects[name], MEASURES[name])}{remark}.")
     if not names:
         texts.append(
@@ -130,7 +131,8 @@ def _course(effect: Effect, measure: Measure) -> str:
     if effect.verdict in ("rises", "falls"):
         remark = "" if _is_visible(effect, measure) else ", hardly to be seen"
         change, margin = abs(effect.change or 0), effect.margin or 0
-        digits = max(0, 1 - math.floor(math.log10(change)))  # two of the change
+        exponents = [math.floor(math.log10(number)) for number in (change, margin or change)]
+        digits = max(0, 1 - exponents[0], -exponents[1])  # two of the change, and one of the margin
         return f"{effect.verdict} by {change:.{digits}f} ± {margin:.{digits}f}{remark}: {numbers}"
     if effect.is_clear:
         return f"differs{', in no one direction' * numeric}: {numbers}"

@@ -58,16 +58,16 @@ def curves(
         return figure
     columns = min(len(names), 2 if not is_wide() else 3 if len(names) in (3, 5, 6) else 4)
     lines = -(-len(names) // columns)
-    texts, placed = distinct_texts(clips.groupby(knob).size().index), clips
-    ticks, height = dict[str, Any](), 0.0
+    texts = distinct_texts(clips.groupby(knob).size().index)
+    places, ticks, height = {value: value for value in texts}, dict[str, Any](), 0.0
     if not is_numeric(clips, knob):
         ticks, height = _word_ticks(texts.values(), page_width() / columns - 0.5)
-        placed = clips.assign(**{knob: clips[knob].map({value: place for place, value in enumerate(texts)})})
+        places = {value: place for place, value in enumerate(texts)}
     figure, axes = new_figure(lines, columns, 0.6 + (height + (2.2 if is_wide() else 1.6)) * lines)
     words = []
     for axis, name in zip(axes, names, strict=False):
         measure, change = MEASURES.get(name), effect(clips, knob, name)
-        _draw_measure(axis, placed, knob, name, by)
+        _draw_measure(axis, clips, knob, name, by, places, change.medians)
         axis.set_title(f"{measure or name}\n{change.verdict}", fontsize=9.5 if is_wide() else 7)
         axis.set_xlabel(knob)
         if ticks:
@@ -86,21 +86,25 @@ def curves(
     return figure
 
 
-def _draw_measure(axis: Any, clips: Any, knob: str, name: str, by: str | None) -> None:
+def _draw_measure(
+    axis: Any, clips: Any, knob: str, name: str, by: str | None, places: dict[Any, Any], medians: dict[Any, float]
+) -> None:
     """A dot for each clip, a line of medians, and the band from the lowest to the highest; for each value of `by`."""
     groups = {"": clips} if by is None else dict(iter(clips.groupby(by)))
     palette, texts, small = list(colours().values())[:6], distinct_texts(groups), 7 if is_wide() else 5.5
     for colour, (value, group) in zip(palette * len(groups), groups.items(), strict=False):
-        spread, medians = group.groupby(knob)[name].agg(["min", "max"]), effect(group, knob, name).medians
         label, band, dot = "median", "lowest to highest clip", "one clip"
         if by is not None:
-            label, band, dot = textwrap.fill(without_math(f"{by} {texts[value]}"), 30), None, None
+            medians = effect(group, knob, name).medians
+            label, band, dot = without_math(textwrap.fill(f"{by} {texts[value]}", 30)), None, None
+        across, line = group[knob].map(places), {places[each]: median for each, median in medians.items()}
+        spread = group[name].groupby(across).agg(["min", "max"])
         axis.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.3, linewidth=0, label=band)
         size = 4 if is_wide() else 2.5
-        axis.plot(list(medians), list(medians.values()), color=colour, marker="o", markersize=size, label=label)
-        axis.plot(group[knob], group[name], ".", color=colour, alpha=0.5, markersize=3, label=dot)
-        for place in (min(medians), max(medians)) if by is None else ():
-            text, end = f"{medians[place]:.3g}", (place, spread["max"][place])
+        axis.plot(list(line), list(line.values()), color=colour, marker="o", markersize=size, label=label)
+        axis.plot(across, group[name], ".", color=colour, alpha=0.5, markersize=3, label=dot)
+        for place in (min(line), max(line)) if by is None else ():
+            text, end = f"{line[place]:.3g}", (place, spread["max"][place])
             axis.annotate(text, end, (0, 4), textcoords="offset points", ha="center", fontsize=small)
 
 
@@ -113,8 +117,9 @@ def _word_ticks(texts: Collection[str], width: float) -> tuple[dict[str, Any], f
     letter, line = 0.6 * size, 1.25 * size
     letters = int(width / len(texts) / letter)
     upwards = letters < 9
-    labels = [textwrap.fill(without_math(text), 20 if upwards else letters) for text in texts]
+    labels = [textwrap.fill(text, 20 if upwards else letters) for text in texts]
     lengths = [max(map(len, label.split("\n"))) * letter if upwards else label.count("\n") * line for label in labels]
+    labels = list(map(without_math, labels))
     return {"ticks": range(len(labels)), "labels": labels, "rotation": 90 if upwards else 0}, max(lengths)
 
 
