@@ -69,9 +69,19 @@ def test_a_long_wall_is_small_enough_for_a_video(rows, tmp_path):
     rows[1:] = [replace(rows[-1], request=replace(rows[-1].request, seed=seed)) for seed in range(2, 400)]
     frames, _ = read_frames(save_wall(rows[:150], tmp_path / "wall.mp4", "motion_bucket_id", "seed"))
     assert max(frames[0].size) <= 3840
-    with pytest.raises(ValueError, match="hang fewer rows"):
-        save_wall(rows, tmp_path / "long.mp4", "", "seed")
-    assert not (tmp_path / "long.mp4").exists()
+    named = [
+        replace(row, request=replace(row.request, image=f"a picture of {'mountains ' * 4}and of the sea {i % 130}.jpg"))
+        for i, row in enumerate(rows)
+    ]  # their labels take two lines
+    frames, _ = read_frames(save_wall(named[:14], tmp_path / "wall.mp4", "seed", "image"))
+    assert max(frames[0].size) <= 3840
+    frames, _ = read_frames(save_wall([*named[:2], *rows[2:100]], tmp_path / "wall.mp4", "seed", "image"))
+    heights = np.flatnonzero((np.asarray(frames[0].convert("L"))[40:, :200] < 100).any(axis=1))
+    assert 1 + (np.diff(heights) > 1).sum() == 5  # two lines of each name, and one of "rocket"
+    for wall_rows, across, down in ((rows, "", "seed"), (named[:130], "motion_bucket_id", "image")):
+        with pytest.raises(ValueError, match="hang fewer rows"):
+            save_wall(wall_rows, tmp_path / "long.mp4", across, down)
+        assert not (tmp_path / "long.mp4").exists()
 
 
 def test_two_pictures_of_one_name_have_a_place_each(rows):

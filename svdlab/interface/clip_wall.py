@@ -137,11 +137,9 @@ def _edge(rows: Sequence[Row], knob: str) -> tuple[list[str], list[str]]:
 def _frames(layout: _Layout) -> Iterator[Image.Image]:
     """The video, frame by frame; a clip of another shape than the first has bars, one that ends early stands still."""
     first, sizes = next(iter(layout.rows.values())).request, (len(layout.columns), len(layout.lines))
-    across, down = ((_LONGEST - _CELL) // size - _GAP for size in sizes)
+    across, down = ((_LONGEST - _CELL - _MARGIN) // size - _GAP for size in sizes)
     width = min(_CELL, across, down * first.width // first.height)
     cell = (width, round(width * first.height / first.width))
-    if min(cell) < _LETTERS:
-        raise ValueError(f"A wall of {sizes[0]} x {sizes[1]} clips leaves too few pixels for each: hang fewer rows.")
     page, corners = _page(layout, cell)
     streams = {place: iterate_frames(clip) for place, row in layout.rows.items() if (clip := row.clip_file())}
     while streams:
@@ -163,11 +161,14 @@ def _page(layout: _Layout, cell: tuple[int, int]) -> tuple[Image.Image, dict[tup
     texts = "\n".join((layout.down, *sides.values())).split("\n")
     left = _MARGIN + round(max(map(font.getlength, texts))) if layout.down else 0
     top = 2 * head + pitch * max(text.count("\n") for text in heads.values())
+    height = max(cell[1], pitch * max(text.count("\n") + 1 for text in sides.values()))  # of a line, for its label too
     xs = {column: left + i * (cell[0] + _GAP) for i, column in enumerate(heads)}
-    ys = {line: top + i * (cell[1] + _GAP) for i, line in enumerate(sides)}
-    right, bottom = left + len(xs) * (cell[0] + _GAP), top + len(ys) * (cell[1] + _GAP)
+    ys = {line: top + i * (height + _GAP) + (height - cell[1]) // 2 for i, line in enumerate(sides)}
+    right, bottom = left + len(xs) * (cell[0] + _GAP), top + len(ys) * (height + _GAP)
     middle = (left + right) / 2
     width = max(right, round(middle + font.getlength(layout.across) / 2) + _GAP)
+    if min(cell) < _LETTERS or max(width, bottom) > _LONGEST:
+        raise ValueError(f"A wall of {len(xs)} x {len(ys)} clips leaves too few pixels for each: hang fewer rows.")
     page = Image.new("RGB", (width + width % 2, bottom + bottom % 2), _PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((middle, head / 2), layout.across, _INK, font, anchor="mm")
