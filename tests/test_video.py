@@ -85,20 +85,24 @@ def test_mp4_is_what_browsers_play_and_looks_like_the_frames(tmp_path, size, cou
     assert min(psnr(a, np.asarray(b)) for a, b in zip(copies, frames, strict=True)) > 35
 
 
-def test_mp4_cover_is_one_attached_picture_and_not_the_clip(tmp_path):
+def test_mp4_cover_is_one_attached_picture_and_not_the_clip(tmp_path, monkeypatch):
     path = write_video(tmp_path / "x.mp4", draw_frames(3), 7, picture=Image.new("RGB", (2000, 1000), "red"))
     streams = [line for line in describe(path).splitlines() if "Video:" in line]
     assert ["attached pic" in line for line in streams] == [False, True]
     assert decode(path, (128, 72)).shape[0] == 3  # ffmpeg's own choice of stream, though the cover is larger
     assert probe(path)[:4] == (128, 72, 7.0, 3)
+    monkeypatch.setattr("svdlab.media.read_video.MAX_PIXELS", 128 * 72 - 1)
+    with pytest.raises(ValueError, match="more than is read here"):  # before a frame is decoded
+        probe(path)
 
 
 @pytest.mark.parametrize(
-    ("name", "fps"), [*(("x.mp4", fps) for fps in (7, 12.5, 24000 / 1001, 30)), ("x.webp", Fraction(24000, 1001))]
+    ("name", "fps"),
+    [*(("x.mp4", fps) for fps in (7, np.float32(12.5), 24000 / 1001, 30)), ("x.webp", Fraction(24000, 1001))],
 )
 def test_fractional_speeds_come_back(tmp_path, name, fps):
-    frames, speed = read_frames(write_video(tmp_path / name, draw_frames(4), fps))
-    assert speed == pytest.approx(fps, rel=1e-6)
+    frames, speed = read_frames(write_video(tmp_path / name, draw_frames(4), fps, crf=np.int64(18)))
+    assert speed == pytest.approx(float(fps), rel=1e-6)
     assert len(frames) == 4
 
 

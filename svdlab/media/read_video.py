@@ -113,6 +113,7 @@ def probe(path: str | Path) -> VideoInfo:
     path = Path(path)
     with _explain_errors(path), av.open(str(path), format=_kind(path)) as container:
         stream = _main_stream(container, path)
+        _check_pixels(stream.width, stream.height, 1, path)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         first = next(container.decode(stream), None)
         lies_down = first is not None and first.rotation % 180 != 0

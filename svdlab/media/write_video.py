@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def write_video(
         raise ValueError("max_bytes is for .gif; for a smaller .mp4 raise crf (28 takes a third of the usual 17).")
     if isinstance(loop, bool) or not (isinstance(loop, int) and loop >= 0):
         raise ValueError(f"loop={shorten(loop)} must be how often the clip plays: 0 (for ever), 1, 2, …")
-    if isinstance(crf, bool) or not (isinstance(crf, (int, float)) and 1 <= crf <= 51):
+    if isinstance(crf, bool) or not (isinstance(crf, Real) and 1 <= crf <= 51):
         lossless = "browsers do not play lossless H.264, and a folder of PNG frames is lossless"
         raise ValueError(f"crf={shorten(crf)} must be a number from 1 (best) to 51 (worst): 17 is usual; {lossless}.")
     rgb, fps = _rgb_frames(frames), float(fps)
@@ -109,7 +110,7 @@ def check_target(path: str | Path, fps: float) -> str:
         raise ValueError(f"Cannot write {shorten(suffix)}: use .mp4, .gif or .webp, or no suffix for PNG frames.")
     if not suffix and path.exists() and not (path.is_dir() and all(map(_FRAME_NAME.fullmatch, kept_names(path)))):
         raise ValueError(f"{path} holds more than PNG frames: choose a new folder, or a name with .mp4 or .gif.")
-    if not isinstance(fps, (int, float, Fraction)) or not 0.1 <= fps <= MAX_FPS:
+    if not isinstance(fps, Real) or not 0.1 <= fps <= MAX_FPS:
         raise ValueError(f"fps={shorten(fps)} must be a number from 0.1 to {MAX_FPS}: 7 is usual.")
     if suffix == ".gif" and fps > MAX_GIF_FPS:
         raise ValueError(f"A GIF plays at most {MAX_GIF_FPS} fps: use fps={MAX_GIF_FPS} or .mp4, not {fps}.")
