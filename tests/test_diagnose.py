@@ -190,6 +190,11 @@ def test_a_clip_from_a_file_asks_for_the_original_that_it_no_longer_has(tmp_path
         assert finding.symptom in ("size", "shape")
         assert "original picture" in finding.advice
         assert not finding.changes
+    turned = make_clip(draw_frames(100, 127), image=portrait.resize((96, 160)))  # the clip's size on its side
+    assert not find_one(read(turned.save(tmp_path / "turned.mp4")), "shape").changes
+    lying = portrait.resize((96, 160)).transpose(Image.Transpose.ROTATE_90)
+    lying.getexif()[0x0112] = 6  # to be shown upright
+    assert find_one(make_clip(draw_frames(100, 127), image=lying), "shape").changes == {"fit": "pad"}
     clip.request.image.save(tmp_path / "portrait.png")
     named = dataclasses.replace(clip, request=dataclasses.replace(clip.request, image=str(tmp_path / "portrait.png")))
     assert diagnose(read(named.save(tmp_path / "named.mp4"))).apply(clip.request).fit == "pad"

@@ -19,7 +19,7 @@ from PIL import Image
 
 from svdlab.dtypes import safer_dtypes
 from svdlab.generation.clip import BLACK, Clip
-from svdlab.media.images import MAX_ENLARGEMENT
+from svdlab.media.images import MAX_ENLARGEMENT, open_image
 from svdlab.quality.assess import assess
 from svdlab.quality.faces import faces
 from svdlab.quality.quality import Quality
@@ -278,7 +278,8 @@ def _refitted(clip: Clip, advice: str, changes: dict[str, Any]) -> tuple[str, di
     image = clip.request.image
     if not isinstance(image, Image.Image) or not changes:
         return advice, changes
-    if sorted(clip.image_size or image.size) == sorted(image.size):  # EXIF may turn it
+    size = open_image(image).size  # upright, as EXIF has it
+    if (clip.image_size or size) == size:
         return advice, changes
     return f"{advice}: the request holds only what the model saw, so give it the original picture", {}
 
