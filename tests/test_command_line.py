@@ -140,7 +140,7 @@ def test_errors_are_one_sentence_and_an_exit_code(arguments, code, words, capsys
         (["clp", "rocket"], "did you mean 'clip'?"),
         (["clip", "rocket", "--seed", "x"], "--seed 'x'"),
         (["clip", "rocket", "--seeds", "8..1"], "write 1..8"),
-        (["clip", "rocket", "launch"], "'launch' is more"),
+        (["clip", "rocket", "launch", "--seeds", "1..3"], "'launch' is more than svdlab clip takes. See"),
         (["clip", "rocket", "--seeds", "1", "2"], "--seeds 1..8 or 3,7,11"),
     ],
 )

@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         option = next((text.split("=")[0] for text in unknown if text.startswith("-")), "")
         nearest = did_you_mean(option, options.parser._option_string_actions) or "."
-        way_out = ": several seeds are one word, as --seeds 1..8 or 3,7,11" if vars(options).get("seeds") else ""
+        is_seed = vars(options).get("seeds") and re.fullmatch(r"[\d.,]+", unknown[0])
+        way_out = ": several seeds are one word, as --seeds 1..8 or 3,7,11" if is_seed else ""
         surplus = f"{shorten(unknown[0])} is more than {options.parser.prog} takes{way_out}."
         options.parser.error(f"{option} is no option of {options.parser.prog}{nearest}" if option else surplus)
     with warnings.catch_warnings():
