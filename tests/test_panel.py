@@ -614,6 +614,7 @@ def test_the_line_under_the_setups_is_of_the_one_that_is_chosen(micro_panel, mon
         return [needing(2**50, "lean-decode"), fitting, needing(2**39)], Card("a card", 2**40, 2**39)
 
     monkeypatch.setattr(setup_marks, "predict", predict)
+    monkeypatch.setattr(setup_marks, "this_card", lambda: CARDS["T4"])
     micro_panel.form.marks.is_chosen = False
     set_controls(micro_panel, decode_chunk_size=1)
     micro_panel.form.marks.future.result()
@@ -623,3 +624,7 @@ def test_the_line_under_the_setups_is_of_the_one_that_is_chosen(micro_panel, mon
         [setup] = [setup for text, setup in options.items() if text.startswith(beginning)]
         set_controls(micro_panel, setup=setup)
         assert verdict in micro_panel.form.marks.value
+    monkeypatch.setattr(setup_marks, "this_card", lambda: None)  # the kernel's own memory is free for its clips
+    micro_panel.form.marks.predict(micro_panel.request)
+    micro_panel.form.marks.future.result()
+    assert sorted(text.split()[0] for text, _ in micro_panel.controls["setup"].options) == ["✓", "✓", "✗"]

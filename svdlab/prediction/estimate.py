@@ -71,6 +71,9 @@ class Seconds(NamedTuple):
         return f"{low:g} to {high:g} {unit}"
 
 
+FITS = ("yes", "tight", "no")  # what `Estimate.fits_on` answers, the best first
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a setup will need for a request: `print` it for a sentence, ask `fits_on(card)` and `seconds(card)`.

@@ -16,7 +16,7 @@ from svdlab.dtypes import safer_dtypes
 from svdlab.machine import best_device
 from svdlab.optimizations.registry import in_order, only_approximate, optimizations, parse
 from svdlab.prediction.cards import CARDS, PUBLISHED, Card, find_card, parse_memory, this_card, this_device
-from svdlab.prediction.estimate import Estimate, estimate
+from svdlab.prediction.estimate import FITS, Estimate, estimate
 from svdlab.request import Request
 from svdlab.setup import Setup
 
@@ -123,10 +123,8 @@ def recommended(estimates: Iterable[Estimate], card: Card) -> Estimate:
         ('single-token',)
     """
     ranked = _best_first(estimates, card)
-    for verdict in ("yes", "tight"):
-        if best := next((each for each in ranked if each.fits_on(card) == verdict), None):
-            return best
-    return min(ranked, key=lambda each: each.needed_bytes)
+    best = min(ranked, key=lambda each: FITS.index(each.fits_on(card)))  # the first of those that fit as well
+    return best if best.fits_on(card) != "no" else min(ranked, key=lambda each: each.needed_bytes)
 
 
 def _card_with_rates(card: Card | None) -> Card:
@@ -164,7 +162,7 @@ def fitting_table(
     """
     estimates = candidates(setup, request, card, on_card=True, approximate=approximate)
     if card:
-        estimates.sort(key=lambda each: ("yes", "tight", "no").index(each.fits_on(card)))  # stable: still best first
+        estimates.sort(key=lambda each: FITS.index(each.fits_on(card)))  # stable: still best first
     pairs = [(card, e) for e in estimates] if card else [(c, recommended(estimates, c)) for c in CARDS.values()]
     return [
         {"card": on.name, "memory_gib": round(on.memory_bytes / 2**30, 1)}

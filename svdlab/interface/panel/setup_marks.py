@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -16,6 +17,7 @@ from svdlab.interface.panel.worker import import_libraries
 from svdlab.messages import describe_error
 from svdlab.pipelines.hub import is_cached
 from svdlab.prediction.cards import this_card
+from svdlab.prediction.estimate import FITS
 from svdlab.prediction.separate_process import predict
 from svdlab.request import Request
 from svdlab.setup import Setup
@@ -24,7 +26,7 @@ from svdlab.variants import variant
 
 _THREAD = ThreadPoolExecutor(1, "svdlab-prediction")  # waits for the process
 _LONG_SECONDS = 3600  # nobody waits for a clip that long by mistake
-_MARKS = {"yes": "✓", "tight": "(✓)", "no": "✗"}  # the best first
+_MARKS = {"yes": "✓", "tight": "(✓)", "no": "✗"}
 
 
 class SetupMarks(w.HTML):
@@ -82,6 +84,8 @@ class SetupMarks(w.HTML):
             predictions, device = predict(setup, request, card)
         except Exception as error:  # a prediction is a help, no condition
             return self._tell(f"No prediction: {describe_error(error, where=False)}")
+        if card is None:  # what this process holds is free for its clips, and the one that predicts cannot tell
+            device = replace(device, taken_bytes=0)
         estimates = {each.setup: each for each in predictions}
         fits = {each: e.fits_on(device) for each, e in estimates.items()}
         labels, hours, verdicts = {}, {}, {}
@@ -97,7 +101,7 @@ class SetupMarks(w.HTML):
                 mark = mark if fits[each] == "no" else "…"
             time = f", {seconds}" if seconds and (card or each in hours) else ""
             labels[each] = f"{mark} {each.label}: {e.needed_bytes / 2**30:.1f} GiB{time}"
-        best = min(fits, key=lambda each: list(_MARKS).index(fits[each]))  # the first of those that fit as well
+        best = min(fits, key=lambda each: FITS.index(fits[each]))  # the first of those that fit as well
         with self._lock:
             if question != self._question:
                 return None
