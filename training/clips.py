@@ -14,6 +14,8 @@ from .scenes import HELD_OUT_END, draw
 
 # How often each world is drawn. Rockets are what the package's tests and notebooks ask for; leaves are hardest.
 SHARES = {"rocket": 0.32, "ball": 0.16, "boat": 0.1, "clouds": 0.1, "photo": 0.06, "leaves": 0.16, "grain": 0.1}
+# The same for the VAE, which has to return real photographs: leaves and grain have most of their detail.
+VAE_SHARES = {"rocket": 0.15, "ball": 0.08, "boat": 0.05, "clouds": 0.05, "photo": 0.07, "leaves": 0.3, "grain": 0.3}
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's CLIP, as CLIPImageProcessor has them
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SEED_END = 2**31
@@ -30,18 +32,33 @@ def random_frame_rate(dice: random.Random, frames: int) -> float:
     Short clips are slowed to span the same time: as much movement to learn, in fewer frames.
     """
     rate = dice.randint(5, 12) if dice.random() < 0.75 else dice.randint(13, 30)
-    return rate * (frames - 1) / (FRAMES - 1)
+    return rate * max(1, frames - 1) / (FRAMES - 1)
 
 
 def random_clips(
-    dice: random.Random, count: int, frames: int, size: tuple[int, int], device: str
+    dice: random.Random, count: int, frames: int, size: tuple[int, int], device: str, shares: dict[str, float] = SHARES
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Clips (count, frames, 3, H, W) of one world, from seeds never held out; their buckets and frame rates."""
-    [world] = dice.choices(list(SHARES), list(SHARES.values()))
+    [world] = dice.choices(list(shares), list(shares.values()))
     seeds = [dice.randrange(HELD_OUT_END, SEED_END) for _ in range(count)]
     buckets, rates = zip(*((random_bucket(dice), random_frame_rate(dice, frames)) for _ in seeds), strict=True)
     bucket, rate = (torch.tensor(each, dtype=torch.float32, device=device) for each in (buckets, rates))
     return draw(seeds, bucket, rate, frames, *size, world, device)[0], bucket, rate
+
+
+def random_pictures(
+    dice: random.Random, clips: int, frames: int, size: tuple[int, int], device: str, draws: int = 1
+) -> tuple[Tensor, int]:
+    """Pictures (n, 3, H, W) in [0, 1] for the VAE, and how many of them follow each other; `draws` are drawn at once.
+
+    Half of the times they are `clips` of so many `frames`, from which steadiness is learnt, else single pictures, half
+    as many but all different, from which detail is learnt.
+    """
+    if dice.random() < 0.5:
+        groups = [random_clips(dice, draws, frames, size, device, VAE_SHARES)[0] for _ in range(0, clips, draws)]
+        return torch.cat(groups).flatten(0, 1), frames
+    groups = [random_clips(dice, draws, 1, size, device, VAE_SHARES)[0] for _ in range(0, clips * frames // 2, draws)]
+    return torch.cat(groups).flatten(0, 1), 1
 
 
 def token(encoder: nn.Module, pictures: Tensor) -> Tensor:

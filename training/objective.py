@@ -4,11 +4,17 @@ EDM preconditioning as `EulerDiscreteScheduler` has it, v-prediction, continuous
 augmentation drawn and told, fps - 1 told, the condition dropped at times.
 """
 
+import math
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
-from diffusers import UNetSpatioTemporalConditionModel
+from diffusers import EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from torch import Tensor
+
+from .model import SCHEDULER
 
 
 @dataclass
@@ -45,9 +51,9 @@ def draw_sigmas(blind: Tensor, dice: torch.Generator) -> Tensor:
 
     Picture, bucket and frame rate settle the clip, so the sampler's first steps, at the highest noise, decide where
     everything goes. The others take away what the first ones leave: grain, and edges that shimmer. Of four steps
-    (700, 71, 2.3 and 0.002) only the third does that.
+    (700, 136, 16 and 0.7) that is the last one's work.
 
-    Of a clip whose conditions are dropped, `blind` (n,), high noise tells nothing: nine of ten get less. At 2.3 its
+    Of a clip whose conditions are dropped, `blind` (n,), high noise tells nothing: nine of ten get less. There its
     colours can be seen, and what the answer lacks of them, guidance adds to the clip.
     """
     kind, high = torch.rand(2, len(blind), generator=dice, device=dice.device)
@@ -56,13 +62,16 @@ def draw_sigmas(blind: Tensor, dice: torch.Generator) -> Tensor:
     return torch.where(kind < share, 4 * (700 / 4) ** high, low).clamp(0.002, 700)
 
 
-def motion_weight(clean: Tensor, strength: float = 8.0) -> Tensor:
-    """1 where a frame equals the first, up to 1 + strength where it differs: (B, F, 1, h, w).
+def motion_weight(clean: Tensor, strength: float = 8.0, first: float = 4.0) -> Tensor:
+    """1 where a frame equals the first, up to 1 + strength where it differs, and `first` on that: (B, F, 1, h, w).
 
-    A rocket is a tenth of the picture; without this the loss hardly notices where it went.
+    A rocket is a tenth of the picture; without this the loss hardly notices where it went. The first frame is one of
+    fourteen, and the one whose likeness to the picture is seen.
     """
     change = (clean - clean[:, :1]).abs().mean(2, keepdim=True)
-    return 1 + strength * (change / 0.5).clamp(max=1)
+    weight = 1 + strength * (change / 0.5).clamp(max=1)
+    weight[:, 0] = first
+    return weight
 
 
 def answer(
@@ -81,30 +90,40 @@ def answer(
     return reply.float()
 
 
+def sampler_levels(steps: int) -> list[float]:
+    """The noise levels of the bundled scheduler, the highest first."""
+    scheduler = EulerDiscreteScheduler(**SCHEDULER)
+    scheduler.set_timesteps(steps)
+    return scheduler.sigmas[:-1].tolist()
+
+
 @torch.no_grad()
-def own_noise(
+def own_work(
     unet: UNetSpatioTemporalConditionModel,
     clips: Clips,
-    clean: Tensor,
     noise: Tensor,
-    sigma: Tensor,
-    dice: torch.Generator,
+    levels: Sequence[float],
+    guidance: Tensor,
 ) -> Tensor:
-    """The noise that `clips` carry at `sigma` when the network itself brought them there, in one step of the sampler.
+    """What the network itself makes of pure `noise` (n, F, c, h, w) on the way down to the last of `levels`.
 
-    What it got wrong at the level above, 1.5 to 40 times as high, is in its input then, as it is at sampling: a blurred
-    rocket, or colours that guidance overdid. Half of the steps are guided as the pipeline guides, up to 3 at the last
-    frame. What is wanted stays the clean clip, so it learns to trust the picture and the knobs more than its own work.
+    What it got wrong at the levels above is in its input then, as it is at sampling: a blurred rocket, or colours that
+    guidance overdid. It is guided as the pipeline guides, from 1 at the first frame to `guidance` (n,) at the last.
     """
-    height, guided = torch.rand(2, len(sigma), generator=dice, device=dice.device)
-    above = (sigma * 1.5 * (40 / 1.5) ** height).clamp(max=700)
-    given, timestep, _ = preconditioned(clean, noise, above)
-    seeing, blind = (answer(unet, clips, given, timestep, *[torch.full_like(sigma, each)] * 2) for each in (1.0, 0.0))
-    ramp = torch.linspace(0, 1, clean.shape[1], device=clean.device)[:, None, None, None]
-    wide, before = (each[:, None, None, None, None] for each in (sigma, above))
-    guidance = 1 + 4 * (guided - 0.5).clamp(min=0)[:, None, None, None, None] * ramp
-    own = (given - before * (blind + guidance * (seeing - blind))) / (before**2 + 1).sqrt()
-    return noise + (1 - wide / before) * (own - clean) / wide
+    ramp = torch.linspace(0, 1, noise.shape[1], device=noise.device)[:, None, None, None]
+    strength = 1 + (guidance - 1)[:, None, None, None, None] * ramp
+    work = noise * (levels[0] ** 2 + 1) ** 0.5
+    for before, level in pairwise(levels):
+        norm = (before**2 + 1) ** 0.5
+        timestep = torch.full_like(guidance, 0.25 * math.log(before))
+        given, ones = work / norm, torch.ones_like(guidance)
+        reply = answer(unet, clips, given, timestep, ones, ones)
+        if bool((guidance > 1).any()):
+            blind = answer(unet, clips, given, timestep, 0 * ones, 0 * ones)
+            reply = blind + strength * (reply - blind)
+        clean = work / norm**2 - reply * before / norm
+        work = clean + (work - clean) * (level / before)
+    return work
 
 
 def unet_loss(
@@ -112,25 +131,34 @@ def unet_loss(
     clips: Clips,
     scaling_factor: float,
     dice: torch.Generator,
-    steadiness: float = 1.0,
+    course: random.Random,
+    steadiness: float = 2.0,
 ) -> Tensor:
     """The weighted squared error of one step, with noise and dropout drawn from `dice`, on the clips' own device.
 
-    A fourth of the clips start from the network's own work. `steadiness` weighs how much errors change from frame to
-    frame: what changes is seen as flicker.
+    Half of the clips are the network's own work, in 3 to 6 steps of the sampler, half of these guided: it learns to
+    trust the picture and the knobs more than what it did before. How many steps is drawn from `course`, the same in
+    every process, so that none waits for another. `steadiness` weighs how much errors change from frame to frame: what
+    changes is seen as flicker.
     """
-    count = len(clips.latents)
-    fate, level = torch.rand(2, count, generator=dice, device=dice.device)
+    count, own = len(clips.latents), len(clips.latents) // 2
+    fate, free = torch.rand(2, count, generator=dice, device=dice.device)
     clean = clips.latents * scaling_factor
     noise = torch.randn(clean.shape, generator=dice, device=dice.device)
+    levels = sampler_levels(course.choice((3, 4, 4, 4, 4, 5, 6)))
+    ends = range(2, len(levels) + 1)
+    levels = levels[: course.choices(ends, [3.0**end for end in ends])[0]]  # the lowest level in two of three steps
     # Both conditions go together in one of five (what guidance subtracts), either alone in one of a hundred.
     blind = fate < 0.20
-    picture, token = (fate > 0.21).float(), ((fate > 0.22) | ((fate < 0.21) & ~blind)).float()
+    if levels[-1] < 3:
+        blind[:own] = fate[:own] < 0.35
+    picture, token = (~blind & (fate < 0.99)).float(), (~blind & ((fate < 0.98) | (fate > 0.99))).float()
     sigma = draw_sigmas(blind, dice)
-    if own := count // 4:
+    if own:
         few = Clips(*(getattr(clips, each.name)[:own] for each in fields(Clips)))
-        sigma[:own] = 1.5 * (80 / 1.5) ** level[:own]
-        noise[:own] = own_noise(unet, few, clean[:own], noise[:own], sigma[:own], dice)
+        guidance = 1 + 2 * free[:own] * (course.random() < 0.65)
+        sigma[:own] = levels[-1]
+        noise[:own] = (own_work(unet, few, noise[:own], levels, guidance) - clean[:own]) / levels[-1]
     given, timestep, target = preconditioned(clean, noise, sigma)
     weight, errors = motion_weight(clean), answer(unet, clips, given, timestep, picture, token) - target
     loss = (weight * errors.square()).mean() / weight.mean()

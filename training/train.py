@@ -26,7 +26,7 @@ from torch import Tensor
 
 from svdlab.tiny import WEIGHTS
 
-from .clips import Source, random_clips
+from .clips import Source, random_pictures
 from .model import FRAMES, HEIGHT, LATENTS, WIDTH, build_pipeline, build_unet, build_vae, decode, encode, grow
 from .objective import half, speed_up, unet_loss
 from .optimizer import Muon
@@ -36,8 +36,9 @@ from .scenes import HELD_OUT_END, draw
 CARD = torch.cuda.is_available()
 FILE = "diffusion_pytorch_model.safetensors"
 SHORT_FRAMES = 5
-VAE_FRAMES = 3  # that follow each other, for the decoder's layers over time
+VAE_FRAMES = 6  # that follow each other, for the decoder's layers over time
 NEW_PARTS = 8.0  # how much faster the weights of the new latent channels learn than the others
+STEADINESS = 2.0  # of the VAE: what changes by itself is a hundredth of its error, and the first thing that is seen
 DETAIL = 0.4  # size of the new latent channels; the first ones have 0.6. Larger, the UNet's loss would be mostly theirs
 
 
@@ -51,7 +52,7 @@ class Options:
     vae_minutes: float = 2.0 if CARD else 40.0
     minutes: float = 6.0 if CARD else 160.0  # the UNet's
     batch: int = 32 if CARD else 4  # clips a step and process
-    vae_batch: int = 16 if CARD else 2  # clips of a few frames a step and process
+    vae_batch: int = 16 if CARD else 1  # clips of a few frames a step and process
     processes: int = field(default_factory=lambda: 1 if CARD else os.cpu_count() or 1)
     device: str = "cuda" if CARD else "cpu"
     rate: float = 1e-3 if CARD else 5e-4
@@ -100,16 +101,15 @@ def vae_run(options: Options, rank: int) -> AutoencoderKLTemporalDecoder:
 
     def loss_of() -> Tensor:
         with drawing, torch.no_grad():
-            parts = range(0, options.vae_batch, options.draws)
-            size = options.height, options.width
-            several = [random_clips(dice, options.draws, VAE_FRAMES, size, options.device)[0] for _ in parts]
-            pictures = torch.cat(several).flatten(0, 1) * 2 - 1
+            size, batch = (options.height, options.width), (options.vae_batch, VAE_FRAMES)
+            pictures, frames = random_pictures(dice, *batch, size, options.device, options.draws)
+            pictures = pictures * 2 - 1
         with half(options.device):
             latents = encode(vae, pictures)
             # A little noise, up to a tenth of the latents' size: what the UNet hands over is never exact.
             noise = 0.06 * torch.rand(len(latents), 1, 1, 1, device=latents.device) * torch.randn_like(latents)
-            returned = decode(vae, latents + noise, VAE_FRAMES)
-        return vae_loss(returned.float(), pictures) + latents_loss(latents.float(), pictures, first, known)
+            returned = decode(vae, latents + noise, frames)
+        return vae_loss(returned.float(), pictures, frames) + latents_loss(latents.float(), pictures, first, known)
 
     train(run, loss_of, options.vae_minutes, options.vae_rate, 60, options, rank, clip=0.5, drawing=drawing)
     vae.load_state_dict(run.average.weights)
@@ -120,10 +120,11 @@ def vae_run(options: Options, rank: int) -> AutoencoderKLTemporalDecoder:
     return vae.eval().requires_grad_(False)
 
 
-def vae_loss(returned: Tensor, pictures: Tensor) -> Tensor:
+def vae_loss(returned: Tensor, pictures: Tensor, frames: int) -> Tensor:
     """The squared error of frames (n, 3, H, W), and of their change to the next: what changes by itself is flicker."""
-    errors = (returned - pictures).unflatten(0, (-1, VAE_FRAMES))
-    return errors.square().mean() + 0.5 * (errors[:, 1:] - errors[:, :-1]).square().mean()
+    errors = (returned - pictures).unflatten(0, (-1, frames))
+    steady = (errors[:, 1:] - errors[:, :-1]).square().mean() if frames > 1 else 0.0
+    return errors.square().mean() + STEADINESS * steady
 
 
 def latents_loss(latents: Tensor, pictures: Tensor, first: AutoencoderKLTemporalDecoder | None, known: int) -> Tensor:
@@ -132,7 +133,7 @@ def latents_loss(latents: Tensor, pictures: Tensor, first: AutoencoderKLTemporal
         return latents.new_zeros(())
     with torch.no_grad(), half(pictures.device.type):
         before = encode(first, pictures)[:, :known].float()
-    kept = 0.3 * (latents[:, :known] - before).square().mean()
+    kept = 0.1 * (latents[:, :known] - before).square().mean()
     sizes = latents[:, known:].square().mean((0, 2, 3)).sqrt()
     return kept + 0.002 * (sizes / DETAIL - 1).square().sum() / max(1, len(sizes))
 
@@ -174,7 +175,7 @@ def unet_run(options: Options, rank: int, vae: AutoencoderKLTemporalDecoder) -> 
             source = Source(vae, options.device, size, frames, seed, *kept)
         with drawing:
             clips = source.batch(options.batch)
-        return unet_loss(unet, clips, vae.config["scaling_factor"], dice)
+        return unet_loss(unet, clips, vae.config["scaling_factor"], dice, random.Random(run.step))
 
     def export() -> None:
         export_weights(vae, run.average.weights, options)

@@ -81,7 +81,8 @@ def findings(frame: pd.DataFrame, knob: str) -> str:
         `motion_bucket_id` from 30 to 220, 2 clips (no two seeds at every value, so nothing tells a change from
         chance):
         - **motion (px a frame)** is 0... at 30 and 0... at 220.
-        - **fastest 5 % (px a frame)** is 0... at 30 and 4... at 220.
+        - **fastest 5 % (px a frame)** is 0... at 30 and 2... at 220.
+        - **camera motion (px a frame)** is 0... at 30 and 0... at 220.
         - **likeness, first frame (SSIM)** is 0... at 30 and 0... at 220.
         - **likeness (SSIM)** is 0... at 30 and 0... at 220.
         - **flicker (% of full scale)** is ... at 30 and 1... at 220.

@@ -10,6 +10,7 @@ from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
 from svdlab.tiny import WEIGHTS
 from training import model, objective, train
 from training.clips import SHARES, Source
+from training.evaluate import image
 from training.model import LATENTS, SCHEDULER, build_unet, build_vae, decode, encode, grow
 from training.scenes import WORLDS, draw
 
@@ -30,25 +31,63 @@ def test_a_perfect_network_makes_the_pipelines_scheduler_return_the_clean_latent
     assert torch.allclose(latents, clean, atol=1e-2)
 
 
-def test_what_the_network_brings_down_itself_is_taken_for_noise():
-    """Of a perfect network that is the noise that was there; of one that errs, its error joins it."""
+def test_the_networks_own_work_is_what_the_sampler_would_have():
+    """Of a perfect network it is the clip and the noise that is left; of one that errs, its error joins it."""
     clean, noise = torch.randn(2, 2, 5, 4, 3, 4)
-    sigma, dice = torch.tensor([2.0, 30.0]), torch.Generator().manual_seed(0)
-    clips = objective.Clips(clean, clean[:, 0], sigma, torch.zeros(2, 1, 8), sigma, sigma)
+    ones = torch.ones(2)
+    clips = objective.Clips(clean, clean[:, 0], ones, torch.zeros(2, 1, 8), ones, ones)
     error = 0.0
 
-    def network(inputs, timestep, *_):
+    def network(inputs, timestep, tokens, *_):
         """Answers what the scheduler reads as the clean clip, plus an error."""
         level = torch.exp(4 * timestep)[:, None, None, None, None]
         norm = (level**2 + 1).sqrt()
         return SimpleNamespace(sample=(inputs[:, :, :4] - norm * (clean + error)) / level)
 
-    assert torch.allclose(objective.own_noise(network, clips, clean, noise, sigma, dice), noise, atol=1e-3)
+    levels = objective.sampler_levels(4)
+    assert levels == pytest.approx([700, 135.5, 15.8, 0.7], rel=1e-3)
+    for guidance in (ones, 3 * ones):  # it has no effect where both answers are the same
+        work = objective.own_work(network, clips, noise, levels, guidance)  # type: ignore[arg-type]
+        assert torch.allclose(work, clean + 0.7 * noise, atol=0.02)
     error = 0.5
-    shift = objective.own_noise(network, clips, clean, noise, sigma, dice) - noise
-    assert torch.allclose(shift, shift[:, :1, :1, :1, :1].expand_as(shift), atol=1e-3)
-    assert (shift[:, 0, 0, 0, 0] * sigma > 0.1).all()
-    assert (shift[:, 0, 0, 0, 0] * sigma < 0.5).all()
+    erring = objective.own_work(network, clips, noise, levels, ones)  # type: ignore[arg-type]
+    assert torch.allclose(erring - work, torch.tensor(0.5), atol=0.01)
+
+
+@torch.no_grad()
+def test_the_networks_own_work_is_the_pipelines():
+    """The bundled model's latents on entering the last step, of a guided clip that plain diffusers samples."""
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(str(WEIGHTS))
+    seen, forward = [], pipeline.unet.forward
+
+    def record(sample, timestep, encoder_hidden_states, added_time_ids, **options):
+        seen.append((sample[1:], encoder_hidden_states[1:]))  # the second half has the conditions
+        return forward(sample, timestep, encoder_hidden_states, added_time_ids, **options)
+
+    pipeline.unet.forward = record
+    picture = draw([7], 0, 7, 1, 48, 80)[0][0, 0]
+    pipeline(
+        image(picture), height=48, width=80, num_frames=3, num_inference_steps=4, max_guidance_scale=3.0,
+        noise_aug_strength=0.02, generator=torch.Generator().manual_seed(0), output_type="latent",
+    )  # fmt: skip
+    pipeline.unet.forward = forward
+    (sample, tokens), (entering, _) = seen[0], seen[-1]
+    noise, condition = sample.split(LATENTS, dim=2)
+    told = (torch.tensor([each]) for each in (0.02, 127.0, 7.0))
+    strength, bucket, fps = told
+    clips = objective.Clips(noise, condition[:, 0], strength, tokens, bucket, fps)
+    levels = objective.sampler_levels(4)
+    work = objective.own_work(pipeline.unet, clips, noise, levels, torch.tensor([3.0])) / (levels[-1] ** 2 + 1) ** 0.5
+    assert float((work - entering[:, :, :LATENTS]).square().mean().sqrt()) < 0.02  # of 1; the network answers in bf16
+
+
+def test_what_moves_and_the_first_frame_weigh_more():
+    clean = torch.zeros(1, 3, 4, 2, 2)
+    clean[:, 2, :, 0, 0] = 1
+    weight = objective.motion_weight(clean)[0, :, 0]
+    assert weight[0].eq(4).all()
+    assert weight[1].eq(1).all()
+    assert weight[2].tolist() == [[9, 1], [1, 1]]
 
 
 def test_noise_levels_cover_the_samplers():

@@ -48,12 +48,12 @@ def test_plain_diffusers_loads_the_folder(pipeline):
     assert (pipeline.unet.config.num_frames, pipeline.vae_scale_factor) == (14, 4)
 
 
-def test_the_scheduler_is_svds(pipeline):
+def test_the_scheduler_is_svds_but_for_the_lowest_noise(pipeline):
     assert type(pipeline.scheduler) is EulerDiscreteScheduler
     expected = {
         "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
         "prediction_type": "v_prediction", "timestep_type": "continuous", "timestep_spacing": "leading",
-        "steps_offset": 1, "use_karras_sigmas": True, "sigma_min": 0.002, "sigma_max": 700.0,
+        "steps_offset": 1, "use_karras_sigmas": True, "sigma_min": 0.7, "sigma_max": 700.0,
     }  # fmt: skip
     assert {name: pipeline.scheduler.config[name] for name in expected} == expected
 
