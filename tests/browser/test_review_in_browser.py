@@ -19,6 +19,12 @@ pytestmark = pytest.mark.browser
 
 LOADED_PREVIEWS = "() => document.querySelectorAll('.svdlab-rows img[src]').length"
 VIDEOS = "[...document.querySelectorAll('.svdlab-viewer figure > div > video:first-child')]"
+LINES_OF_NUMBERS = """() => Math.max(...[...document.querySelectorAll('.svdlab-rows td.svdlab-number')].map((cell) => {
+  cell.textContent = "0.0505312";  // longer than some headings
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  return new Set([...range.getClientRects()].map((box) => box.top)).size;
+}))"""
 STILL = f"() => {VIDEOS}.every((video) => video.paused && !video.seeking && video.readyState >= 2)"
 GREYS = f"""() => {VIDEOS}.map((video) => {{
   const canvas = Object.assign(document.createElement('canvas'), {{ width: 128, height: 72 }});
@@ -285,6 +291,7 @@ def test_six_clips_fit_and_a_phone_shows_all(open_report, screenshot):
         page.locator(".svdlab-wall canvas").first.wait_for()
         page.locator(".svdlab-scroll").scroll_into_view_if_needed()
         screenshot(page, f"report-table-{width}")
+        assert page.evaluate(LINES_OF_NUMBERS) == 1
 
 
 def test_scrubbing_a_comparison_moves_all_in_step(open_report):
