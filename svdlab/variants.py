@@ -70,6 +70,14 @@ class Variant:
         """The default preset."""
         return next(iter(self.presets.values()))
 
+    def stored_bytes(self, half: bool) -> int:
+        """What the weights take on disk, and to download.
+
+        Args:
+            half: in 16 bits, as on a CUDA card; else in 32.
+        """
+        return self.download_bytes * (1 if half else 2)
+
 
 _DIFFUSERS = Sampling(25, 1.0, 3.0)  # StableVideoDiffusionPipeline.__call__'s defaults
 # Stability's presets: generative-models/scripts/sampling/simple_video_sample.py.

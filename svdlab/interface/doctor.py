@@ -29,7 +29,7 @@ from svdlab.messages import describe_error
 from svdlab.pipelines import hub
 from svdlab.pipelines.hub import WeightsError
 from svdlab.setup import Setup
-from svdlab.variants import VARIANTS, Variant
+from svdlab.variants import VARIANTS
 
 if TYPE_CHECKING:
     from svdlab.prediction.cards import Card
@@ -191,7 +191,7 @@ def _weights() -> list[Check]:
         checks = [Check("token", "note", "one that cannot be sent", str(error))]
     half = _is_half()
     for variant in VARIANTS.values():
-        todo = f"Loading it downloads {_download_bytes(variant) / GiB:.1f} GiB, once."
+        todo = f"Loading it downloads {variant.stored_bytes(half) / GiB:.1f} GiB, once."
         cached = variant.repository and try_to_load_from_cache(variant.repository, "model_index.json")
         if variant.repository is None:
             checks.append(Check("weights", "ok", f"{variant.name} is bundled"))
@@ -217,14 +217,11 @@ def _is_half() -> bool:
     return True
 
 
-def _download_bytes(variant: Variant) -> int:
-    return variant.download_bytes * (1 if _is_half() else 2)
-
-
 def _disk() -> list[Check]:
     from huggingface_hub import constants
 
-    cache, largest = Path(constants.HF_HUB_CACHE), max(map(_download_bytes, VARIANTS.values()))
+    half, cache = _is_half(), Path(constants.HF_HUB_CACHE)
+    largest = max(variant.stored_bytes(half) for variant in VARIANTS.values())
     free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
     todo = f"One model takes {largest / GiB:.1f} GiB: make room, or set HF_HOME to a larger disk."
     return [_check("disk", free >= largest, f"{free / GiB:.0f} GiB free at {_hide_home(cache)}", todo)]

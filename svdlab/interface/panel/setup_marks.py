@@ -69,7 +69,7 @@ class SetupMarks(w.HTML):
             import_libraries()  # to tell the device; a prediction may be importing them too
             half = setup.resolved().dtype != "fp32"
             if not is_cached(variant(setup.variant), half=half, revision=setup.revision):
-                gib = variant(setup.variant).download_bytes * (1 if half else 2) / 2**30
+                gib = variant(setup.variant).stored_bytes(half) / 2**30
                 parts.append(f"{gib:.1f} GiB are downloaded first")
         if setup in self._hours:
             parts.append(f"a clip takes {self._hours[setup]:,.0f} hours or more on this processor")
