@@ -6,8 +6,6 @@ from .generation.clip import read as read
 from .generation.generate import GenerationError as GenerationError
 from .generation.generate import OutOfMemory as OutOfMemory
 from .generation.generate import generate as generate
-from .headless.run_notebooks import results_folder as results_folder
-from .headless.run_notebooks import unused_path as unused_path
 from .interface import plots as plots
 from .interface.clip_wall import save_wall as save_wall
 from .interface.clip_wall import wall as wall
@@ -45,6 +43,8 @@ from .quality.symptoms import measures as measures
 from .request import Request as Request
 from .request import conditioning as conditioning
 from .rows.measurement import Measurement as Measurement
+from .rows.results_folders import results_folder as results_folder
+from .rows.results_folders import unused_path as unused_path
 from .rows.row import Row as Row
 from .rows.row_files import read_rows as read_rows
 from .rows.rows_table import rows_table as rows_table

@@ -160,7 +160,7 @@ def test_what_a_telephone_filmed_and_somebody_trimmed_is_read_as_it_plays(tmp_pa
 
 
 def test_loops_are_written_out_where_the_format_cannot_say(tmp_path):
-    assert len(read_frames(write_video(tmp_path / "x.mp4", draw_frames(3), 7, loop=2))[0]) == 6
+    assert len(read_frames(write_video(tmp_path / "x.mp4", draw_frames(3), 7, loop=np.int64(2)))[0]) == 6
     assert len(read_frames(write_video(tmp_path / "frames", draw_frames(3), 7, loop=2))[0]) == 6
     with pytest.raises(ValueError, match="loop=True must be how often"):  # which would be once
         write_video(tmp_path / "x.gif", draw_frames(3), 7, loop=True)

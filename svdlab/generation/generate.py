@@ -50,14 +50,22 @@ class OutOfMemory(GenerationError, MemoryError):
 
 @overload
 def generate(pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: None = None, **options: Any) -> Clip:
-    """One clip, of the request's own seed."""
+    """One clip, of the request's own seed.
+
+    Args:
+        pipeline, request, seeds, **options: As below.
+    """
 
 
 @overload
 def generate(
     pipeline: StableVideoDiffusionPipeline, request: Request, *, seeds: Iterable[int], **options: Any
 ) -> list[Clip]:
-    """A clip of each seed."""
+    """A clip of each seed.
+
+    Args:
+        pipeline, request, seeds, **options: As below.
+    """
 
 
 def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands for the three below)

@@ -23,12 +23,12 @@ from typing import Any, get_args
 
 import svdlab
 from svdlab.dtypes import DTYPES
-from svdlab.headless.run_notebooks import unused_path
 from svdlab.media.images import open_image
 from svdlab.messages import describe_error, did_you_mean, first_line, shorten
 from svdlab.optimizations.registry import in_order, optimizations, parse
 from svdlab.prediction.cards import DESKTOP_BYTES, find_card, parse_memory, this_card
 from svdlab.request import Fit, Request, conditioning
+from svdlab.rows.results_folders import unused_path
 from svdlab.setup import Setup
 from svdlab.variants import VARIANTS
 
@@ -259,7 +259,8 @@ def _override(setup: Setup, options: argparse.Namespace) -> Setup:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from svdlab.headless.run_notebooks import results_home, run_notebook
+    from svdlab.headless.run_notebooks import run_notebook
+    from svdlab.rows.results_folders import results_home
 
     parameters = {"on": options.on} if options.on else {}
     results = options.results or Path(os.path.relpath(results_home()))

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from svdlab.headless.run_notebooks import no_folder, results_home
 from svdlab.rows.deleted_rows import deleted_keys
+from svdlab.rows.results_folders import no_folder, results_home
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.row_note import Note, read_note

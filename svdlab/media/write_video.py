@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def write_video(
     path, suffix = Path(path), check_target(path, fps)
     if max_bytes is not None and (suffix != ".gif" or max_bytes < 1):
         raise ValueError("max_bytes is for .gif; for a smaller .mp4 raise crf (28 takes a third of the usual 17).")
-    if isinstance(loop, bool) or not (isinstance(loop, int) and loop >= 0):
+    if isinstance(loop, bool) or not (isinstance(loop, Integral) and loop >= 0):
         raise ValueError(f"loop={shorten(loop)} must be how often the clip plays: 0 (for ever), 1, 2, …")
     if isinstance(crf, bool) or not (isinstance(crf, Real) and 1 <= crf <= 51):
         lossless = "browsers do not play lossless H.264, and a folder of PNG frames is lossless"

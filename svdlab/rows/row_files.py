@@ -12,12 +12,13 @@ import hashlib
 import os
 import stat
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
-from svdlab.headless.run_notebooks import no_folder
 from svdlab.media.images import image_sha256
 from svdlab.messages import first_line
 from svdlab.request import conditioning
+from svdlab.rows.results_folders import no_folder
 from svdlab.rows.row import Row, picture_name, preview_name
 
 _MAX_ROW_BYTES = 16 * 2**20  # a measured row with its timeline takes 30 kB
@@ -81,6 +82,15 @@ def find_row(folder: str | Path, key: str, *, warn: bool = True) -> Row | None:
         if warn:
             warnings.warn(f"{row.clip} {problem}: it counts as not made.", UserWarning, stacklevel=2)
     return None
+
+
+def find_rows(folder: str | Path, keys: Iterable[str], *, warn: bool = True) -> dict[str, Row]:
+    """The rows of those keys that need not be made, by key.
+
+    Args:
+        folder, keys, warn: as for `find_row`.
+    """
+    return {key: row for key in dict.fromkeys(keys) if (row := find_row(folder, key, warn=warn))}
 
 
 def write_row(

@@ -15,8 +15,7 @@ from statistics import median
 from svdlab.machine import Machine
 from svdlab.request import Request
 from svdlab.rows.row import Row
-from svdlab.rows.row_files import find_row, read_rows
-from svdlab.rows.row_key import row_key
+from svdlab.rows.row_files import find_rows, read_rows
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.make_row import is_measurable
 from svdlab.sweeps.picture_cache import PictureCache
@@ -83,20 +82,16 @@ def dry_run(
         15 clips: none there yet, 15 to make, time unknown, about 1.0 MB.
     """
     trials, pictures = list(trials), PictureCache()
-
-    def find_rows(trials: list[Trial]) -> list[tuple[Trial, Row | None]]:
-        by_key = {row_key(t.setup, t.request, pictures.fitted(t.request).sha256): t for t in trials}
-        return [(trial, find_row(folder, key, warn=False)) for key, trial in by_key.items()]
-
     ways = [cluster_trials(trials, has_cards) for has_cards in (True, False)] if on else [trials]
-    pairs = max(map(find_rows, ways), key=lambda pairs: sum(row is not None for _, row in pairs) / max(len(pairs), 1))
-    final = [row for _, row in pairs if row and row.is_final(retry_failed)]
-    done = [row for row in final if row.status == "done"]
-    to_make = [trial for trial, row in pairs if row is None or not row.is_final(retry_failed)]
+    pairs = [(by_key := {pictures.row_key(t): t for t in way}, find_rows(folder, by_key, warn=False)) for way in ways]
+    by_key, finished = max(pairs, key=lambda pair: len(pair[1]) / max(len(pair[0]), 1))
+    final = {key: row for key, row in finished.items() if row.is_final(retry_failed)}
+    done = [row for row in final.values() if row.status == "done"]
+    to_make = [trial for key, trial in by_key.items() if key not in final]
     rows = [row for row in read_rows(folder) if row.clip_file()] if Path(folder).is_dir() else []
     sizes = [row.clip.stat().st_size / _pixels(row.request) for row in rows if row.clip]
     return DryRun(
-        total=len(pairs),
+        total=len(by_key),
         done=len(done),
         failed=len(final) - len(done),
         to_make=len(to_make),

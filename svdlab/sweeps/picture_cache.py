@@ -12,6 +12,8 @@ from PIL import Image
 
 from svdlab.media.images import image_sha256
 from svdlab.request import Request, conditioning
+from svdlab.rows.row_key import row_key
+from svdlab.sweeps.grid import Trial
 
 
 class FittedPicture(NamedTuple):
@@ -36,6 +38,10 @@ class PictureCache:
             image = conditioning(request)
             self._pictures[key] = request.image, FittedPicture(image, image_sha256(image))  # held: its id stays its
         return self._pictures[key][1]
+
+    def row_key(self, trial: Trial) -> str:
+        """The key of the row that a trial makes."""
+        return row_key(trial.setup, trial.request, self.fitted(trial.request).sha256)
 
 
 def make_room(cache: dict[Any, Any]) -> None:

@@ -23,8 +23,7 @@ from svdlab.messages import describe_error
 from svdlab.pipelines.pipeline_cache import unload_cached
 from svdlab.progress_bar import Progress
 from svdlab.rows.row import Row
-from svdlab.rows.row_files import find_row, remove_failure
-from svdlab.rows.row_key import row_key
+from svdlab.rows.row_files import find_rows, remove_failure
 from svdlab.sweeps import ray_cluster
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, is_claimed
@@ -91,13 +90,13 @@ def run(
         if on:
             unload_cached()  # the card is the workers' now
             trials = ray_cluster.cluster_trials(trials, ray_cluster.has_cards())
-        keys = _keys(trials, pictures)
+        keys = list(map(pictures.row_key, trials))
         folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(folder)
         if store:
             with claim(folder, "store") as scratch:
                 fetch(store, folder, scratch)
-        rows, tasks = _find_rows(keys, folder), list[Task]()
+        rows, tasks = find_rows(folder, keys), list[Task]()
         for key, trial in dict(zip(keys, trials, strict=True)).items():
             if key not in rows:
                 tasks.append(Task(key, trial))
@@ -123,19 +122,11 @@ def _rows_of_finished_sweep(
     """
     finished = []
     for resolved in (ray_cluster.cluster_trials(trials, has_cards) for has_cards in (True, False)):
-        keys = _keys(resolved, pictures)
-        rows = _find_rows(keys, folder, warn=False)
+        keys = list(map(pictures.row_key, resolved))
+        rows = find_rows(folder, keys, warn=False)
         if len(rows) == len(set(keys)) and all(row.is_final(retry_failed) for row in rows.values()):
             finished.append(_in_order(rows, keys, resolved))
     return finished[0] if finished and all(rows == finished[0] for rows in finished) else None
-
-
-def _keys(trials: list[Trial], pictures: PictureCache) -> list[str]:
-    return [row_key(trial.setup, trial.request, pictures.fitted(trial.request).sha256) for trial in trials]
-
-
-def _find_rows(keys: list[str], folder: Path, warn: bool = True) -> dict[str, Row]:
-    return {key: row for key in dict.fromkeys(keys) if (row := find_row(folder, key, warn=warn))}
 
 
 def _in_order(rows: dict[str, Row], keys: list[str], trials: list[Trial]) -> list[Row]:

@@ -19,7 +19,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from svdlab.generation.latent_preview import preview_frames
-from svdlab.headless.run_notebooks import results_home
 from svdlab.interface.panel.widgets import Alert, Button, figure, w
 from svdlab.machine import free_memory
 from svdlab.media.show import strip
@@ -27,6 +26,7 @@ from svdlab.messages import describe_error
 from svdlab.pipelines.pipeline_cache import load_cached
 from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.progress_bar import quiet_libraries
+from svdlab.rows.results_folders import results_home
 from svdlab.rows.row import Row
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
