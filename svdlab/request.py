@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from svdlab.media.images import fit_image, open_image, to_text
+from svdlab.media.images import EXAMPLES, fit_image, open_image, to_text
+from svdlab.media.video_kinds import MAX_FPS
 from svdlab.messages import did_you_mean, shorten
 from svdlab.variants import Variant, variant
 
@@ -39,7 +41,7 @@ _RANGES: dict[str, tuple[type, float, float, str]] = {
     "num_inference_steps": (int, 1, 1000, "25 is usual"),
     "min_guidance_scale": (float, 0, 100, "1.0 is usual"),
     "max_guidance_scale": (float, 0, 100, "3.0 is usual, 1.0 turns guidance off"),
-    "fps": (int, 1, 1000, "7 is usual; the model is conditioned on fps - 1"),
+    "fps": (int, 1, MAX_FPS, "7 is usual; the model is conditioned on fps - 1"),
     "motion_bucket_id": (int, 0, 255, "127 is usual, 180 and more is lively, under 100 is calm"),
     "noise_aug_strength": (float, 0, 10, "0.02 is usual, 0.1 to 0.3 frees the model from the picture"),
     "decode_chunk_size": (int, 1, 256, "fewer frames at a time need less memory"),
@@ -85,12 +87,13 @@ class Request:
         width: as `height`.
         num_frames: 2 to 256.
         num_inference_steps: 1 to 1000.
-        sigmas: a noise schedule of one's own, positive and falling, such as (700.0, 50.0, 5.0, 0.5, 0.002). Leave
-            `num_inference_steps` out; it becomes `len(sigmas)`. Default: the model's own schedule.
+        sigmas: a noise schedule of one's own, falling to 0, such as (700.0, 50.0, 5.0, 0.5, 0.0). Where the 0 is left
+            out it is added, for else noise would stay in the clip. Leave `num_inference_steps` out: a step leads from
+            each level to the next. Default: the model's own schedule.
         min_guidance_scale: guidance of the first frame, 0 to 100, not over that of the last.
         max_guidance_scale: guidance of the last frame, 0 to 100; frames between are interpolated linearly. If it is 1
             or less, guidance is off and a step costs half.
-        fps: frames a second that the model is conditioned on, 1 to 1000. The playback speed is given when a clip is
+        fps: frames a second that the model is conditioned on, 1 to 240. The playback speed is given when a clip is
             saved: `clip.save("x.mp4", fps=12)`.
         motion_bucket_id: 0 to 255, how much moves; 127 is usual.
         noise_aug_strength: 0 to 10, noise on the picture before it is encoded; more makes clips freer, less like it.
@@ -128,7 +131,8 @@ class Request:
 
     def __post_init__(self) -> None:
         if isinstance(self.image, os.PathLike):
-            self._set("image", os.fspath(self.image))
+            path = os.fspath(self.image)
+            self._set("image", f".{os.sep}{path}" if path in EXAMPLES else path)
         elif self.image is not None and (not isinstance(self.image, str) or self.image.startswith("data:")):
             self._set("image", open_image(self.image))
         for name in ("sigmas", "focus"):
@@ -137,6 +141,8 @@ class Request:
                     self._set(name, tuple(float(each) for each in value))
                 except (TypeError, ValueError, OverflowError):
                     raise ValueError(f"{name}={shorten(value)} is not a list of numbers, as in (0.5, 0.25).") from None
+        if self.sigmas and self.sigmas[-1] != 0:
+            self._set("sigmas", (*self.sigmas, 0.0))
         for name in _RANGES:
             if name == "seed" or getattr(self, name) is not None:
                 self._set(name, _number_in_range(name, getattr(self, name)))
@@ -154,13 +160,14 @@ class Request:
             raise ValueError(f"decode_chunk_size={chunk} is over num_frames={frames}: use at most {frames}.")
         low, high = self.min_guidance_scale, self.max_guidance_scale
         if None not in (low, high) and low > high:  # diffusers would switch guidance by the last frame's value alone
-            rule = "guidance rises from the first frame to the last"
+            rule = "guidance rises from the first frame to the last, so set both"
             raise ValueError(f"min_guidance_scale={low} is over max_guidance_scale={high}: {rule}.")
         if (sigmas := self.sigmas) is not None:
-            if not sigmas or not all(a > b for a, b in zip((math.inf, *sigmas), (*sigmas, 0), strict=True)):
-                raise ValueError(f"sigmas={shorten(sigmas)} must be positive and falling, as in (700.0, 50.0, 0.002).")
-            if steps not in (None, len(sigmas)):
-                raise ValueError(f"num_inference_steps={steps} disagrees with {len(sigmas)} sigmas: leave it out.")
+            if len(sigmas) < 2 or not all(a > b for a, b in pairwise((math.inf, *sigmas))):
+                raise ValueError(f"sigmas={shorten(sigmas)} must be falling to 0, as in (700.0, 50.0, 0.5, 0.0).")
+            if steps not in (None, len(sigmas) - 1):
+                count = f"the {len(sigmas) - 1} steps of sigmas={shorten(sigmas)}"
+                raise ValueError(f"num_inference_steps={steps} disagrees with {count}: leave it out.")
         if self.fit not in get_args(Fit):
             raise ValueError(f"fit={shorten(self.fit)} is unknown: expected one of {', '.join(get_args(Fit))}.")
         if self.focus is None or len(self.focus) != 2 or not all(0 <= f <= 1 for f in self.focus):
@@ -193,7 +200,8 @@ class Request:
             preset: as in `for_variant`.
 
         Raises:
-            ValueError: it was filled from another variant before, whose numbers would be wrong here.
+            ValueError: it was filled from another variant before, whose numbers would be wrong here, or a preset is
+                given and nothing is open that it could fill in.
         """
         if self.variant == name and preset is None and not self._is_open():
             return self
@@ -204,11 +212,16 @@ class Request:
         if preset is not None and preset not in v.presets:
             raise ValueError(f"Unknown preset {shorten(preset)} of {v.name}: expected one of {', '.join(v.presets)}.")
         sampling = v.presets[preset] if preset else v.sampling
+        if preset and all(getattr(self, field) is not None for field in vars(sampling)):
+            text = f"preset={preset!r} changes nothing: {', '.join(vars(sampling))} are set already"
+            raise ValueError(f"{text}: give it when the request is made, as in for_variant({v.name!r}, preset=…).")
         defaults: dict[str, Any] = {"num_frames": v.frames, **vars(v), **vars(sampling)}
         fields: dict[str, Any] = vars(self) | {"variant": name}
         fields |= {field: defaults[field] for field in _RANGES if fields[field] is None}
         if self.sigmas is not None:
-            fields["num_inference_steps"] = len(self.sigmas)
+            fields["num_inference_steps"] = len(self.sigmas) - 1
+        if self.min_guidance_scale is None:  # the last frame may be guided less than usual
+            fields["min_guidance_scale"] = min(fields["min_guidance_scale"], fields["max_guidance_scale"])
         if self.decode_chunk_size is None:  # there may be fewer frames than usual
             fields["decode_chunk_size"] = min(fields["decode_chunk_size"], fields["num_frames"])
         return Request(**fields)

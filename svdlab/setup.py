@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,8 @@ class Setup:
         memory: int | str | None = None,
         request: Request | None = None,
         say: Callable[[str], object] = print,
+        dtype: str | None = None,
+        optimizations: Iterable[str] = (),
     ) -> Setup:
         """The fastest setup that is predicted to fit and leaves the frames as they are, rounding aside.
 
@@ -150,11 +152,12 @@ class Setup:
                 free on this machine's card, or in its memory where it has none.
             request: what clips will ask for; default: the variant's own size, frames and steps.
             say: called with a sentence that gives the reason; default: it is printed.
+            dtype: "fp16", "bf16" or "fp32"; default: "fp16" on a card.
+            optimizations: what the setup has in any case.
 
         Returns:
-            A setup with `variant`, `optimizations` and, for a published model on a card, dtype fp16; device and weights
-            are left open. One that is predicted to fit tightly, with nothing else on the card, is taken only if no
-            other fits.
+            A setup with `variant`, `dtype` and `optimizations`; device and weights are left open. One that is predicted
+            to fit tightly, with nothing else on the card, is taken only if no other fits.
 
         Raises:
             MemoryError: no setup fits; the sentence names the nearest and what to ask less of.
@@ -166,7 +169,7 @@ class Setup:
         """
         import svdlab  # by the public name, since predictions import this file: the one look upwards
 
-        return svdlab.fitting_setup(variant, memory, request, say)
+        return svdlab.fitting_setup(variant, memory, request, say, dtype, optimizations)
 
 
 def _help_line(o: Optimization) -> str:

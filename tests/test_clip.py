@@ -76,10 +76,20 @@ def test_frames_are_plain_diffusers_bit_for_bit(checkpoint, make_request, dtype,
     assert set(clip.timings) == {"sample_seconds", "decode_seconds"}
 
 
-def test_own_sigmas_reach_the_pipeline(micro, make_request):
-    sigmas = (700.0, 20.0, 0.5)
-    clip = generate(micro, make_request(sigmas=sigmas, num_inference_steps=None), progress=False)
-    assert are_equal(clip.frames, run_diffusers(micro, clip.request, sigmas=list(sigmas)))
+def test_own_sigmas_are_taken_down_to_zero(micro, make_request):
+    """The model's own schedule, with or without its closing zero, gives the plain clip; another that of diffusers."""
+    plain = make_request()
+    micro.scheduler.set_timesteps(plain.num_inference_steps)
+    own = micro.scheduler.sigmas.tolist()
+    frames = run_diffusers(micro, plain)
+    for sigmas in (own, own[:-1]):
+        clip = generate(micro, make_request(sigmas=sigmas, num_inference_steps=None), progress=False)
+        assert are_equal(clip.frames, frames)
+    steps = []
+    request = make_request(sigmas=(700.0, 0.5), num_inference_steps=None)
+    clip = generate(micro, request, progress=False, on_step=lambda done, total, _: steps.append((done, total)))
+    assert steps == [(1, 2), (2, 2)]
+    assert are_equal(clip.frames, run_diffusers(micro, request, sigmas=[700.0, 0.5, 0.0]))
 
 
 def test_several_seeds_in_one_call_are_the_same_clips_as_one_by_one(micro, make_request):

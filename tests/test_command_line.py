@@ -78,15 +78,14 @@ def test_again_refuses_what_it_cannot_honour(options, saved_clip, capsys, tmp_pa
     assert options[0] in capsys.readouterr().err
 
 
-def test_optimizations_are_added_to_those_that_fit_this_machine(run_clip, monkeypatch):
-    fitting = Setup("svd", optimizations=("model-offload", "single-token", "forward-chunking=2"))
-    questions = []
+def test_what_is_asked_for_is_part_of_what_has_to_fit_this_machine(run_clip, monkeypatch):
+    fitting, questions = Setup("svd", dtype="fp16", optimizations=("model-offload", "single-token")), []
     monkeypatch.setattr(Setup, "fitting", lambda variant, **words: questions.append((variant, words)) or fitting)
-    setup, _ = run_clip("rocket", "--optimization", "channels-last", "--optimization", "forward-chunking=1")
-    assert setup.optimizations == ("channels-last", "model-offload", "single-token", "forward-chunking=1")
-    assert run_clip("rocket", "--dtype", "bf16")[0] == dataclasses.replace(fitting, dtype="bf16")
     assert run_clip("rocket", "--variant", "svd", "--num-frames", "9")[0] == fitting
     assert (questions[-1][0], questions[-1][1]["request"].num_frames) == ("svd", 9)
+    run_clip("rocket", "--dtype", "fp32", "--optimization", "channels-last")
+    assert questions[-1][1]["dtype"] == "fp32"
+    assert questions[-1][1]["optimizations"] == ["channels-last"]
 
 
 def test_variants_are_listed(capsys):

@@ -247,3 +247,5 @@ def test_a_living_writer_that_is_silent_is_waited_for_on_its_own_machine(tmp_pat
     with locks.claim(tmp_path, "0" * 16) as scratch:
         os.utime(scratch, (0, time.time() - 2 * locks.SILENT_SECONDS))
         assert locks.is_claimed(tmp_path, "0" * 16)
+        os.utime(scratch, (0, time.time() - 2 * locks.PAUSED_SECONDS))  # as in a copy of the folder
+        assert not locks.is_claimed(tmp_path, "0" * 16)

@@ -368,6 +368,10 @@ def test_setup_fitting_fits_the_card():
     with pytest.raises(MemoryError, match=r"No setup of svd-xt fits the 2\.0 GiB.* decode_chunk_size \(now 5\)"):
         Setup.fitting("svd-xt", 2 * GiB)
     assert Setup.fitting("tiny", "1GB", say=sentences.append) == Setup("tiny")
+    wanted = Setup.fitting("svd-xt", "24GB", say=sentences.append, dtype="fp32", optimizations=["channels-last"])
+    assert wanted.dtype == "fp32"
+    assert "channels-last" in wanted.optimizations
+    assert estimate(wanted).fits(0.97 * 24 * GiB - 0.7 * GiB)
     on_colab = Setup.fitting("svd-xt", "14.6GiB", say=sentences.append)  # what a T4 shows there: notebook 01 asks this
     assert estimate(on_colab).needed_bytes < 0.9 * 14.6 * GiB
 

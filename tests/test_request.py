@@ -108,8 +108,10 @@ def test_presets_are_stabilitys():
         ({"seed": None}, "seed=None is not a whole number"),
         ({"fps": "fast"}, "fps='fast' is not a whole number"),
         ({"min_guidance_scale": 3, "max_guidance_scale": 2}, "guidance rises from the first frame to the last"),
-        ({"sigmas": (1.0, 2.0)}, "must be positive and falling"),
-        ({"sigmas": (2.0, 1.0), "num_inference_steps": 3}, "disagrees with 2 sigmas"),
+        ({"sigmas": (1.0, 2.0)}, "must be falling to 0"),
+        ({"sigmas": (0.0,)}, "must be falling to 0"),
+        ({"sigmas": (2.0, 1.0), "num_inference_steps": 3}, "disagrees with the 2 steps"),
+        ({"fps": 300}, "fps=300 is outside 1 to 240"),
         ({"fit": "zoom"}, "fit='zoom' is unknown: expected one of crop, pad, stretch"),
         ({"focus": (0.5, 1.5)}, "focus=(0.5, 1.5) must be two numbers from 0 to 1"),
         ({"image": ""}, "image is empty"),
@@ -164,7 +166,21 @@ def test_fewer_frames_lower_the_decode_chunk_that_nobody_asked_for():
 
 def test_sigmas_set_the_steps():
     request = Request.for_variant("tiny", image="rocket", sigmas=[700, 10, 1, 0.1])
-    assert (request.sigmas, request.num_inference_steps) == ((700.0, 10.0, 1.0, 0.1), 4)
+    assert (request.sigmas, request.num_inference_steps) == ((700.0, 10.0, 1.0, 0.1, 0.0), 4)
+    assert request == Request.for_variant("tiny", image="rocket", sigmas=(700, 10, 1, 0.1, 0))
+
+
+def test_guidance_that_nobody_asked_for_is_lowered_with_the_last_frames():
+    assert Request.for_variant("svd-xt", image="rocket", max_guidance_scale=0.5).min_guidance_scale == 0.5
+
+
+def test_a_preset_that_comes_too_late_is_refused():
+    with pytest.raises(ValueError, match="preset='stability' changes nothing"):
+        Request.for_variant("svd-xt", image="rocket").filled("svd-xt", preset="stability")
+
+
+def test_a_path_is_no_examples_name():
+    assert Request(image=Path("./rocket")).image in ("./rocket", ".\\rocket")
 
 
 def test_a_request_for_one_variant_is_refused_for_another():

@@ -106,6 +106,13 @@ def test_a_wrong_parameter_file_is_named_before_anything_runs(probe, tmp_path, t
     assert not (tmp_path / "results").exists()
 
 
+def test_a_parameter_may_be_called_on(tmp_path):
+    """YAML 1.1 reads it as true."""
+    (tmp_path / "motion.yaml").write_text("variant: tiny\non: ray\nsteps: {on: 1}")
+    values = {"variant": "tiny", "on": "ray", "steps": {"on": 1}}
+    assert read_parameters(tmp_path / "motion.yaml", ["variant", "on", "steps"]) == values
+
+
 def test_a_parameter_file_that_is_no_file_is_refused(tmp_path):
     for path in (tmp_path / "none.yaml", tmp_path, Path("/dev/zero")):
         with pytest.raises(ValueError, match="cannot be read"):

@@ -64,6 +64,9 @@ def read_parameters(path: str | Path, known: Iterable[str] | None = None) -> dic
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            for key, _ in node.value:
+                if key.tag.endswith(":bool"):  # `on`, which YAML 1.1 reads as true, is a parameter of notebooks
+                    key.tag = "tag:yaml.org,2002:str"
             names = [self.construct_object(key, deep=True) for key, _ in node.value]
             if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
                 raise ValueError(f"it sets {shorten(repeated[0])} twice: keep one of them")

@@ -217,7 +217,8 @@ def _clip(options: argparse.Namespace) -> None:
     elif options.variant and options.weights:  # a folder's model may be of any size: no prediction holds
         setup = Setup(options.variant)
     else:
-        setup = Setup.fitting(options.variant, request=request, say=_tell)
+        wanted = {"dtype": options.dtype, "optimizations": options.optimization}
+        setup = Setup.fitting(options.variant, request=request, say=_tell, **wanted)
     setup = _override(setup, options)
     request = request.filled(setup.variant, preset=options.preset)
     picture = conditioning(request)

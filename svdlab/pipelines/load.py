@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _REPAIR = "a file is missing, damaged or of another model; fetch or save them again"
 
-_OTHERS_BYTES = 2**30  # of a card: what a screen and this process's own context take stays below
+_OTHERS_BYTES = 2 * 2**30  # of a card: a desktop and this process's own context take 1.0 to 1.5 GiB
 
 
 def load(setup: Setup) -> StableVideoDiffusionPipeline:

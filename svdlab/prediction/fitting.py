@@ -32,11 +32,13 @@ def fitting_setup(
     memory: int | str | None = None,
     request: Request | None = None,
     say: Callable[[str], object] = print,
+    dtype: str | None = None,
+    optimizations: Iterable[str] = (),
 ) -> Setup:
     """`Setup.fitting`, whose help says more: the fastest setup that fits and leaves the frames as they are.
 
     Args:
-        variant, memory, request, say: as there.
+        variant, memory, request, say, dtype, optimizations: as there.
 
     Example:
         >>> fitting_setup("tiny", say=lambda sentence: None).variant
@@ -46,12 +48,13 @@ def fitting_setup(
     name = variant or ("svd-xt" if on_card else "tiny")
     if name == "tiny":
         say("tiny: the bundled model, small enough for any machine." + (" No card was found." * (not on_card)))
-        return Setup(name)
+        return Setup(name, dtype=dtype, optimizations=tuple(optimizations))
     if memory is None:
         card = this_device()
     else:
         card = Card("a card", parse_memory(memory)) if isinstance(memory, int) else find_card(memory)
-    estimates = candidates(Setup(name, dtype="fp16" if on_card else None), request, card, on_card=on_card)
+    wanted = Setup(name, dtype=dtype or ("fp16" if on_card else None), optimizations=tuple(optimizations))
+    estimates = candidates(wanted, request, card, on_card=on_card)
     best = recommended(estimates, card)
     if (fit := best.fits_on(card)) == "no":
         raise MemoryError(

@@ -17,6 +17,7 @@ from svdlab.atomic_files import is_of_this_machine, may_live, scratch_folder
 
 BEAT_SECONDS = 15  # how often an owner touches its claim
 SILENT_SECONDS = 120  # then nobody waits for another machine's claim; NFS shows a touch a minute late
+PAUSED_SECONDS = 600  # the same here, where the owner is known to live: a paused one, or of a folder that was copied
 
 
 @contextmanager
@@ -57,8 +58,8 @@ def is_claimed(folder: Path, key: str, own_claim: Path | None = None) -> bool:
     for entry in os.scandir(folder):
         if entry.name.startswith(f".{key}~") and (own_claim is None or entry.name != own_claim.name):
             with suppress(FileNotFoundError):  # released while we look
-                fresh = now - entry.stat().st_mtime < SILENT_SECONDS
-                if may_live(entry.name) and (fresh or is_of_this_machine(entry.name)):  # here a process proves it
+                limit = PAUSED_SECONDS if is_of_this_machine(entry.name) else SILENT_SECONDS
+                if may_live(entry.name) and now - entry.stat().st_mtime < limit:
                     return True
     return False
 

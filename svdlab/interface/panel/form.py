@@ -92,7 +92,7 @@ class Form(w.VBox):
         fields["seed"] = [0, *self._drawn_seeds][-1] if text == "-1" else text
         with suppress(ValueError):  # else the request says what is wrong with it
             fields["seed"] = int(fields["seed"])
-        if self._sigmas and len(self._sigmas) != fields["num_inference_steps"]:
+        if self._sigmas and len(self._sigmas) - 1 != fields["num_inference_steps"]:
             fields["sigmas"] = None
         with quiet_requests():  # concerns are shown under the controls
             return with_image(Request.for_variant(c["variant"].value, image="-", **fields), self.picture.image)
