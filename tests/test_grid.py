@@ -24,7 +24,7 @@ MANY = 10**6
 @given(
     st.dictionaries(
         st.sampled_from(["seed", "motion_bucket_id", "fps", "num_inference_steps"]),
-        st.lists(st.integers(5, 250), min_size=1, max_size=4),
+        st.lists(st.integers(5, 240), min_size=1, max_size=4),
     )
 )
 def test_a_grid_is_every_combination_once_the_first_axis_slowest(axes):
