@@ -19,9 +19,7 @@ The names most used, by task; `help(svdlab.NAME)` explains each. `__init__.pyi` 
 Importing this package loads no torch: names are imported when first used.
 """
 
-from importlib.metadata import version
-
 import lazy_loader
 
-__version__ = version("svdlab")
+__version__ = "0.1.0"  # the one place: pyproject.toml reads it, and a checkout runs without being installed
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

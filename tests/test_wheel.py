@@ -21,6 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import svdlab
 from release.install_cell import install_cell, install_command, install_from
 from release.release import MOST_BYTES, build, check_contents, make_clip
 
@@ -35,6 +36,7 @@ def files(tmp_path_factory) -> list[Path]:
 def test_wheel_and_sdist_hold_what_they_should(files):
     assert [path.suffix for path in files] == [".whl", ".gz"]
     for path in files:
+        assert path.name.removesuffix(".tar.gz").split("-")[1] == svdlab.__version__
         check_contents(path)
         assert path.stat().st_size < MOST_BYTES
 
@@ -89,6 +91,15 @@ def python(tmp_path_factory) -> Path:
             (home / "packages" / path.name).symlink_to(path)
     (site / "packages.pth").write_text(str(home / "packages"))
     return home / "venv" / "bin" / "python"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [["benchmarks/gpu.py"], ["-m", "training.train"]], ids=str)
+def test_a_checkout_measures_and_trains_without_being_installed(python, script):
+    environment = {**os.environ, "PYTHONPATH": "."}  # as `make gpu` and `make tiny` do without a .venv
+    command = [str(python), *script, "--help"]
+    help_text = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
+    assert "usage:" in help_text
 
 
 @pytest.mark.parametrize("beside", ["wheel", pytest.param("checkout", marks=pytest.mark.slow), "nothing"])
