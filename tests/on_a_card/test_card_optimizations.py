@@ -10,18 +10,21 @@ import gc
 import sys
 from functools import cache, partial
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small_clips import allocated_bytes, most_bytes, small_request, small_setup
 
-from svdlab import Clip, Setup, estimate, generate, load
+from svdlab import Clip, Setup, estimate, generate, ladder, load
+from svdlab.headless.run_notebooks import read_parameters
 from svdlab.optimizations.registry import in_order, optimizations, parse
 from svdlab.pipelines.load import _read
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
 
+PARAMS = Path(__file__).parents[2] / "params"
 ROUNDING = 1e-3  # of latents that begin at 700
 NEAR = 0.3  # of an approximate one's latents, relative
 VALUES = ("group-offload=block", "group-offload=stream", "attention=efficient", "attention=math")
@@ -106,6 +109,14 @@ def test_cudnn_attends_to_no_single_token_and_says_what_goes_with_it(plain, pret
         with pytest.raises(RuntimeError, match=r"on cuda.* with one key: .*'single-token'"):
             load(small_setup(*placement, "attention=cudnn"))
     check(("attention=cudnn", "single-token"), plain)
+
+
+@pytest.mark.parametrize("file", sorted(PARAMS.glob("memory_speed_*gb.yaml")), ids=lambda file: file.stem)
+def test_every_rung_of_a_parameter_file_for_a_card_can_be_had(file, read_once):
+    values = read_parameters(file)
+    start = small_setup(*values.get("start", ()), dtype="fp16")
+    for rung in ladder(start, values["names"], small_request(), values.get("cumulative", True)):
+        load(rung.setup)
 
 
 @pytest.mark.parametrize("name", ["compile-vae", "compile-blocks"])
