@@ -1,7 +1,7 @@
 """What this machine's card makes of a full-size clip, part by part in one process, in eight minutes.
 
     PYTHONPATH=. python benchmarks/gpu.py [--variant svd-xt] [--budget 480] [--folder results/reference/NAME]
-    python benchmarks/gpu.py --table FOLDER   # the table again, from its rows
+    python benchmarks/gpu.py --table FOLDER   # the table again, from the rows of its last run
 
 Weights are random (or from a folder, `--weights`): values change neither memory nor time. Each part is a line of
 measured.jsonl as soon as it is done, also one that fails. What the budget does not reach is named, the longest first.
@@ -104,6 +104,8 @@ class Bench:
             unet.set_attn_processor(processors)
             for module in (*unet.modules(), *vae.modules()):
                 module._compiled_call_impl = None
+                if hasattr(module, "_chunk_size"):
+                    module._chunk_size = None
                 if isinstance(module, (torch.nn.Conv2d, torch.nn.Conv3d)):
                     module.weight.data = module.weight.data.contiguous()
 
@@ -131,7 +133,7 @@ class Bench:
         return figures
 
     def clip(self, *names: str) -> dict[str, Any]:
-        """A full clip: its seconds and peaks by stage."""
+        """A full clip: its seconds and peaks by stage, after one of a single step, for which all was new."""
         stages, pipeline, since = {}, self.pipeline, 0.0
 
         def end(stage: str) -> None:
@@ -153,15 +155,19 @@ class Bench:
 
             setattr(pipeline, name, wrapped)
 
-        ending("prepare_latents", "", "encode")
-        ending("decode_latents", "denoise", "decode")
-        try:
-            with self.applied(*names):
+        with self.applied(*names):
+            short = dataclasses.replace(self.request, num_inference_steps=1)
+            generate(pipeline, short, progress=False, picture=self.picture)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            ending("prepare_latents", "", "encode")
+            ending("decode_latents", "denoise", "decode")
+            try:
                 since = started = time.perf_counter()
                 clip = generate(pipeline, self.request, progress=False, picture=self.picture)
                 end("finish")
-        finally:
-            del pipeline.prepare_latents, pipeline.decode_latents
+            finally:
+                del pipeline.prepare_latents, pipeline.decode_latents
         steps = self.request.num_inference_steps
         assert clip.latents is not None
         self.latents.setdefault(0, clip.latents[None].to("cuda"))
@@ -172,11 +178,12 @@ class Bench:
         }
         return figures | largest | {"stages": stages, "decode_seconds": self.decode_seconds}
 
-    def decode(self, chunk: int, *names: str, calls: int = 1) -> dict[str, Any]:
+    def decode(self, chunk: int, *names: str) -> dict[str, Any]:
         """The plain clip's latents to frames, rounded to levels and compared on the card."""
         latents = self.latents[0].to(self.pipeline.vae.dtype)
         with self.applied(*names), torch.no_grad():
-            for _ in range(calls):
+            for _ in range(2):  # the first one meets new shapes, and is none of the figures
+                pixels = None  # nor is its memory
                 torch.cuda.reset_peak_memory_stats()
                 pixels, seconds = timed(lambda: self.pipeline.decode_latents(latents, self.request.num_frames, chunk))
         figures, levels = {"decode_seconds": seconds, **peaks()}, to_levels(pixels)
@@ -282,27 +289,28 @@ def flat_temporal_convolutions(pipeline: Any) -> Iterator[None]:
 def all_parts(bench: Bench, edge: int) -> list[Part]:
     """In the order in which they are worth having."""
     few, all_steps = STEPS + 1, bench.request.num_inference_steps + 1
-    alone = [("single-token",), ("split-guidance",), ("attention=flash",), ("attention=efficient",), ("channels-last",)]
+    alone = ("single-token", "split-guidance", "forward-chunking", "channels-last")
+    kernels = ("attention=flash", "attention=efficient", "attention=cudnn, single-token")
     ways: dict[str, Callable[[], dict[str, Any]]] = {
-        ", ".join(names): partial(bench.steps, names) for names in (*alone, ("attention=cudnn", "single-token"))
+        name: partial(bench.steps, tuple(name.split(", "))) for name in (*alone, *kernels)
     }
     ways["cudnn.benchmark"] = partial(bench.steps, how=cudnn_benchmark)
     ways["2-D temporal convolutions"] = partial(bench.steps, how=flat_temporal_convolutions)
     fast, (chunk, together) = ("single-token", "compile-unet"), bench.chunks
     return [
-        Part("card", partial(card_facts, edge)),
-        Part("load", bench.load, seconds=30),
-        Part("plain, few steps", bench.steps, few),
-        Part("plain", bench.clip, all_steps, 1, needed=True),
+        Part("card", partial(card_facts, edge), needed=True),
+        Part("load", bench.load, seconds=30, needed=True),
+        Part("plain, few steps", bench.steps, few, needed=True),
+        Part("plain", bench.clip, all_steps + 2, 2, needed=True),
         Part("plain, trace of a step", bench.trace, 4),
         *(Part(name, way, few) for name, way in ways.items()),
-        Part(f"decode at {chunk}", partial(bench.decode, chunk), decodes=1),
-        Part(f"decode at {together}", partial(bench.decode, together), decodes=1),
-        Part(f"lean-decode at {chunk}", partial(bench.decode, chunk, "lean-decode"), decodes=2),
-        Part(f"lean-decode at {together}", partial(bench.decode, together, "lean-decode"), decodes=2),
+        Part(f"decode at {chunk}", partial(bench.decode, chunk), decodes=2),
+        Part(f"decode at {together}", partial(bench.decode, together), decodes=2),
+        Part(f"lean-decode at {chunk}", partial(bench.decode, chunk, "lean-decode"), decodes=4),
+        Part(f"lean-decode at {together}", partial(bench.decode, together, "lean-decode"), decodes=4),
         Part("single-token, compile-unet, few steps", partial(bench.steps, fast), few, seconds=60),
-        Part("single-token, compile-unet", partial(bench.clip, *fast), all_steps, 1, seconds=60),
-        Part(f"compile-vae at {chunk}", partial(bench.decode, chunk, "compile-vae", calls=2), decodes=2, seconds=60),
+        Part("single-token, compile-unet", partial(bench.clip, *fast), all_steps + 2, 2, seconds=30),
+        Part(f"compile-vae at {chunk}", partial(bench.decode, chunk, "compile-vae"), decodes=2, seconds=60),
         *(Part(f"capped at {gib} GiB", partial(bench.capped, gib), 2 * few, 2, seconds=45) for gib in CAPPED),
     ]
 
@@ -344,7 +352,7 @@ def run(parts: list[Part], bench: Bench, until: float) -> None:
             os.fsync(file.fileno())
             print(f"{row['part_seconds']:5.0f} s  {part.name}: {summary(row)}", flush=True)
             if card_is_lost():
-                print("The card is lost: start again for the parts that are left.")
+                print("The card is lost: start again, with all parts.")
                 return
 
 
@@ -366,14 +374,15 @@ def main() -> None:
     options.add_argument("--variant", default="svd-xt", choices=("svd-xt", "svd"))
     options.add_argument("--weights", default="random", help="random, or a checkpoint's folder")
     options.add_argument("--budget", type=float, default=480, help="seconds in all")
-    options.add_argument("--folder", type=Path, help="results/reference/, and the card's name")
+    options.add_argument("--folder", type=Path, help="results/reference/, and the names of card and variant")
     options.add_argument("--table", type=Path, metavar="FOLDER", help="write its table again, and measure nothing")
     options.add_argument("--small", action="store_true", help="two frames of 64x64, to try this program")
     given = options.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     if given.table is None:
-        until, slug = time.monotonic() + given.budget, re.sub(r"[^a-z0-9]+", "-", Machine.here().name.lower())
-        given.table = given.folder or ROOT / "results" / "reference" / slug.strip("-")
+        until = time.monotonic() + given.budget
+        names = f"{Machine.here().name} {given.variant}{' small' * given.small}".lower()
+        given.table = given.folder or ROOT / "results" / "reference" / re.sub(r"[^a-z0-9]+", "-", names).strip("-")
         given.table.mkdir(parents=True, exist_ok=True)
         setup = Setup(given.variant, given.weights, dtype="fp16", device="cuda")
         size = {"height": 64, "width": 64, "num_frames": 2, "num_inference_steps": 4, "decode_chunk_size": 1}

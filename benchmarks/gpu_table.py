@@ -36,7 +36,7 @@ def predict(rows: dict[str, dict[str, Any]]) -> dict[str, int]:
     present = sum(estimate(setup, request).component_bytes.values())  # nothing is offloaded
     peaks = {part: largest(*row["optimizations"]) for part, row in rows.items() if "optimizations" in row}
     peaks["plain"] = largest()
-    for names in ((), ("single-token",), ("split-guidance",)):
+    for names in ((), ("single-token",), ("split-guidance",), ("forward-chunking",)):
         peaks[", ".join(names) or "plain, few steps"] = largest(*names, of=("encode", "denoise"))
     for chunk, names in itertools.product((request.decode_chunk_size, request.num_frames), ((), ("lean-decode",))):
         activation_bytes = stages(*names, chunk=chunk)["decode"].activation_bytes
@@ -45,9 +45,12 @@ def predict(rows: dict[str, dict[str, Any]]) -> dict[str, int]:
 
 
 def table(folder: Path) -> str:
-    """The rows of a folder in Markdown, the last of each part, beside what was predicted."""
-    lines = (folder / ROWS).read_text().splitlines()
-    rows = {row["part"]: row for row in map(json.loads, lines)}
+    """The rows of a folder's last run in Markdown, beside what was predicted."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in map(json.loads, (folder / ROWS).read_text().splitlines()):
+        if row["part"] == "card":  # with which a run begins
+            rows = {}
+        rows[row["part"]] = row
     facts = rows.pop("card", {})
     predictions = predict(rows)
     variant = rows.get("load", {}).get("variant", "svd-xt")
