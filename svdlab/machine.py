@@ -31,7 +31,7 @@ class Machine:
     """One computer as a row remembers it; `Machine.here()` is this one. `print` it for a line.
 
     Args:
-        device: "cuda", "mps" or "cpu": where a clip is made unless a setup says otherwise.
+        device: "cuda", "cuda:1", "mps" or "cpu": the one that clips are made on.
         name: of the card, or of the processor.
         memory_bytes: the device's memory; None: not known.
         cores: processor cores that this process may use.
@@ -54,14 +54,21 @@ class Machine:
 
     @classmethod
     @cache
-    def here(cls) -> Machine:
-        """This machine. The first call loads torch, which knows the device."""
+    def here(cls, device: str | None = None) -> Machine:
+        """This machine. The first call loads torch, which knows the device.
+
+        Args:
+            device: of a setup. Default, and where there is no such card: the best one here.
+        """
         import psutil
         import torch
 
-        device, name, memory_bytes = best_device(), _processor(), psutil.virtual_memory().total
-        if device == "cuda":  # (Apple's GPU shares the memory of the processor)
-            card = torch.cuda.get_device_properties(0)
+        index = (device and torch.device(device).index) or 0
+        if device is None or (device.startswith("cuda") and index >= torch.cuda.device_count()):
+            device, index = best_device(), 0
+        name, memory_bytes = _processor(), psutil.virtual_memory().total
+        if device.startswith("cuda"):  # (Apple's GPU shares the memory of the processor)
+            card = torch.cuda.get_device_properties(index)
             name, memory_bytes = card.name, card.total_memory
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         libraries = {library: installed(library) for library in ("torch", "diffusers", "transformers", "accelerate")}

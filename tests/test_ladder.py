@@ -93,18 +93,18 @@ def test_weights_that_were_moved_away_cost_a_column_alone(rows):
     assert len(ladder_table([dataclasses.replace(rows[0], setup=setup), *rows[1:]])) == len(rows)
 
 
+def add_slow_clip(row: Row, factor: float) -> Row:
+    stages = [
+        dataclasses.replace(s, call=2, seconds=s.seconds * factor, others_busy=0.4)
+        for s in row.measurement.stages
+        if s.call == 1
+    ]
+    measurement = dataclasses.replace(row.measurement, stages=(*row.measurement.stages, *stages))
+    return dataclasses.replace(row, measurement=measurement)
+
+
 def test_overlapping_spreads_are_no_difference_and_a_busy_machine_is_named(rows):
     """Each rung's second clip takes longer; the first rung's by so much that nobody can tell."""
-
-    def add_slow_clip(row, factor):
-        stages = [
-            dataclasses.replace(s, call=2, seconds=s.seconds * factor, others_busy=0.4)
-            for s in row.measurement.stages
-            if s.call == 1
-        ]
-        measurement = dataclasses.replace(row.measurement, stages=(*row.measurement.stages, *stages))
-        return dataclasses.replace(row, measurement=measurement)
-
     busy = [add_slow_clip(row, factor) for row, factor in zip(rows[:3], (1.5, 1.02, 1.02), strict=True)]
     assert ladder_table(busy).time.tolist()[1:] == ["no difference", "39 % faster"]
     advice = ladder_advice(busy[:2])
@@ -116,6 +116,41 @@ def test_overlapping_spreads_are_no_difference_and_a_busy_machine_is_named(rows)
     assert "faster" not in once  # nothing tells it from chance
     lean = dataclasses.replace(busy[2], setup=dataclasses.replace(busy[2].setup, optimizations=("channels-last",)))
     assert "as far as the clips tell: `fp16, channels-last`\n" in ladder_advice([busy[0], busy[2], lean])
+
+
+def test_a_baseline_that_is_the_fastest_is_the_advice_as_in_the_table():
+    names = {(): 2, ("split-guidance",): 5, ("single-token",): 9}
+    rows = [add_slow_clip(rung(*name, gib=4, seconds=seconds), 1.02) for name, seconds in names.items()]
+    assert [cell.split("%")[1] for cell in ladder_table(rows).time[1:]] == [" slower"] * 2
+    assert "**the fastest, exact:** `fp16`, 2.02 s" in ladder_advice(rows)
+    same = add_slow_clip(rung("channels-last", gib=4, seconds=1.99), 1.02)  # faster by chance
+    assert ladder_advice([*rows, same]).splitlines()[0].endswith("tell: `fp16, channels-last`")
+
+
+def test_a_rung_is_not_compared_with_a_baseline_that_failed(rows):
+    assert "time" not in ladder_table([rows[4], *rows[:3]])
+
+
+def test_frames_that_were_compared_with_another_ladders_baseline_are_left_out(rows):
+    def compared_with(key: str | None) -> list[Row]:
+        def change(row: Row) -> Row:
+            fidelity = dataclasses.replace(row.measurement.fidelity, baseline_key=key)
+            return dataclasses.replace(row, measurement=dataclasses.replace(row.measurement, fidelity=fidelity))
+
+        return [rows[0], *map(change, rows[1:4])]
+
+    for key in (rows[0].key, None):  # which rows of older versions lack
+        assert ladder_table(compared_with(key)).psnr_db.tolist() == [100, 100, 100, 41.2]
+        assert "41 dB" in ladder_advice(compared_with(key))
+    table = ladder_table(compared_with("f" * 16))
+    assert table[["psnr_db", "ssim", "latents_relative"]].iloc[1:].isna().all(axis=None)
+    assert "dB" not in ladder_advice(compared_with("f" * 16))
+
+
+def test_a_clip_of_the_processor_is_not_one_of_the_card_beside_it(rows):
+    """In rows of older versions; today's name the processor."""
+    row = dataclasses.replace(rows[0], setup=dataclasses.replace(rows[0].setup, device="cpu"))
+    assert "of_peak_percent" not in ladder_table([row])
 
 
 def test_the_advice(rows):

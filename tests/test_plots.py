@@ -33,6 +33,13 @@ def test_a_notebook_keeps_the_words_as_alt_text(rows, monkeypatch):
     assert data["text/plain"] == figure.alt
 
 
+def test_a_title_names_the_device_of_the_setup(rows):
+    """Rows of older versions name a card for what the processor beside it did."""
+    other = dataclasses.replace(rows[0], setup=dataclasses.replace(rows[0].setup, device="cpu"))
+    titles = [plots.timeline(row).get_suptitle() for row in (rows[0], other)]
+    assert ["RTX 3060" in title for title in titles] == [True, False]
+
+
 def find_dots(figure):
     return [line for line in figure.axes[0].lines if line.get_marker() == "o"]
 

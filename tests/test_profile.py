@@ -20,13 +20,14 @@ import torch
 from PIL import Image
 
 from svdlab import Setup, estimate, ladder, measure, profile
+from svdlab.machine import Machine
 from svdlab.media.images import image_sha256
 from svdlab.profiling import measure as measure_module
 from svdlab.profiling import measure_in_turn, measured_process, memory_time_log
 from svdlab.quality.assess import difference
 from svdlab.quality.likeness import PSNR_CAP_DB
 from svdlab.request import conditioning
-from svdlab.rows.measurement import COUNTED_CALL
+from svdlab.rows.measurement import COUNTED_CALL, Measurement
 from svdlab.rows.row import Row
 from svdlab.rows.row_files import read_rows
 from svdlab.rows.row_key import row_key
@@ -131,7 +132,9 @@ def test_memory_over_time_and_what_lay_where(measured, micro):
 def test_the_baseline_is_compared_with_itself_and_the_others_with_it(measured):
     _, _, [baseline, _, shortcut] = measured
     exact = {"psnr_db": PSNR_CAP_DB, "ssim": pytest.approx(1), "max_abs_levels": 0, "latents_relative": 0}
+    exact["baseline_key"] = shortcut.measurement.fidelity.baseline_key
     assert dataclasses.asdict(baseline.measurement.fidelity) == exact  # its first clip and its last
+    assert exact["baseline_key"] == baseline.key
     assert shortcut.measurement.fidelity.latents_relative < 1e-5
     assert shortcut.measurement.fidelity.psnr_db > 80
 
@@ -168,6 +171,19 @@ def test_a_measurement_is_another_question_than_a_clip_and_one_of_its_machine(me
     assert row.key != row_key(trial.setup, trial.request)
     assert row.key == row_key(trial.setup, trial.request, measured_on=(row.machine.name, "cpu"))
     assert row.key != row_key(trial.setup, trial.request, measured_on=("another", "cpu"))
+
+
+def test_a_row_names_the_device_that_the_setup_runs_on(monkeypatch):
+    cards = [SimpleNamespace(name=name, total_memory=2**30) for name in ("first", "second")]
+    monkeypatch.setattr("svdlab.machine.best_device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
+    here = Machine.here.__func__.__wrapped__  # without its cache
+    devices = (None, "cuda", "cuda:1", "cpu", "cuda:2")
+    machines = {device: here(Machine, device) for device in devices}
+    assert [machines[device].name for device in devices if device != "cpu"] == ["first", "first", "second", "first"]
+    assert [machine.device for machine in machines.values()] == ["cuda", "cuda", "cuda:1", "cpu", "cuda"]
+    assert machines["cpu"].name not in ("first", "second")
 
 
 # --- what ends badly -------------------------------------------------------------------------------------------------
@@ -236,6 +252,17 @@ def test_a_measurement_that_takes_too_long_is_stopped(setup, micro_request):
     assert "it took longer than it was given" in row.error
 
 
+def test_what_was_there_before_loading_is_its_first_sample_and_not_the_highest_of_many(tmp_path):
+    """A process that grows for long while it loads would have its first gigabytes taken off its peak."""
+    samples = [[1 + i / 100, "sample", {"process_bytes": 500 + i}] for i in range(2400)]
+    begin = [[0, "begin", {"stage": "prepare", "call": None}], [1, "begin", {"stage": "load", "call": None}]]
+    file = tmp_path / memory_time_log.EVENTS_FILE
+    file.write_text("\n".join(json.dumps(event) for event in (*begin, *samples)))
+    measurement, _ = memory_time_log.read_events(file)
+    assert measurement.before == {"seconds": 1, "process_bytes": 500}
+    assert measurement.peak_bytes == 2399
+
+
 def test_running_out_of_memory_is_told_with_the_size_that_was_asked_for():
     """`test_pipelines` has what counts as running out of memory."""
     sized = RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 B")
@@ -245,6 +272,8 @@ def test_running_out_of_memory_is_told_with_the_size_that_was_asked_for():
 
 
 def test_a_compiled_rung_says_that_its_memory_is_that_of_the_process(setup, micro_request, tmp_path, monkeypatch):
+    """The limit is ignored by a system that has none, as Windows."""
+    monkeypatch.setitem(sys.modules, "resource", None)
     clip = SimpleNamespace(frames=[np.zeros((2, 2, 3))], latents=torch.zeros(1), notes=("A note.",))
     monkeypatch.setattr(measured_process, "load", MagicMock())
     monkeypatch.setattr(measured_process, "generate", lambda *_, **options: clip)
@@ -252,7 +281,7 @@ def test_a_compiled_rung_says_that_its_memory_is_that_of_the_process(setup, micr
     notes = []
     for names in (("compile-vae",), ("lean-decode",)):
         events, rung = MagicMock(), dataclasses.replace(setup, optimizations=names)
-        question = {"setup": rung.to_json(), "request": micro_request.to_json(), "memory_limit_bytes": None}
+        question = {"setup": rung.to_json(), "request": micro_request.to_json(), "memory_limit_bytes": 1}
         monkeypatch.setattr(sys, "stdin", io.StringIO(""))
         measured_process._measure(question, tmp_path, events, MagicMock())
         notes.append(events.write.call_args.kwargs["notes"])
@@ -318,18 +347,20 @@ class FailingProcess(measure_module.MeasuredProcess):
     started: ClassVar[list[str]] = []
     temporary = False
 
-    def __init__(self, trial, *_):
-        self.trial = trial
+    def __init__(self, trial, picture, scratch, memory_limit_bytes, timeout_seconds):
+        self.trial, self.picture, self.memory_limit_bytes = trial, picture, memory_limit_bytes
         self.started.append(trial.setup.label)
         time.sleep(0.3)
 
     def make_clip(self):
         pass
 
-    def finish(self, baseline=None):
-        key = measure_module.measurement_key(self.trial, conditioning(self.trial.request), None)
+    def finish(self, *_):
+        key = measure_module.measurement_key(self.trial, self.picture, self.memory_limit_bytes)
         row = Row(key, self.trial.setup.resolved(), self.trial.request, status="failed", error="too small")
-        return dataclasses.replace(row, temporary=self.temporary, created=str(time.time_ns()))
+        measurement = Measurement(memory_limit_bytes=self.memory_limit_bytes)
+        row = dataclasses.replace(row, measurement=measurement, created=str(time.time_ns()))
+        return dataclasses.replace(row, temporary=self.temporary)
 
     def __exit__(self, *_):
         pass
@@ -366,6 +397,13 @@ def test_failed_rungs_are_measured_again_if_that_is_asked_or_the_machine_was_to_
         assert len(started_labels) == measured
 
 
+def test_a_limit_may_be_written_as_6e9(setup, micro_request, tmp_path, started_labels):
+    profile(ladder(setup, [], micro_request), tmp_path, memory_limit_bytes=6e9, progress=False)
+    profile(ladder(setup, [], micro_request), tmp_path, memory_limit_bytes=6_000_000_000, progress=False)
+    assert len(started_labels) == 1
+    assert [row.measurement.memory_limit_bytes for row in read_rows(tmp_path)] == [6_000_000_000]
+
+
 # --- fidelity --------------------------------------------------------------------------------------------------------
 
 
@@ -379,7 +417,7 @@ def test_fidelity_is_what_difference_says(tmp_path):
     latents = generator.normal(size=(3, 4, 6, 8))
     for name, frames, factor in (("one", one, 1.1), ("other", other, 1.0)):
         np.savez(tmp_path / f"{name}.npz", frames=frames, latents=latents * factor)
-    likeness = measure_module._fidelity(tmp_path / "one.npz", tmp_path / "other.npz")
+    likeness = measure_module._fidelity(tmp_path / "one.npz", tmp_path / "other.npz", "a key")
     expected = difference(*([Image.fromarray(frame) for frame in frames] for frames in (one, other)))
     assert likeness.psnr_db == pytest.approx(expected.psnr_db)
     assert likeness.ssim == pytest.approx(expected.ssim)
@@ -402,6 +440,7 @@ def test_an_image_that_changes_while_it_is_measured_changes_nothing(
         process._process.kill()
 
     monkeypatch.setattr(measure_module.MeasuredProcess, "_write_and_wait", write_and_wait)
-    row = measure(Setup("svd", weights=str(checkpoint), dtype="fp32"), request, repeats=0)
+    row = measure(Setup("svd", weights=str(checkpoint), dtype="fp32"), request, repeats=0, memory_limit_bytes=6e9)
     assert row.status == "failed"
+    assert Row.from_json(row.to_json(), tmp_path).measurement.memory_limit_bytes == 6_000_000_000
     assert {row.picture_sha256, *hashes} == {expected}

@@ -13,11 +13,12 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from svdlab.dtypes import DTYPES
+from svdlab.machine import Machine
 from svdlab.optimizations.registry import in_order, only_approximate
 from svdlab.prediction.cards import match_card
 from svdlab.prediction.estimate import Estimate, estimate_if_readable
 from svdlab.request import Request
-from svdlab.rows.measurement import Measurement
+from svdlab.rows.measurement import Fidelity, Measurement
 from svdlab.rows.row import Row
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
@@ -104,11 +105,12 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
 
     Returns:
         A table indexed by what rungs add. Memory is in GiB, time is the median in seconds, with the `fastest` and
-        the `slowest` clip. `time` compares that with the baseline: where the spreads overlap there is no difference,
-        and a rung of one clip is not repeated.
+        the `slowest` clip. `time` compares that with the baseline, unless that failed: where the spreads overlap there
+        is no difference, and a rung of one clip is not repeated.
         `others_busy_percent` is what other programs used of the machine's processors meanwhile, `of_peak_percent` the
         share of a known card's FLOP/s that was used. `psnr_db`, `ssim` and `latents_relative` compare the frames with
-        the baseline's; the baseline's own line compares two clips of itself. `error` says why a rung failed.
+        the baseline's, unless another one was compared; the baseline's own line compares two clips of itself. `error`
+        says why a rung failed.
 
     Example:
         With `measured = profile(ladder("tiny", ["single-token"]), "results/ladder")`:
@@ -118,11 +120,11 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
     import pandas as pd
 
     lines, rungs = [], {id(rung.row): rung for rung in _completed(rows)}
-    first = next(iter(rungs.values()), None)
+    first = rungs.get(id(rows[0])) if rows else None
     for row in rows:
-        measurement, rung = row.measurement or Measurement(), rungs.get(id(row))
+        measurement, rung, fidelity = row.measurement or Measurement(), rungs.get(id(row)), _fidelity(row, rows[0])
         prediction = estimate_if_readable(row.setup, row.request)
-        card = match_card(row.machine.name, row.machine.memory_bytes) if row.machine else None
+        card = match_card(here.name, here.memory_bytes) if (here := measured_machine(row)) else None
         clip, reserved, figures = measurement.clip_seconds, measurement.peak_reserved_bytes, measurement.figures
         rate = card.flops.get(str(row.setup.resolved().dtype)) if card else None
         line = {
@@ -137,7 +139,7 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
             **{name: figures[name] for name in ("step_seconds", "decode_seconds")},
             "others_busy_percent": measurement.others_busy and 100 * measurement.others_busy,
             "of_peak_percent": 100 * prediction.flops / clip / rate if prediction and clip and rate else None,
-            **{name: figures[name] for name in ("psnr_db", "ssim", "latents_relative")},
+            **{name: getattr(fidelity, name) for name in ("psnr_db", "ssim", "latents_relative")},
             "error": row.error,
         }
         lines.append(line)
@@ -162,22 +164,27 @@ def ladder_advice(rows: Sequence[Row]) -> str:
     if not rungs:
         reasons = [row.error for row in rows if row.error] or ["the ladder has no rungs, or no clip was timed"]
         return f"Nothing was measured: {reasons[0]}"
-    baseline, exact = rungs[0], [rung for rung in rungs if is_exact(rung.row, rows[0])] or rungs
+    exact = [rung for rung in rungs if is_exact(rung.row, rows[0])] or rungs
+    baseline, label = exact[0], f"`{exact[0].row.setup.label}`"
     fastest, smallest = min(exact, key=lambda rung: rung.seconds), min(exact, key=lambda rung: rung.peak_gib)
-    lines = [f"- **the fastest, exact:** {fastest}: {fastest.compared(baseline)} than `{baseline.row.setup.label}`"]
+    different = [rung for rung in exact if rung.differs(baseline)]
     if min(fastest.clips, baseline.clips) < 2:
         chance = "a difference may be chance: measure each setup twice or more (`repeats`)"
         lines = [f"- **the fastest, exact, not compared:** {fastest}; {chance}"]
-    elif not fastest.differs(baseline):
-        lines = ["- **time:** no exact setup differs from the first one by more than the clips of one setup differ"]
-    elif equals := [rung for rung in exact if rung is not fastest and not rung.differs(fastest)]:
-        names = ", ".join(f"`{rung.row.setup.label}`" for rung in equals)
-        lines[0] += f"; no slower, as far as the clips tell: {names}"
+    elif not different:
+        lines = [f"- **time:** no exact setup differs from {label} by more than the clips of one setup differ"]
+    else:
+        fastest = min(baseline, *different, key=lambda rung: rung.seconds)
+        gain = "no other rung is faster" if fastest is baseline else f"{fastest.compared(baseline)} than {label}"
+        lines = [f"- **the fastest, exact:** {fastest}: {gain}"]
+        if equals := [rung for rung in exact if rung is not fastest and not rung.differs(fastest)]:
+            names = ", ".join(f"`{rung.row.setup.label}`" for rung in equals)
+            lines[0] += f"; no slower, as far as the clips tell: {names}"
     lines.append(f"- **the least memory, exact:** {smallest}")
     for rung in rungs:
         faster = rung.seconds < fastest.seconds and rung.differs(fastest)
         if rung not in exact and (faster or rung.peak_gib < smallest.peak_gib):
-            psnr_db = (rung.row.measurement or Measurement()).fidelity.psnr_db
+            psnr_db = _fidelity(rung.row, rows[0]).psnr_db
             distance = "" if psnr_db is None else f", {psnr_db:.0f} dB from the baseline's frames"
             lines.append(f"- **not exact:** {rung}{distance}")
     return "\n".join(lines + failed + _doubts(rungs))
@@ -193,6 +200,21 @@ def _doubts(rungs: Sequence[MeasuredRung]) -> list[str]:
         ends = f"{baseline.fastest_seconds:.2f} to {baseline.slowest_seconds:.2f} s"
         doubts.append(f"- **unsteady:** the same clip of the first setup took {ends}: measure again on a quiet machine")
     return doubts
+
+
+def _fidelity(row: Row, baseline: Row) -> Fidelity:
+    """The row's, if its frames were compared with this baseline's: a folder may hold the rungs of several ladders."""
+    fidelity = row.measurement.fidelity if row.measurement else Fidelity()
+    return fidelity if fidelity.baseline_key in (None, baseline.key) else Fidelity()
+
+
+def measured_machine(row: Row) -> Machine | None:
+    """The machine, if it names the device of the setup; in rows of older versions it names the best one there.
+
+    Args:
+        row: A measured one.
+    """
+    return row.machine if row.machine and row.machine.device == row.setup.device else None
 
 
 def measured_rungs(rows: Iterable[Row]) -> list[MeasuredRung]:

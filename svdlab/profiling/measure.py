@@ -46,7 +46,7 @@ def measure(
     request: Request,
     *,
     repeats: int = 5,
-    memory_limit_bytes: int | None = None,
+    memory_limit_bytes: float | None = None,
     timeout_seconds: float | None = None,
 ) -> Row:
     """Measure one setup: a fresh process loads it, makes the clip once, then `repeats` times more.
@@ -72,7 +72,8 @@ def measure(
         >>> row.measurement.clip_seconds > row.measurement.step_seconds > 0
         True
     """
-    trial, limits = Trial(setup, request), (memory_limit_bytes, timeout_seconds)
+    limit_bytes = None if memory_limit_bytes is None else int(memory_limit_bytes)  # which may be 6e9
+    trial, limits = Trial(setup, request), (limit_bytes, timeout_seconds)
     picture = conditioning(trial.request)
     with TemporaryDirectory() as scratch, MeasuredProcess(trial, picture, Path(scratch), *limits) as process:
         for _ in range(repeats):
@@ -120,21 +121,22 @@ class MeasuredProcess:
         """Have one more clip made, and wait for it."""
         self._write_and_wait("")
 
-    def finish(self, baseline: Path | None = None) -> Row:
-        """The row, its frames compared with those of an .npz."""
+    def finish(self, baseline: Path | None = None, baseline_key: str | None = None) -> Row:
+        """The row, its frames compared with those of an .npz, which are another row's where a key is given."""
         self._write_and_wait(None)
         exit_code = self._process.wait()
         measurement, facts = read_events(self.scratch / EVENTS_FILE)
-        error, fidelity = None, Fidelity()
+        key = measurement_key(self.trial, self.picture, self.memory_limit_bytes)  # now that a commit was fetched
+        setup, error, fidelity = self.trial.setup.resolved(), None, Fidelity()
         if not facts.get("done"):
             error = _failure(measurement, facts, None if self._was_stopped else exit_code, self.scratch / _LOG_FILE)
         elif baseline:
-            fidelity = _fidelity(self.scratch / FRAMES_FILE, baseline)
+            fidelity = _fidelity(self.scratch / FRAMES_FILE, baseline, baseline_key or key)
         measurement = dataclasses.replace(measurement, memory_limit_bytes=self.memory_limit_bytes, fidelity=fidelity)
         timings = {"sample_seconds": measurement.sample_seconds, "decode_seconds": measurement.decode_seconds}
         return Row(
-            key=measurement_key(self.trial, self.picture, self.memory_limit_bytes),  # now that a commit was fetched
-            setup=self.trial.setup.resolved(),
+            key=key,
+            setup=setup,
             request=self.trial.request,
             status="done" if error is None else "failed",
             error=error,
@@ -143,7 +145,7 @@ class MeasuredProcess:
             measurement=measurement,
             notes=tuple(facts.get("notes", ())),
             picture_sha256=image_sha256(self.picture),
-            machine=Machine.here(),
+            machine=Machine.here(setup.device),
             created=self.created,
             version=svdlab.__version__,
         )
@@ -177,19 +179,20 @@ def measurement_key(trial: Trial, picture: Image.Image, memory_limit_bytes: int 
         picture: the request's image as the model sees it.
         memory_limit_bytes: of the process; None for no limit.
     """
-    key_fields: dict[str, Any] = {"measured_on": (Machine.here().name, trial.setup.resolved().device)}
+    device = trial.setup.resolved().device
+    key_fields: dict[str, Any] = {"measured_on": (Machine.here(device).name, device)}
     if memory_limit_bytes is not None:
         key_fields["memory_limit_bytes"] = memory_limit_bytes
     return row_key(trial.setup, trial.request, image_sha256(picture), **key_fields)
 
 
-def _fidelity(frames: Path, baseline: Path) -> Fidelity:
+def _fidelity(frames: Path, baseline: Path, baseline_key: str) -> Fidelity:
     with np.load(frames) as one, np.load(baseline) as other:
         clips = ([Image.fromarray(frame) for frame in file["frames"]] for file in (one, other))
         latents, baseline_latents = one["latents"], other["latents"]
         distance = difference(*clips)
     relative = float(np.linalg.norm(latents - baseline_latents) / (np.linalg.norm(baseline_latents) or 1))
-    return Fidelity(distance.psnr_db, distance.ssim, distance.max_abs_levels, relative)
+    return Fidelity(distance.psnr_db, distance.ssim, distance.max_abs_levels, relative, baseline_key)
 
 
 def _failure(measurement: Measurement, facts: dict[str, Any], exit_code: int | None, log: Path) -> str:

@@ -35,7 +35,7 @@ def profile(
     *,
     repeats: int = 5,
     retry_failed: bool = False,
-    memory_limit_bytes: int | None = None,
+    memory_limit_bytes: float | None = None,
     timeout_seconds: float | None = None,
     progress: bool = True,
 ) -> list[Row]:
@@ -63,7 +63,8 @@ def profile(
         `plots.waterfall(rows)` a figure. `row.measurement` has `clip_seconds`, `peak_bytes` and more; its `fidelity`
         says how near the frames come: `psnr_db` (dB, 100 if equal), `ssim` (1 if equal), `max_abs_levels` (of 255),
         and `latents_relative` (0 if equal: the size of the difference over that of the latents). They are None where
-        this rung or the first failed, or asks for another clip.
+        this rung or the first failed, or asks for another clip. `baseline_key` is the key of the row they compare with:
+        a rung that the folder had already may know another first rung, or none; a folder of its own mends that.
 
     Raises:
         ValueError: If a picture cannot be read.
@@ -75,7 +76,8 @@ def profile(
     """
     if not (trials := list(trials)):
         return []
-    rungs = _Rungs(trials, Path(folder), memory_limit_bytes, timeout_seconds)
+    limit_bytes = None if memory_limit_bytes is None else int(memory_limit_bytes)  # which may be 6e9
+    rungs = _Rungs(trials, Path(folder), limit_bytes, timeout_seconds)
     rungs.find_rows(retry_failed)
     with Progress(total=len(rungs.missing), unit="setup", disable=not (progress and rungs.missing)) as bar:
         rungs.restore_first_frames()
@@ -158,7 +160,7 @@ class _Rungs:
         first = self.keys[0]
         if key != first:
             comparable = self.trials[key].request == self.trials[first].request and self.first_frames.exists()
-            return process.finish(self.first_frames if comparable else None)
+            return process.finish(self.first_frames, self.rows[first].key) if comparable else process.finish()
         row = process.finish(scratch / FIRST_FRAMES_FILE)  # beside its own first clip
         if row.status == "done":
             (scratch / FRAMES_FILE).replace(self.first_frames)

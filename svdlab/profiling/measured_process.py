@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -71,9 +72,10 @@ def _measure(question: dict[str, Any], folder: Path, events: EventLog, answers: 
         share = limit_bytes / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(share, 1.0), torch.device(device).index)
     elif limit_bytes is not None:
-        import resource
+        with suppress(ImportError):  # Windows has no such limits
+            import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+            resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
     if setup.weights == "hub":  # a download is no part of loading
         resolved = setup.resolved()  # to the commit in the cache, as for `load`
         hub.fetch(variant(setup.variant), half=resolved.dtype != "fp32", revision=resolved.revision)

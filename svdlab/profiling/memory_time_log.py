@@ -197,16 +197,17 @@ def read_events(file: Path) -> tuple[Measurement, dict[str, Any]]:
             resident.append({"seconds": seconds} | values)
         elif event == "fact":
             facts |= values
+    each_stage = list(zip(stages, samples, strict=True))
     points = [
         point
-        for stage, stage_samples in zip(stages, samples, strict=True)
+        for stage, stage_samples in each_stage
         if stage["stage"] != "prepare" and stage["call"] in (None, 0, 1)
         for point in _thin_out(stage_samples)
     ]
     names = points[0] if points else ()
     measurement = Measurement(
         stages=tuple(MeasuredStage(**stage) for stage in stages),
-        before=points[0] if points else {},  # where loading begins: the imports have taken memory too
+        before=next((near[0] for stage, near in each_stage if stage["stage"] == "load" and near), {}),
         threads=facts.get("threads"),
         resident=tuple(resident),
         timeline={name: tuple(point[name] for point in points) for name in names},

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
+from typing import Any
 
 from svdlab.rows.typed_json import fields_of
 
@@ -39,6 +40,7 @@ class Fidelity:
     ssim: float | None = None  # mean over the frames of their luma's, -1 to 1 (equal)
     max_abs_levels: float | None = None  # the largest difference of a value, of 255
     latents_relative: float | None = None  # norm of the latents' difference over theirs: tells what 8 bits do not
+    baseline_key: str | None = None  # of the row that they were compared with; None in rows of older versions
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Measurement:
         return None if self.peak_process_bytes is None else self.peak_process_bytes - self.bytes_before_loading
 
     @cached_property
-    def figures(self) -> dict[str, float | None]:
+    def figures(self) -> dict[str, Any]:
         """A line of a table: the other properties, more peaks, and the fidelity, by name.
 
         `peak_device_bytes` is the most that everybody had in use on the card.

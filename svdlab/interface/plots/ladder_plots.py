@@ -12,7 +12,7 @@ from typing import Any
 
 from svdlab.interface.plots.figure_style import DescribedFigure, colours, is_wide, new_figure
 from svdlab.prediction.estimate import Estimate, estimate_if_readable
-from svdlab.profiling.ladder import is_exact, measured_rungs, rung_labels
+from svdlab.profiling.ladder import is_exact, measured_machine, measured_rungs, rung_labels
 from svdlab.rows.row import Row
 
 GiB = 2**30
@@ -241,7 +241,7 @@ def _legend(figure: DescribedFigure, names: dict[str, str]) -> None:
 
 def _where(rows: Sequence[Row]) -> str:
     """The machine on which rows were measured: the end of a title."""
-    names = dict.fromkeys(row.machine.name for row in rows if row.machine)
+    names = dict.fromkeys(machine.name for row in rows if (machine := measured_machine(row)))
     return f", measured on {', '.join(names)}" if names else ""
 
 
