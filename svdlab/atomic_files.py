@@ -8,6 +8,7 @@ machine's. What may be alive on another machine is removed after a day of silenc
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -48,12 +49,26 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield written
             for file in [written, *written.glob("*")]:
                 _flush(file)
-            if written.is_dir() and path.exists():  # a folder cannot be replaced in one move
-                path.rename(replaced)
-            written.replace(path)
+            _put_in_place(written, path)
         finally:
-            restore_replaced(path)
-            shutil.rmtree(replaced, ignore_errors=True)
+            if restore_replaced(path).exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _put_in_place(written: Path, path: Path) -> None:
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            if written.is_dir() and path.exists():  # a folder cannot be replaced in one move
+                path.rename(_replaced(path))
+            written.replace(path)
+            return
+        except OSError as error:  # another writer of the folder came between, or a reader that put the old one back
+            is_passing = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) and written.is_dir()
+            if not is_passing or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+        clear_leftovers(path.parent)
 
 
 def _flush(file: Path) -> None:

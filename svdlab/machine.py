@@ -12,17 +12,20 @@ import platform
 import re
 import subprocess
 import sys
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
+from types import CodeType
 
 _OUT_OF_MEMORY = re.compile(  # as torch, CUDA's libraries, other accelerators, C++ and the system say it
     r"out of memory|(can't|cannot) allocate memory|enough memory|bad_alloc|STATUS_ALLOC_FAILED|PT_DEVMEM Alloc", re.I
 )
 _UNREACHABLE = re.compile(  # as torch and CUDA say it, and `load`
-    r"busy or unavailable|no CUDA-capable device|No CUDA GPUs|no NVIDIA driver|torch sees no CUDA card", re.I
+    r"busy or unavailable|no CUDA-capable device|No CUDA GPUs|no NVIDIA driver|torch sees (no|\d+) (CUDA|Apple)", re.I
 )
 
 
@@ -107,6 +110,22 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def release_frames(error: BaseException | None, until: CodeType | None = None) -> None:
+    """Let go of what an error keeps in memory: a notebook holds its last one, and so the variables of its frames.
+
+    Args:
+        error: as it was caught; the frame that caught it stays, and what still runs.
+        until: the code of a function that stays too, with all that it called.
+    """
+    while error:
+        for frame, _ in islice(traceback.walk_tb(error.__traceback__), 1, None):
+            if frame.f_code is until:
+                break
+            with suppress(RuntimeError):  # it runs
+                frame.clear()
+        error = error.__cause__ or error.__context__
 
 
 def reset_peak(device: str) -> None:

@@ -63,9 +63,11 @@ class Setup:
 
     def __post_init__(self) -> None:
         v = variant(self.variant)
-        names = (self.optimizations,) if isinstance(self.optimizations, str) else tuple(self.optimizations)
+        names = () if self.optimizations is None else self.optimizations
+        names = tuple(map(str, names)) if isinstance(names, Iterable) and not isinstance(names, str) else (str(names),)
         object.__setattr__(self, "optimizations", names)
-        object.__setattr__(self, "weights", str(self.weights) or ("hub" if v.repository else "bundled"))
+        object.__setattr__(self, "weights", str(self.weights or ("hub" if v.repository else "bundled")))
+        object.__setattr__(self, "device", None if self.device is None else str(self.device))  # torch's own, too
         if self.dtype is not None and self.dtype not in DTYPES:
             expected = f"one of {', '.join(DTYPES)}, or None to let the device decide"
             raise ValueError(f"Unknown dtype {shorten(self.dtype)}: expected {expected}.")

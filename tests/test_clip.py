@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -98,6 +99,8 @@ def test_several_seeds_in_one_call_are_the_same_clips_as_one_by_one(micro, make_
     for clip in clips:
         assert are_equal(clip.frames, generate(micro, clip.request, progress=False).frames)
     assert not are_equal(clips[0].frames, clips[1].frames)
+    with pytest.raises(ValueError, match=r"seeds=3 must be several"):
+        generate(micro, make_request(**SMALL), seeds=3, progress=False)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def test_a_pipeline_made_elsewhere_works_and_is_not_given_a_setup(micro, make_request):
@@ -122,8 +125,19 @@ def test_progress_counts_the_steps_and_cancelling_leaves_the_pipeline_fit(micro,
     def cancel(done, total, latents):
         raise Cancelled
 
-    with pytest.raises(Cancelled):
+    handle = micro.unet.conv_in.register_forward_hook(lambda *call: tensors.append(weakref.ref(call[-1])))
+    tensors: list[weakref.ref[torch.Tensor]] = []
+    with pytest.raises(Cancelled) as cancelled:
         generate(micro, make_request(**SMALL), on_step=cancel, progress=False)
+    assert "latents" in cancelled.traceback[-1].frame.f_locals  # for a debugger
+    stop = micro.unet.mid_block.register_forward_hook(lambda *_: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt) as interrupt:  # a notebook keeps it, with the frames of its traceback
+        generate(micro, make_request(**SMALL), progress=False)
+    assert len(tensors) == 2
+    assert [tensor() for tensor in tensors] == [None, None]
+    del interrupt
+    stop.remove()
+    handle.remove()
     assert are_equal(
         generate(micro, make_request(**SMALL), progress=False).frames, run_diffusers(micro, make_request(**SMALL))
     )

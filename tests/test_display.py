@@ -35,7 +35,7 @@ def test_a_video_plays_without_any_script(tmp_path):
     assert (tag["src"] or "").startswith("data:video/mp4;base64,")
     assert page.all("source") == []  # JupyterLab would strip its src
     (tmp_path / "x.mp4").write_bytes(decode_source(tag))
-    assert probe(tmp_path / "x.mp4")[2:] == (7.0, 4, "h264")
+    assert probe(tmp_path / "x.mp4")[2:] == (7.0, 4, "h264", "yuv420p")
     assert (tag["data-fps"], tag["data-frames"]) == ("7", "4")
 
 

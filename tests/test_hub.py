@@ -795,8 +795,11 @@ def test_memory_that_a_deleted_pipeline_had_is_free(monkeypatch):
     _check_memory(4 * 2**30, "cuda", "The weights")
 
 
-def test_memory_is_asked_for_in_the_precision_that_is_loaded(checkpoint, monkeypatch):
+def test_memory_is_asked_for_in_the_precision_that_is_loaded(checkpoint, halved, tmp_path, monkeypatch):
     stored = sum(file.stat().st_size for file in checkpoint.rglob("*.safetensors"))
     monkeypatch.setattr("svdlab.pipelines.load.free_bytes", lambda device: stored * 3 // 4)
     refusal(local(checkpoint, dtype="fp32"), MemoryError)
-    assert load(local(checkpoint, dtype="fp16")).unet.dtype == torch.float16
+    halved.save_pretrained(tmp_path)  # without "fp16" in the files' names
+    refusal(local(tmp_path, dtype="fp32"), MemoryError)
+    for folder in (checkpoint, tmp_path):
+        assert load(local(folder, dtype="fp16")).unet.dtype == torch.float16

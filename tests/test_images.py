@@ -142,6 +142,8 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
     ):
         assert same(open_image(source), expected)
     assert same(open_image(np.stack([ramp] * 3, -1)), expected)
+    grey = SCENE.convert("L")
+    assert same(open_image(grey.convert("I")), open_image(grey))  # 32 bits, and no more than 8 are used
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -216,6 +217,51 @@ def test_windows_flushes_only_what_may_be_written_to_and_no_folder(tmp_path, mon
         scratch.mkdir()
         (scratch / "frame.png").write_bytes(b"pixels")
     assert flags == [os.O_RDWR]
+
+
+def write_folder(path: Path, text: str) -> None:
+    with atomic_files.atomic_write(path) as scratch:
+        scratch.mkdir()
+        (scratch / "frame.png").write_text(text)
+
+
+def test_writers_of_one_folder_at_the_same_moment_do_not_stop_each_other(tmp_path, monkeypatch):
+    path, rename, others = tmp_path / "frames", Path.rename, iter(["second", "third"])
+    write_folder(path, "first")
+
+    def rename_and_be_overtaken(source, target):
+        rename(source, target)
+        if other := next(others, None):
+            write_folder(path, other)  # while the first one's frames are away
+
+    monkeypatch.setattr(Path, "rename", rename_and_be_overtaken)
+    write_folder(path, "last")
+    with atomic_files.atomic_write(path) as scratch:
+        scratch.mkdir()
+        atomic_files._replaced(path).mkdir()  # as another writer leaves it for a moment
+        (atomic_files._replaced(path) / "frame.png").write_text("older")
+        (scratch / "frame.png").write_text("very last")
+    assert [file.name for file in tmp_path.iterdir()] == ["frames"]
+    assert (path / "frame.png").read_text() == "very last"
+
+
+def test_a_folder_that_cannot_be_put_back_at_once_is_kept(tmp_path, monkeypatch):
+    path, rename = tmp_path / "frames", Path.rename
+    write_folder(path, "first")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    def rename_once(source, target):
+        rename(source, target)
+        monkeypatch.setattr(Path, "rename", fail)
+        monkeypatch.setattr(Path, "replace", fail)
+
+    monkeypatch.setattr(Path, "rename", rename_once)
+    with pytest.raises(OSError, match="Input/output"):
+        write_folder(path, "second")
+    monkeypatch.undo()
+    assert (atomic_files.restore_replaced(path) / "frame.png").read_text() == "first"
 
 
 @pytest.mark.slow

@@ -291,6 +291,7 @@ def test_split_guidance_takes_one_video_at_a_time_and_stays_when_offloading_rene
     split = optimizations()["split-guidance"]
     assert not split.holds(plain_pipeline)
     split.apply(plain_pipeline, None)
+    assert '"_class_name": "UNetSpatioTemporalConditionModel"' in plain_pipeline.unet.to_json_string()  # when saved
     for renew in (lambda: None, lambda: add_hook_to_module(plain_pipeline.unet, ModelHook())):
         renew()
         assert split.holds(plain_pipeline)

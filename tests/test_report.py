@@ -10,7 +10,7 @@ import pytest
 import studies
 from html_page import HOSTILE, Page
 
-from svdlab import Setup, report
+from svdlab import Setup, newest, report
 from svdlab.interface.command_line import main
 from svdlab.rows.measurement import Measurement
 from svdlab.rows.typed_json import from_plain
@@ -76,7 +76,10 @@ def test_videos_beside_a_report(motion, tmp_path, without_curves):
 
 
 def test_many_megabytes_of_clips_lie_beside_a_report(motion, tmp_path, without_curves, monkeypatch):
-    report(motion, tmp_path / "one.html")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert report(f"~/{motion.relative_to(tmp_path)}", "~/one.html") == tmp_path / "one.html"
+    assert newest("~") == [motion]
     monkeypatch.setattr("svdlab.interface.report._INSIDE_BYTES", 10_000)
     report(motion, tmp_path / "light.html")
     assert not (tmp_path / "one_files").exists()

@@ -259,14 +259,17 @@ def test_measuring_a_clip_later_changes_nothing_else(setup, make_request, tmp_pa
     assert not list(folder.iterdir())
 
 
-def test_a_plan_counts_and_estimates(setup, make_request, tmp_path):
+def test_a_plan_counts_and_estimates(setup, make_request, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     trials = make_trials(setup, make_request, seed=range(4))
     plan = dry_run(trials, tmp_path / "rows")
     assert (plan.total, plan.done, plan.to_make, plan.seconds) == (4, 0, 4, None)
     assert str(plan) == "4 clips: none there yet, 4 to make, time unknown, about 0.0 MB."
     assert not (tmp_path / "rows").exists()
-    rows = run_quietly(trials[:2], tmp_path / "rows")
-    later_plan = dry_run([*trials, trials[0]], tmp_path / "rows")  # a trial that comes twice is one clip
+    rows = run_quietly(trials[:2], "~/rows")
+    assert not (tmp_path / "~").exists()
+    later_plan = dry_run([*trials, trials[0]], "~/rows")  # a trial that comes twice is one clip
     assert (later_plan.total, later_plan.done, later_plan.to_make) == (4, 2, 2)
     assert later_plan.seconds == pytest.approx(sum(sum(row.timings.values()) for row in rows), rel=0.5)
     sizes = [row.clip.stat().st_size for row in rows if row.clip]

@@ -140,7 +140,9 @@ def test_results_lie_where_one_works_and_nothing_is_overwritten(tmp_path, monkey
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     assert results_folder("", "motion") == tmp_path / "results" / "motion"
-    assert results_folder(tmp_path / "here", "motion") == tmp_path / "here"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for results in (tmp_path / "here", "~/here"):
+        assert results_folder(results, "motion") == tmp_path / "here"
     for name in ("clip.mp4", "clip-2.mp4", "clip-3.mp4"):
         assert unused_path(tmp_path / "clip.mp4").name == name
         (tmp_path / name).touch()

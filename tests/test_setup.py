@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from svdlab.optimizations.forward_chunking import _chunks_of
 from svdlab.optimizations.registry import optimizations
 from svdlab.pipelines import random_weights as architecture
 from svdlab.pipelines.hub import WeightsError
-from svdlab.pipelines.load import load, setup_of
+from svdlab.pipelines.load import is_temporary, load, setup_of
 from svdlab.setup import Setup
 from svdlab.sweeps.grid import Trial
 from svdlab.tiny import WEIGHTS
@@ -61,6 +63,7 @@ def on_cpu(folder: Path, *optimizations: str, **fields) -> Setup:
             f"Unknown optimisation 'model-offlaod': expected one of {', '.join(optimizations())}; "
             "did you mean 'model-offload'?",
         ),
+        ({"optimizations": 3}, f"Unknown optimisation '3': expected one of {', '.join(optimizations())}."),
         ({"optimizations": ("model-offload=3",)}, "'model-offload=3' is not understood: model-offload takes no value."),
         (
             {"optimizations": ("forward-chunking=",)},
@@ -103,6 +106,11 @@ def test_weights_are_bundled_where_there_are_such_and_else_on_the_hub(tmp_path):
     assert Setup("svd", weights=tmp_path).weights == str(tmp_path)  # pyright: ignore[reportArgumentType]
 
 
+def test_none_is_the_default_and_a_device_of_torch_is_taken_by_its_name():
+    fields: dict[str, Any] = {"weights": None, "optimizations": None, "device": torch.device("cuda", 1)}
+    assert Setup("svd", **fields) == Setup("svd", device="cuda:1")
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "٣", ""])
 def test_a_chunk_that_divides_no_number_of_frames(value):
     with pytest.raises(ValueError, match=f"'forward-chunking={value}' is not understood"):
@@ -143,10 +151,27 @@ def test_offloading_is_refused_on_a_processor_before_anything_is_read(tmp_path, 
     assert str(error.value) == f"'{name}' needs a GPU to offload from, and this runs on the processor: leave it out."
 
 
-def test_a_card_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="device='cuda:1' is asked for, but torch sees no CUDA card: leave it out"):
-        load(Setup("svd", device="cuda:1"))
+@pytest.mark.parametrize(
+    ("device", "cards", "seen"),
+    [("cuda:1", 0, "no CUDA card"), ("cuda:2", 2, "2 CUDA cards"), ("mps", 0, "no Apple GPU")],
+)
+def test_a_card_that_is_not_there(monkeypatch, device, cards, seen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    setup = Setup("svd", weights="random", dtype="fp16", device=device)
+    with pytest.raises(RuntimeError, match=f"device='{device}' is asked for, but torch sees {seen}: ") as error:
+        load(setup)
+    assert is_temporary(error.value, setup)  # another machine may have it
+
+
+@pytest.mark.parametrize("name", ["compile-vae", "compile-blocks"])
+def test_graphs_that_would_overwrite_results_are_refused_before_anything_is_read(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    setup = on_cpu(tmp_path / "nothing here", f"{name}=reduce-overhead", dtype="fp16")
+    with pytest.raises(RuntimeError, match="overwrite results"):
+        load(dataclasses.replace(setup, device="cuda"))
 
 
 # In and out of JSON
@@ -222,10 +247,17 @@ def test_compiling_that_was_undone_does_not_hold(checkpoint, name, part):
 
 
 def test_a_switch_that_does_nothing_is_an_error(checkpoint, monkeypatch):
-    idle = dataclasses.replace(optimizations()["forward-chunking"], apply=lambda pipeline, value: None)
+    modules = []
+    idle = dataclasses.replace(
+        optimizations()["forward-chunking"], apply=lambda pipeline, _: modules.append(weakref.ref(pipeline.unet))
+    )
     monkeypatch.setitem(optimizations(), idle.name, idle)
-    with pytest.raises(RuntimeError, match="'forward-chunking' was applied and did not take hold on this pipeline"):
+    with pytest.raises(
+        RuntimeError, match="'forward-chunking' was applied and did not take hold on this pipeline"
+    ) as e:
         load(on_cpu(checkpoint, "forward-chunking"))
+    assert e.tb  # as a notebook keeps it
+    assert modules[0]() is None  # and with it no pipeline
 
 
 # Random weights, and the sizes that predictions rest on

@@ -147,12 +147,40 @@ def test_a_recording_in_fragments_is_counted_and_shown_whole(tmp_path):
     assert 'data-frames="3"' in show(tmp_path / "parts.mp4").html
 
 
+@pytest.mark.parametrize("pixels", ["yuv444p", "yuv420p10le"])
+def test_h264_that_only_some_browsers_play_is_encoded_anew(tmp_path, pixels):
+    whole = write_video(tmp_path / "whole.mp4", draw_frames(3), 7)
+    ffmpeg("-v", "error", "-i", str(whole), "-c:v", "libx264", "-pix_fmt", pixels, str(tmp_path / "rare.mp4"))
+    assert probe(tmp_path / "rare.mp4")[3:] == (3, "h264", pixels)
+    page = show([whole, tmp_path / "rare.mp4"]).html
+    sources = re.findall(r"data:video/mp4;base64,([^\"]+)", page)
+    assert base64.b64decode(sources[0]) == whole.read_bytes()
+    (tmp_path / "shown.mp4").write_bytes(base64.b64decode(sources[1]))
+    assert probe(tmp_path / "shown.mp4").pixel_format == "yuv420p"
+
+
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    frames = draw_frames(2)
+    for name in ("x.mp4", "x.gif", "frames"):
+        path = write_video(f"~/videos/{name}", frames, 7, metadata="text")
+        assert path == tmp_path / "videos" / name
+        assert len(read_frames(f"~/videos/{name}")[0]) == 2
+        assert read_metadata(f"~/videos/{name}")[0] == "text"
+        assert 'data-frames="2"' in show(f"~/videos/{name}").html
+    (tmp_path / "videos" / "frames" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="more than PNG frames"):
+        write_video("~/videos/frames", frames, 7)
+    assert not (tmp_path / "~").exists()
+
+
 def test_what_a_telephone_filmed_and_somebody_trimmed_is_read_as_it_plays(tmp_path):
     """Both leave the frames as they were encoded: the head says how they lie, and which of them are shown."""
     whole = write_video(tmp_path / "whole.mp4", draw_frames(12), 6)
     copy = ["-v", "error", "-ss", "1.1", "-display_rotation", "90", "-i", str(whole), "-map", "0:v:0", "-c", "copy"]
     ffmpeg(*copy, str(tmp_path / "upright.mov"))
-    frames, (width, height, *_, count, _) = read_frames(tmp_path / "upright.mov")[0], probe(tmp_path / "upright.mov")
+    frames, (width, height, _, count, *_) = read_frames(tmp_path / "upright.mov")[0], probe(tmp_path / "upright.mov")
     expected = decode(tmp_path / "upright.mov", (72, 128))
     assert (frames[0].size, width, height) == ((72, 128), 72, 128)
     assert 1 < len(frames) == count == len(expected) < 12

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from svdlab.dtypes import safer_dtypes
 from svdlab.generation.clip import BLACK, Clip
-from svdlab.machine import allowed_bytes, is_out_of_memory, peak_bytes, reset_peak, synchronize
+from svdlab.machine import allowed_bytes, is_out_of_memory, peak_bytes, release_frames, reset_peak, synchronize
+from svdlab.messages import shorten
 from svdlab.pipelines.load import setup_of
 from svdlab.pipelines.pipeline_lock import exclusive
 from svdlab.pipelines.vae_precision import decode, keep_precision
@@ -120,6 +121,8 @@ def generate(  # pyright: ignore[reportInconsistentOverload]  (`options` stands 
         )
     if seeds is None:
         return _generate_one(pipeline, request, setup, picture, on_step, progress)
+    if not isinstance(seeds, Iterable):
+        raise ValueError(f"seeds={shorten(seeds)} must be several, such as [7, 8]: one alone is the request's seed.")
     with quiet_requests():  # the first one has warned already, of the same values
         requests = [dataclasses.replace(request, seed=seed) for seed in seeds]
     return [_generate_one(pipeline, each, setup, picture, on_step, progress) for each in requests]
@@ -160,12 +163,14 @@ def _generate_one(
             synchronize(device)  # the last steps may still run there
             sampled_at = time.perf_counter()
             bar.set_postfix_str(stage)
-            pixels = _decode(pipeline, latents, request, notes)
-            frames = pipeline.video_processor.postprocess_video(video=pixels, output_type="pil")[0]
+            frames = pipeline.video_processor.postprocess_video(
+                video=_decode(pipeline, latents, request, notes), output_type="pil"
+            )[0]
             bar.set_postfix_str("")
-        except (MemoryError, RuntimeError, OSError) as error:
+        except BaseException as error:
             is_exhausted = is_out_of_memory(error)
             if not is_exhausted:
+                release_frames(error, until=after_step.__code__)  # `on_step` may be looked at by its writer
                 raise
         finally:
             pipeline.maybe_free_model_hooks()  # what offloading holds on the device

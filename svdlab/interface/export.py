@@ -31,7 +31,7 @@ def export_clips(entries: Sequence[Entry], chosen: Iterable[Entry], path: str | 
     Raises:
         ValueError: none of the rows has a clip, or something else is at the path.
     """
-    path, with_clips = Path(path), [entry for entry in chosen if entry.clip]
+    path, with_clips = Path(path).expanduser(), [entry for entry in chosen if entry.clip]
     if not with_clips:
         raise ValueError("There is no clip to export: star a row first, or name keys.")
     if path.suffix not in (".zip", "") or not is_replaceable(path):

@@ -67,7 +67,7 @@ def report(
         >>> report("results/motion", "motion.html").name
         'motion.html'
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix.lower() not in (".html", ".htm") or videos not in ("inside", "beside", None):
         raise ValueError(f"Cannot write {path.name!r} with videos={videos!r}: use a name.html, and inside or beside.")
     entries, folder = read_entries(folders), path.with_name(f"{path.stem}_files")

@@ -51,7 +51,7 @@ def find_studies(folders: str | Path | Iterable[str | Path]) -> list[Path]:
         folders: A study, a folder of studies, or several of these.
     """
     paths = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    return [study for folder in paths for study in _studies(Path(folder))]
+    return [study for folder in paths for study in _studies(Path(folder).expanduser())]
 
 
 def read_entries(folders: str | Path | Iterable[str | Path], may_be_empty: bool = False) -> list[Entry]:
@@ -85,7 +85,7 @@ def newest(folder: str | Path = "") -> list[Path]:
         >>> newest("results")[0].name
         'motion'
     """
-    home = Path(folder or results_home())
+    home = Path(folder or results_home()).expanduser()
     inner = [each for each in home.glob("*/") if not each.name.startswith(".")]
     studies = {study for each in (home, *inner) if each.is_dir() for study in _studies(each)}
     studies = [study for study in studies if any(study.glob("*.mp4")) and any(study.glob("*.json"))]

@@ -214,8 +214,8 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         import numpy as np
 
         values = np.asarray(image)
-        if image.mode == "I" and 0 <= values.min() <= values.max() <= 65535:  # how Pillow hands on 16 bits at times
-            values = values.astype(np.uint16)
+        if image.mode == "I" and 0 <= values.min() <= values.max() <= 65535:  # how Pillow hands on 8 or 16 bits
+            values = values.astype(np.uint8 if values.max() <= 255 else np.uint16)
         return _from_array(values, name)
     profile, alpha = image.info.get("icc_profile"), None
     if image.has_transparency_data:

@@ -31,13 +31,14 @@ MAX_PIXELS = 2**30  # over all frames of a file: 3 GiB of RGB, seven times 256 f
 
 
 class VideoInfo(NamedTuple):
-    """A video file as it is shown: size in pixels, playback frames per second, frames (0: not said), codec."""
+    """A video file as it is shown: size in pixels, playback frames per second, frames (0: not said), codec, format."""
 
     width: int
     height: int
     fps: float
     frames: int
     codec: str
+    pixel_format: str | None
 
 
 def read_frames(path: str | Path) -> tuple[list[Image.Image], float]:
@@ -46,7 +47,7 @@ def read_frames(path: str | Path) -> tuple[list[Image.Image], float]:
     It may be what `write_video` wrote, or any other MP4, MOV, animated GIF or WebP. A ValueError where it is missing,
     cut short, no video, or over `MAX_PIXELS` in all.
     """
-    path = restore_replaced(Path(path))
+    path = restore_replaced(Path(path).expanduser())
     if path.is_dir():
         return _read_png(path)
     kind = _kind(path)
@@ -84,7 +85,7 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
 
     A folder of PNG frames has them too, and each of its frames.
     """
-    path = restore_replaced(Path(path))
+    path = restore_replaced(Path(path).expanduser())
     if path.is_dir():
         path = _frame_paths(path)[0]
     kind, cover = _kind(path), None
@@ -110,7 +111,7 @@ def read_metadata(path: str | Path) -> tuple[str | None, Image.Image | None]:
 
 def probe(path: str | Path) -> VideoInfo:
     """What an MP4 or MOV says of itself; only its first frame is decoded."""
-    path = Path(path)
+    path = Path(path).expanduser()
     with _explain_errors(path), av.open(str(path), format=_kind(path)) as container:
         stream = _main_stream(container, path)
         _check_pixels(stream.width, stream.height, 1, path)
@@ -118,7 +119,8 @@ def probe(path: str | Path) -> VideoInfo:
         first = next(container.decode(stream), None)
         lies_down = first is not None and first.rotation % 180 != 0
         width, height = (stream.height, stream.width) if lies_down else (stream.width, stream.height)
-        return VideoInfo(width, height, fps, _frame_count(stream), stream.codec_context.name)
+        context = stream.codec_context
+        return VideoInfo(width, height, fps, _frame_count(stream), context.name, context.pix_fmt)
 
 
 def _parse_comment(text: str) -> dict[str, Any]:

@@ -190,10 +190,11 @@ def _cell(thing: Any, fps: float | None) -> _Cell:
         return _Cell(list(frames), fps or _FPS)
     if not isinstance(thing, (str, Path)):
         raise ValueError(f"Cannot show a {type(thing).__name__}: give a clip, a path, or a PIL image.")
-    path = Path(thing)
+    path = Path(thing).expanduser()
     if path.suffix.lower() == ".mp4":
         info = probe(path)
-        if info.codec == "h264" and info.frames:  # every browser plays it; anything else is encoded anew
+        # what every browser plays; anything else is encoded anew, 10 bits and unhalved colours too
+        if info.codec == "h264" and info.pixel_format in ("yuv420p", "yuvj420p") and info.frames:
             return _Cell(iterate_frames(path), info.fps, path.read_bytes(), info)
     elif path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
         return _Cell([open_image(path)], _FPS)

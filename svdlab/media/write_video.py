@@ -69,7 +69,7 @@ def write_video(
         ValueError: It cannot be written so; the sentence says how it can.
         OSError: From a full disk, for example; nothing is left behind.
     """
-    path, suffix = Path(path), check_target(path, fps)
+    path, suffix = Path(path).expanduser(), check_target(path, fps)
     if max_bytes is not None and (suffix != ".gif" or max_bytes < 1):
         raise ValueError("max_bytes is for .gif; for a smaller .mp4 raise crf (28 takes a third of the usual 17).")
     if isinstance(loop, bool) or not (isinstance(loop, Integral) and loop >= 0):
@@ -104,7 +104,7 @@ def check_target(path: str | Path, fps: float) -> str:
         path: As in `write_video`.
         fps: As in `write_video`.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     suffix = path.suffix.lower()
     if suffix not in (".mp4", ".gif", ".webp", ""):
         raise ValueError(f"Cannot write {shorten(suffix)}: use .mp4, .gif or .webp, or no suffix for PNG frames.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from svdlab.machine import best_device
 from svdlab.optimizations.registry import Optimization
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own
@@ -28,19 +27,13 @@ def _compile(module: Any, value: str | None) -> None:
     module.compile(mode=value, fullgraph=True)
 
 
-def _compile_decoder(pipeline: Any, value: str | None) -> None:
-    _refuse_graphs("compile-vae", value)  # the chunks of a clip are joined at its end
-    _compile(pipeline.vae.decoder, value)
-
-
 def _compile_blocks(pipeline: Any, value: str | None) -> None:
-    _refuse_graphs("compile-blocks", value)  # the first blocks' results are used again by the last
     pipeline.unet._repeated_blocks = _BLOCKS
     pipeline.unet.compile_repeated_blocks(mode=value, fullgraph=True)
 
 
-def _refuse_graphs(name: str, value: str | None) -> None:
-    if value in _GRAPH_MODES and best_device() == "cuda":
+def _refuse_graphs(name: str, value: str | None, device: str) -> None:
+    if value in _GRAPH_MODES and device.startswith("cuda"):
         raise RuntimeError(
             f"'{name}={value}' would overwrite results that are still in use, since CUDA's graphs keep one of each: "
             f"use '{name}=max-autotune-no-cudagraphs', or '{name}'."
@@ -70,7 +63,8 @@ COMPILE_UNET = _compiling(
 COMPILE_VAE = _compiling(
     "compile-vae",
     what="torch.compile of the VAE's decoder; a new decode chunk compiles again",
-    apply=_compile_decoder,
+    apply=lambda pipeline, value: _compile(pipeline.vae.decoder, value),
+    check_device=partial(_refuse_graphs, "compile-vae"),  # the chunks of a clip are joined at its end
     holds=lambda pipeline: _is_compiled(pipeline.vae.decoder),
     conflicts={"sequential-offload": _HOOK_CONFLICT},
 )
@@ -78,6 +72,7 @@ COMPILE_BLOCKS = _compiling(
     "compile-blocks",
     what="torch.compile of the UNet's transformer blocks, which repeat: a far shorter first call than compile-unet",
     apply=_compile_blocks,
+    check_device=partial(_refuse_graphs, "compile-blocks"),  # the first blocks' results are used again by the last
     holds=lambda pipeline: _is_compiled(*(m for m in pipeline.unet.modules() if type(m).__name__ in _BLOCKS)),
     conflicts={
         "compile-unet": "it compiles the same blocks as part of the UNet",

@@ -54,14 +54,17 @@ def _apply_group(pipeline: Any, value: str | None) -> None:
     from diffusers.hooks import apply_group_offloading
 
     device = torch.device(best_device())
-    if value == "stream" and device.type != "cuda":
-        raise RuntimeError("'group-offload=stream' needs CUDA's streams to fetch ahead: use 'group-offload'.")
     options: dict[str, Any] = {"offload_type": "leaf_level", "use_stream": value == "stream"}
     if value == "block":
         options = {"offload_type": "block_level", "num_blocks_per_group": 1}
     for module in (pipeline.image_encoder, pipeline.unet):
         apply_group_offloading(module, onload_device=device, **options)
     pipeline.vae.to(device)  # small, and under the hooks it would lose its turn to 32 bits and back for encoding
+
+
+def _check_streams(value: str | None, device: str) -> None:
+    if value == "stream" and not device.startswith("cuda"):
+        raise RuntimeError("'group-offload=stream' needs CUDA's streams to fetch ahead: use 'group-offload'.")
 
 
 def _group_holds(pipeline: Any) -> bool:
@@ -87,6 +90,7 @@ GROUP_OFFLOAD = _offloading(
     what="one layer at a time on the card (leaf), one block, or one layer while the next one comes (stream)",
     apply=_apply_group,
     holds=_group_holds,
+    check_device=_check_streams,
     values=", ".join(_GROUPS),
     accepts=_GROUPS.__contains__,
     conflicts={"sequential-offload": _PLACEMENT_CONFLICT},

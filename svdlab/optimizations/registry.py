@@ -73,6 +73,8 @@ class Optimization:
     accepts: Callable[[str], bool] = lambda text: False  # whether a text is one of those values
     conflicts: Mapping[str, str] = field(default_factory=dict)  # names that it cannot be had with, and the reasons
     accelerator: bool = False  # whether it needs something other than the processor
+    # Raises a `RuntimeError` where it cannot run on a device.
+    check_device: Callable[[str | None, str], object] = lambda value, device: None
     # Raises a `ValueError` where it cannot serve a request.
     check_request: Callable[[str | None, Request], object] = lambda value, request: None
     # Makes a pipeline ready for the next clip.

@@ -28,6 +28,7 @@ def _apply(pipeline: Any, value: str | None) -> None:
             outputs = [forward(x, timestep, states, added_time_ids=ids, **kwargs)[0] for x, states, ids in videos]
             return (torch.cat(outputs),)
 
+    OneVideoAtATime.__name__ = type(unet).__name__  # which diffusers writes into the configuration of a saved one
     unet.__class__ = OneVideoAtATime
     owner, name = _innermost_forward(unet)
     if name in vars(owner):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -139,17 +140,17 @@ def check_folder(folder: Path, *, half: bool) -> dict[str, list[Path]]:
         raise WeightsError(f"{folder / lacking} lacks {kind}: download the folder again, all of one kind.")
     for files in chosen.values():
         for file in files:
-            tensor_names(file)
+            tensor_sizes(file)
     return chosen
 
 
-def tensor_names(file: Path) -> set[str]:
-    """The names of the tensors in a safetensors file; a `WeightsError` where it is damaged or cut short."""
+def tensor_sizes(file: Path) -> dict[str, int]:
+    """How many values each tensor of a safetensors file has; a `WeightsError` where it is damaged or cut short."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as tensors:
-            return set(tensors.keys())
+            return {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         # The cache's snapshots are links: without the file behind the link, the next load would link the same again.
         raise WeightsError(

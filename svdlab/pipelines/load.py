@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svdlab.dtypes import torch_dtype
-from svdlab.machine import bytes_of_others, free_bytes, free_memory, is_out_of_memory, is_unreachable
+from svdlab.machine import bytes_of_others, free_bytes, free_memory, is_out_of_memory, is_unreachable, release_frames
 from svdlab.messages import first_line, shorten
 from svdlab.optimizations.registry import Optimization
 from svdlab.pipelines import hub
@@ -54,26 +54,12 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
     setup = setup.resolved()
     device, parsed = str(setup.device), dict(zip(setup.optimizations, setup.parsed, strict=True))
     _check_device(device, parsed)
-    dtype = torch_dtype(setup.dtype)
-    placed = any(optimization.phase == "placement" for optimization, _ in parsed.values())
-    first_device = "cpu" if placed else device  # an offload brings the weights to the device itself
-    if setup.weights == "random":
-        v = variant(setup.variant)
-        _check_memory(v.download_bytes * dtype.itemsize // 2, first_device, f"Random weights of {v.name}")
-        pipeline = with_random_weights(v, dtype, first_device)
-    else:
-        folder, setup = _folder(setup)
-        pipeline = _read(folder, dtype, first_device)
-    if first_device != "cpu":  # where it is already; diffusers warns of fp16 there, offloaded or not
-        pipeline.to(first_device)
-    pipeline.set_progress_bar_config(disable=True)  # `generate` shows its own
-    for optimization, value in parsed.values():
-        optimization.apply(pipeline, value)
-    for text, (optimization, _) in parsed.items():  # after all of them: a later one may undo an earlier one
-        if not optimization.holds(pipeline):
-            raise RuntimeError(f"{text!r} was applied and did not take hold on this pipeline: leave it out, report it.")
-    setattr(pipeline, "_svdlab_setup", setup)  # noqa: B010  (diffusers types its attributes)
-    return pipeline
+    try:
+        return _build(setup, device, parsed)
+    except BaseException as error:
+        release_frames(error)  # they hold the pipeline
+        free_memory()
+        raise
 
 
 def is_temporary(error: BaseException, setup: Setup) -> bool:
@@ -99,6 +85,31 @@ def setup_of(pipeline: StableVideoDiffusionPipeline) -> Setup | None:
     return getattr(pipeline, "_svdlab_setup", None)
 
 
+def _build(
+    setup: Setup, device: str, parsed: dict[str, tuple[Optimization, str | None]]
+) -> StableVideoDiffusionPipeline:
+    dtype = torch_dtype(setup.dtype)
+    placed = any(optimization.phase == "placement" for optimization, _ in parsed.values())
+    first_device = "cpu" if placed else device  # an offload brings the weights to the device itself
+    if setup.weights == "random":
+        v = variant(setup.variant)
+        _check_memory(v.download_bytes * dtype.itemsize // 2, first_device, f"Random weights of {v.name}")
+        pipeline = with_random_weights(v, dtype, first_device)
+    else:
+        folder, setup = _folder(setup)
+        pipeline = _read(folder, dtype, first_device)
+    if first_device != "cpu":  # where it is already; diffusers warns of fp16 there, offloaded or not
+        pipeline.to(first_device)
+    pipeline.set_progress_bar_config(disable=True)  # `generate` shows its own
+    for optimization, value in parsed.values():
+        optimization.apply(pipeline, value)
+    for text, (optimization, _) in parsed.items():  # after all of them: a later one may undo an earlier one
+        if not optimization.holds(pipeline):
+            raise RuntimeError(f"{text!r} was applied and did not take hold on this pipeline: leave it out, report it.")
+    setattr(pipeline, "_svdlab_setup", setup)  # noqa: B010  (diffusers types its attributes)
+    return pipeline
+
+
 def _folder(setup: Setup) -> tuple[Path, Setup]:
     """Where the weights lie on disk, and the setup with the commit they are of."""
     if setup.weights == "bundled":
@@ -120,8 +131,12 @@ def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusion
 
     files = hub.check_folder(folder, half=dtype.itemsize == 2)
     half = ".fp16" in files["unet"][0].name
-    stored = sum(file.stat().st_size for paths in files.values() for file in paths)
-    _check_memory(stored * dtype.itemsize // (2 if half else 4), device, f"The weights in {folder}")
+    sizes = {
+        component: dict(pair for file in paths for pair in hub.tensor_sizes(file).items())
+        for component, paths in files.items()
+    }
+    values = sum(sum(tensors.values()) for tensors in sizes.values())
+    _check_memory(values * dtype.itemsize, device, f"The weights in {folder}")
     try:
         pipeline = StableVideoDiffusionPipeline.from_pretrained(
             folder, dtype=dtype, variant="fp16" if half else None, use_safetensors=True, local_files_only=True
@@ -130,9 +145,8 @@ def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusion
         if is_out_of_memory(error):
             raise
         raise WeightsError(f"The weights in {folder} cannot be read ({first_line(error)}): {_REPAIR}.") from error
-    for component, paths in files.items():  # diffusers and transformers warn, and go on with made-up values
-        names = set().union(*(hub.tensor_names(file) for file in paths))
-        missing = sorted(set(getattr(pipeline, component).state_dict()) - names)
+    for component, tensors in sizes.items():  # diffusers and transformers warn, and go on with made-up values
+        missing = sorted(set(getattr(pipeline, component).state_dict()) - set(tensors))
         if missing:
             lacking = f"lacks {len(missing)} of its tensors ({missing[0]} first)"
             raise WeightsError(f"{folder / component} {lacking}: {_REPAIR}.")
@@ -142,13 +156,18 @@ def _read(folder: Path, dtype: torch.dtype, device: str) -> StableVideoDiffusion
 def _check_device(device: str, parsed: dict[str, tuple[Optimization, str | None]]) -> None:
     import torch
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError(f"device={device!r} is asked for, but torch sees no CUDA card: leave it out, or use 'cpu'.")
-    for text, (optimization, _) in parsed.items():
+    kind, _, index = device.partition(":")
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = {"cuda": cards, "mps": int(torch.backends.mps.is_available()), "cpu": 1}[kind]
+    if int(index or 0) >= count:
+        names = f"{count or 'no'} {'CUDA card' if kind == 'cuda' else 'Apple GPU'}{'s' * (count > 1)}"
+        raise RuntimeError(f"device={device!r} is asked for, but torch sees {names}: leave it out, or use 'cpu'.")
+    for text, (optimization, value) in parsed.items():
         if optimization.accelerator and device == "cpu":
             raise RuntimeError(f"{text!r} needs a GPU to offload from, and this runs on the processor: leave it out.")
         if optimization.phase == "placement" and device not in ("cuda", "cuda:0", "mps"):
             raise RuntimeError(f"{text!r} works on the first card only: choose one with CUDA_VISIBLE_DEVICES instead.")
+        optimization.check_device(value, device)
 
 
 def _check_memory(needed: int, device: str, what: str) -> None:

@@ -34,7 +34,7 @@ def results_folder(results: str | Path, study: str) -> Path:
         Results go to .../kept
         'kept'
     """
-    folder = Path(results) if results else results_home() / study
+    folder = Path(results).expanduser() if results else results_home() / study
     folder.mkdir(parents=True, exist_ok=True)
     print(f"Results go to {folder.resolve()}")
     return folder
@@ -52,6 +52,6 @@ def unused_path(path: str | Path) -> Path:
         >>> unused_path("wall.mp4").name
         'wall-2.mp4'
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))

@@ -40,7 +40,7 @@ def read_rows(folder: str | Path) -> list[Row]:
         >>> [row.request.motion_bucket_id for row in read_rows("results/motion")]
         [30, 220]
     """
-    if not (folder := Path(folder)).is_dir():
+    if not (folder := Path(folder).expanduser()).is_dir():
         raise no_folder(folder)
     rows: dict[str, Row] = {}
     bad_clips = []

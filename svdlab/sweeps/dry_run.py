@@ -81,14 +81,14 @@ def dry_run(
         >>> print(dry_run(grid(Setup("tiny"), Request(image="rocket"), seed=range(15)), "results/new"))
         15 clips: none there yet, 15 to make, time unknown, about 1.0 MB.
     """
-    trials, pictures = list(trials), PictureCache()
+    trials, folder, pictures = list(trials), Path(folder).expanduser(), PictureCache()
     ways = [cluster_trials(trials, has_cards) for has_cards in (True, False)] if on else [trials]
     pairs = [(by_key := {pictures.row_key(t): t for t in way}, find_rows(folder, by_key, warn=False)) for way in ways]
     by_key, finished = max(pairs, key=lambda pair: len(pair[1]) / max(len(pair[0]), 1))
     final = {key: row for key, row in finished.items() if row.is_final(retry_failed)}
     done = [row for row in final.values() if row.status == "done"]
     to_make = [trial for key, trial in by_key.items() if key not in final]
-    rows = [row for row in read_rows(folder) if row.clip_file()] if Path(folder).is_dir() else []
+    rows = [row for row in read_rows(folder) if row.clip_file()] if folder.is_dir() else []
     sizes = [row.clip.stat().st_size / _pixels(row.request) for row in rows if row.clip]
     return DryRun(
         total=len(by_key),

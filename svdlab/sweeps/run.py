@@ -81,7 +81,7 @@ def run(
         >>> [row.status for row in rows]
         ['done', 'done']
     """
-    trials, folder, pictures = list(trials), Path(folder), PictureCache()
+    trials, folder, pictures = list(trials), Path(folder).expanduser(), PictureCache()
     if store and not on:
         raise ValueError(f"store={store!r} is where the workers of a cluster put clips: name the cluster (on='ray').")
     if on and (finished := _rows_of_finished_sweep(trials, folder, pictures, retry_failed)):

@@ -195,7 +195,7 @@ class ClipWorker(w.VBox):
         ):
             check_cancelled()
             self.tell("encoding the picture…")
-            folder = Path(self._results or results_home() / "panel")
+            folder = Path(self._results or results_home() / "panel").expanduser()
             folder.mkdir(parents=True, exist_ok=True)
             return make_row(pipeline, trial, folder, picture=job.picture, on_step=after_step)
 
