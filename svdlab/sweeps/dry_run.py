@@ -103,11 +103,11 @@ def dry_run(
 
 def _expected_seconds(trials: list[Trial], rows: list[Row]) -> float | None:
     """The time for trials, from rows of the same setups on this machine."""
-    total, name = 0.0, Machine.here().name
-    rows = [row for row in rows if row.machine and row.machine.name == name and "sample_seconds" in row.timings]
+    total = 0.0
     for setup in dict.fromkeys(trial.setup for trial in trials):
-        resolved = dataclasses.replace(setup.resolved(), device=None)
-        measured = [row for row in rows if dataclasses.replace(row.setup, device=None) == resolved]
+        here, resolved = Machine.here(setup.device).name, dataclasses.replace(setup.resolved(), device=None)
+        of_here = [row for row in rows if row.machine and row.machine.name == here and "sample_seconds" in row.timings]
+        measured = [row for row in of_here if dataclasses.replace(row.setup, device=None) == resolved]
         if not measured:
             return None
         sampling = median(r.timings["sample_seconds"] / _work(r.request) for r in measured)

@@ -201,7 +201,7 @@ def _new_row(trial: Trial, setup: Setup, picture: FittedPicture, key: str = "") 
         request=trial.request,
         axes=trial.axes,
         picture_sha256=picture.sha256,
-        machine=Machine.here(),
+        machine=Machine.here(setup.device),
         created=datetime.now(UTC).isoformat(),
         version=svdlab.__version__,
     )
