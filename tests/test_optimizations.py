@@ -191,7 +191,7 @@ def test_group_offload_leaves_the_frames_as_they_are(plain_pipeline, plain_clip,
     for _ in range(2):
         check_frames(group, generate(plain_pipeline, make_request(), progress=False), plain_clip(make_request))
     with pytest.raises(RuntimeError, match="needs CUDA's streams"):
-        group.apply(plain_pipeline, "stream")
+        group.check_device("stream", "mps")
 
 
 @pytest.mark.parametrize("names", [("attention=math", "single-token"), ("single-token", "attention=math")])
