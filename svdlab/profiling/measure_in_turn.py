@@ -77,7 +77,7 @@ def profile(
     if not (trials := list(trials)):
         return []
     limit_bytes = None if memory_limit_bytes is None else int(memory_limit_bytes)  # which may be 6e9
-    rungs = _Rungs(trials, Path(folder), limit_bytes, timeout_seconds)
+    rungs = _Rungs(trials, Path(folder).expanduser(), limit_bytes, timeout_seconds)
     rungs.find_rows(retry_failed)
     with Progress(total=len(rungs.missing), unit="setup", disable=not (progress and rungs.missing)) as bar:
         rungs.restore_first_frames()
