@@ -61,13 +61,14 @@ class Machine:
         """This machine. The first call loads torch, which knows the device.
 
         Args:
-            device: of a setup. Default, and where there is no such card: the best one here.
+            device: a setup's. The best one here is described if it is None, or if this machine has no such card.
         """
         import psutil
         import torch
 
+        cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = (device and torch.device(device).index) or 0
-        if device is None or (device.startswith("cuda") and index >= torch.cuda.device_count()):
+        if device is None or (device.startswith("cuda") and index >= cards) or device == "mps":
             device, index = best_device(), 0
         name, memory_bytes = _processor(), psutil.virtual_memory().total
         if device.startswith("cuda"):  # (Apple's GPU shares the memory of the processor)
@@ -112,17 +113,22 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def release_frames(error: BaseException | None, until: CodeType | None = None) -> None:
+def release_frames(
+    error: BaseException | None, earlier: BaseException | None = None, until: CodeType | None = None
+) -> None:
     """Let go of what an error keeps in memory: a notebook holds its last one, and so the variables of its frames.
 
     Args:
-        error: as it was caught; the frame that caught it stays, and what still runs.
-        until: the code of a function that stays too, with all that it called.
+        error: The caught error. The frame that caught it, and frames that still run, keep their variables.
+        earlier: An error that the caller was handling already; its frames keep theirs.
+        until: The code of a function whose frame keeps its variables, and so does all that it called.
     """
-    while error:
+    visited = {id(earlier)}
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
         for frame, _ in islice(traceback.walk_tb(error.__traceback__), 1, None):
             if frame.f_code is until:
-                break
+                return
             with suppress(RuntimeError):  # it runs
                 frame.clear()
         error = error.__cause__ or error.__context__

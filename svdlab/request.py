@@ -214,7 +214,7 @@ class Request:
         sampling = v.presets[preset] if preset else v.sampling
         if preset and all(getattr(self, field) is not None for field in vars(sampling)):
             text = f"preset={preset!r} changes nothing: {', '.join(vars(sampling))} are set already"
-            raise ValueError(f"{text}: give it when the request is made, as in for_variant({v.name!r}, preset=…).")
+            raise ValueError(f"{text}: leave the preset out, or leave open what it should fill in.")
         defaults: dict[str, Any] = {"num_frames": v.frames, **vars(v), **vars(sampling)}
         fields: dict[str, Any] = vars(self) | {"variant": name}
         fields |= {field: defaults[field] for field in _RANGES if fields[field] is None}
@@ -268,7 +268,11 @@ class Request:
         Args:
             text: the JSON, or the object in it; fields that it lacks keep today's defaults.
         """
-        return cls(**fields_of_json(cls, text, "image"))
+        request, sigmas = cls(**(fields := fields_of_json(cls, text, "image"))), fields.get("sigmas")
+        if sigmas and sigmas[-1] != 0:
+            remains = f"An older svdlab left noise of {sigmas[-1]} in the clip of this request"
+            warnings.warn(f"{remains}: made again, it is another one, without.", UserWarning, stacklevel=2)
+        return request
 
 
 def _number_in_range(name: str, value: Any) -> int | float:

@@ -110,7 +110,7 @@ def test_overlapping_spreads_are_no_difference_and_a_busy_machine_is_named(rows)
     advice = ladder_advice(busy[:2])
     assert "no exact setup differs" in advice
     assert "other programs used up to 40 % of the processors" in advice
-    assert "the same clip of the first setup took 2.00 to 3.00 s" in advice
+    assert "the same clip of `fp16` took 2.00 to 3.00 s" in advice
     once = ladder_advice([busy[0], rows[1]])
     assert "**the fastest, exact, not compared:**" in once
     assert "faster" not in once  # nothing tells it from chance

@@ -218,6 +218,13 @@ def test_an_older_request_still_reads():
     assert json.loads(request.to_json()) | json.loads(old) == json.loads(request.to_json())
 
 
+def test_sigmas_of_an_older_request_left_noise_in_its_clip():
+    old = {"image": "rocket", "sigmas": [700.0, 0.5], "num_inference_steps": 2}
+    with pytest.warns(UserWarning, match=r"noise of 0\.5"):
+        request = Request.from_json(old)
+    assert (request.sigmas, request.num_inference_steps) == ((700.0, 0.5, 0.0), 2)
+
+
 def test_a_field_from_the_future_or_a_slip_is_named():
     with pytest.raises(ValueError, match="Unknown request field 'motion_bucket'; did you mean 'motion_bucket_id'"):
         Request.from_json({"image": "rocket", "motion_bucket": 3})

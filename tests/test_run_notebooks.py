@@ -13,7 +13,7 @@ import pytest
 from release.install_cell import install_cell, install_from
 from svdlab import results_folder, unused_path
 from svdlab.headless.papermill_engine import stop_kernels
-from svdlab.headless.run_notebooks import MAX_BYTES, read_parameters, run_notebook
+from svdlab.headless.run_notebooks import MAX_BYTES, read_parameters, run_notebook, unknown_parameter
 from svdlab.interface.command_line import main
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -111,6 +111,7 @@ def test_a_parameter_may_be_called_on(tmp_path):
     (tmp_path / "motion.yaml").write_text("variant: tiny\non: ray\nsteps: {on: 1}")
     values = {"variant": "tiny", "on": "ray", "steps": {"on": 1}}
     assert read_parameters(tmp_path / "motion.yaml", ["variant", "on", "steps"]) == values
+    assert "in quotes" in unknown_parameter({True: "ray"}, ["variant", "on"])  # as papermill's own reader has it
 
 
 def test_a_parameter_file_that_is_no_file_is_refused(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from svdlab import generate
+from svdlab.machine import release_frames
 from svdlab.optimizations import forward_chunking
 from svdlab.optimizations.forward_chunking import _chunks_of
 from svdlab.optimizations.registry import optimizations
@@ -352,3 +353,26 @@ def test_long_values_of_a_setup_are_cut(field):
 
 def test_the_docstring_names_every_optimisation():
     assert all(f"{name}: " in str(Setup.__doc__) for name in optimizations())
+
+
+def test_frames_are_released_of_what_failed_here_and_of_nothing_else():
+    def fail(text: str) -> None:
+        local = text  # noqa: F841
+        raise RuntimeError(text)
+
+    def local_variables(error: BaseException | None) -> dict:
+        assert error is not None
+        assert error.__traceback__ is not None
+        assert error.__traceback__.tb_next is not None
+        return error.__traceback__.tb_next.tb_frame.f_locals
+
+    with pytest.raises(RuntimeError) as earlier:
+        fail("earlier")
+    with pytest.raises(RuntimeError) as info:
+        fail("now")
+    error = info.value
+    error.__cause__ = ValueError("in a ring")
+    error.__cause__.__cause__, error.__cause__.__context__ = error, earlier.value
+    release_frames(error, earlier.value)
+    assert local_variables(error) == {}
+    assert local_variables(earlier.value) == {"text": "earlier", "local": "earlier"}

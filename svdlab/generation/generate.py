@@ -10,6 +10,7 @@ that runs out of memory gets an error that says what would fit.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 import warnings
 from collections.abc import Iterable
@@ -138,7 +139,7 @@ def _generate_one(
 ) -> Clip:
     import torch
 
-    notes, device = list(request.concerns()), str(pipeline._execution_device)
+    notes, device, earlier = list(request.concerns()), str(pipeline._execution_device), sys.exc_info()[1]
     stage, is_exhausted = "encoding or in the first step", False
     latents: Any = None
     frames: Any = None
@@ -170,7 +171,7 @@ def _generate_one(
         except BaseException as error:
             is_exhausted = is_out_of_memory(error)
             if not is_exhausted:
-                release_frames(error, until=after_step.__code__)  # `on_step` may be looked at by its writer
+                release_frames(error, earlier, until=after_step.__code__)  # `on_step` may be looked at by its writer
                 raise
         finally:
             pipeline.maybe_free_model_hooks()  # what offloading holds on the device

@@ -20,7 +20,7 @@ from svdlab.rows.results_folders import unused_path
 MAX_BYTES = 1_000_000  # of a parameter file; PyYAML reads about 100 kB a second
 
 
-def unknown_parameter(names: Iterable[str], known: Iterable[str]) -> str:
+def unknown_parameter(names: Iterable[Any], known: Iterable[str]) -> str:
     """The end of a sentence about the first name that is no parameter of a notebook; "" where all are.
 
     Args:
@@ -30,6 +30,8 @@ def unknown_parameter(names: Iterable[str], known: Iterable[str]) -> str:
     known = list(known)
     for name in names:
         if name not in known:
+            if isinstance(name, bool):
+                return 'a name that YAML takes for "true" or "false": write it in quotes, as in "on": ray'
             hint = did_you_mean(name, known)
             if not hint and "fixed" in known and (hint := did_you_mean(name, (f.name for f in fields(Request)))):
                 hint += " That is a field of the request: it goes into fixed, or into axes."
@@ -72,7 +74,7 @@ def read_parameters(path: str | Path, known: Iterable[str] | None = None) -> dic
                 raise ValueError(f"it sets {shorten(repeated[0])} twice: keep one of them")
             return super().construct_mapping(node, deep)
 
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         if not path.is_file():
             raise OSError("there is no such file")
@@ -115,16 +117,17 @@ def run_notebook(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    if not Path(notebook).is_file():
+    notebook, results = Path(notebook).expanduser(), Path(results).expanduser()
+    if not notebook.is_file():
         raise ValueError(f"There is no notebook {notebook}: give a path such as notebooks/02_micro_conditioning.ipynb.")
     known = papermill.inspect_notebook(str(notebook))
     studies = [(Path(file).stem, read_parameters(file, known) | parameters) for file in files]
     for study, values in studies:
-        folder = Path(results) / study
+        folder = results / study
         folder.mkdir(parents=True, exist_ok=True)
         if "results" in known:
             values = {"results": str(folder)} | values
-        copy = unused_path(folder / Path(notebook).name)
+        copy = unused_path(folder / notebook.name)
         try:
             papermill.execute_notebook(str(notebook), str(copy), values, engine_name="svdlab", progress_bar=False)
         except PapermillExecutionError as error:

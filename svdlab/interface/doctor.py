@@ -16,7 +16,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import metadata, requires
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -104,6 +104,8 @@ def doctor() -> Readiness:
         except Exception as error:  # a broken library raises anything when it is imported
             fact = f"cannot be told ({describe_error(error, where=False)})"
             todo = "Make the environment again, as the README says."
+            if isinstance(error, PackageNotFoundError):  # a checkout that is used without being installed
+                todo = "Install svdlab: `pip install -e .` in its folder."
             checks.append(Check(check.__name__.strip("_"), "problem", fact, todo))
     return Readiness(tuple(checks))
 

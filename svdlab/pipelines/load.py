@@ -6,6 +6,7 @@ The order is that of `load`, from top to bottom. Everything that can be refused 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,10 +55,11 @@ def load(setup: Setup) -> StableVideoDiffusionPipeline:
     setup = setup.resolved()
     device, parsed = str(setup.device), dict(zip(setup.optimizations, setup.parsed, strict=True))
     _check_device(device, parsed)
+    earlier = sys.exc_info()[1]
     try:
         return _build(setup, device, parsed)
     except BaseException as error:
-        release_frames(error)  # they hold the pipeline
+        release_frames(error, earlier)  # they hold the pipeline
         free_memory()
         raise
 

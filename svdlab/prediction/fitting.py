@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from svdlab.dtypes import safer_dtypes
 from svdlab.machine import best_device
@@ -48,24 +48,25 @@ def fitting_setup(
     name = variant or ("svd-xt" if on_card else "tiny")
     if name == "tiny":
         say("tiny: the bundled model, small enough for any machine." + (" No card was found." * (not on_card)))
-        return Setup(name, dtype=dtype, optimizations=tuple(optimizations))
+        return Setup(name, dtype=dtype, optimizations=cast(Any, optimizations))
     if memory is None:
         card = this_device()
     else:
         card = Card("a card", parse_memory(memory)) if isinstance(memory, int) else find_card(memory)
-    wanted = Setup(name, dtype=dtype or ("fp16" if on_card else None), optimizations=tuple(optimizations))
+    wanted = Setup(name, dtype=dtype or ("fp16" if on_card else None), optimizations=cast(Any, optimizations))
     estimates = candidates(wanted, request, card, on_card=on_card)
     best = recommended(estimates, card)
     if (fit := best.fits_on(card)) == "no":
         raise MemoryError(
             f"No setup of {name} fits the {card.memory_bytes / 2**30:.1f} GiB of {card.name}. The nearest is {best} "
             f"Ask for a smaller decode_chunk_size (now {best.request.decode_chunk_size}), fewer frames or a smaller "
-            "size, or use svd, or tiny."
+            f"size,{' fp16,' * (dtype == 'fp32')} or use svd, or tiny."
         )
     free, seconds = f"{card.free_bytes / 2**30:.1f} GiB that {card.name} has free", best.seconds(card)
     time = f" Predicted: {seconds} a clip." if seconds else ""
     tight = "" if fit == "yes" else " That is tight: close what else uses the card."
-    say(f"The best of {len(estimates)} exact setups for the {free}: {best}{time}{tight}")
+    kind = "setups with what is asked for," if wanted.optimizations else "exact setups"
+    say(f"The best of {len(estimates)} {kind} for the {free}: {best}{time}{tight}")
     return best.setup
 
 

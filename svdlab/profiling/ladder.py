@@ -109,8 +109,8 @@ def ladder_table(rows: Sequence[Row]) -> pd.DataFrame:
         is no difference, and a rung of one clip is not repeated.
         `others_busy_percent` is what other programs used of the machine's processors meanwhile, `of_peak_percent` the
         share of a known card's FLOP/s that was used. `psnr_db`, `ssim` and `latents_relative` compare the frames with
-        the baseline's, unless another one was compared; the baseline's own line compares two clips of itself. `error`
-        says why a rung failed.
+        the baseline's, and are empty where a rung was compared with another one; the baseline's own line compares two
+        clips of itself. `error` says why a rung failed.
 
     Example:
         With `measured = profile(ladder("tiny", ["single-token"]), "results/ladder")`:
@@ -198,7 +198,8 @@ def _doubts(rungs: Sequence[MeasuredRung]) -> list[str]:
         doubts.append(f"- **busy:** other programs used up to {100 * busy:.0f} % of the processors meanwhile")
     if baseline.slowest_seconds > REPEATS * baseline.fastest_seconds:
         ends = f"{baseline.fastest_seconds:.2f} to {baseline.slowest_seconds:.2f} s"
-        doubts.append(f"- **unsteady:** the same clip of the first setup took {ends}: measure again on a quiet machine")
+        label = baseline.row.setup.label
+        doubts.append(f"- **unsteady:** the same clip of `{label}` took {ends}: measure again on a quiet machine")
     return doubts
 
 
@@ -209,12 +210,13 @@ def _fidelity(row: Row, baseline: Row) -> Fidelity:
 
 
 def measured_machine(row: Row) -> Machine | None:
-    """The machine, if it names the device of the setup; in rows of older versions it names the best one there.
+    """The row's machine; None where it describes another device than the setup's, as older versions wrote it.
 
     Args:
         row: A measured one.
     """
-    return row.machine if row.machine and row.machine.device == row.setup.device else None
+    device = str(row.setup.device).removesuffix(":0")
+    return row.machine if row.machine and row.machine.device.removesuffix(":0") == device else None
 
 
 def measured_rungs(rows: Iterable[Row]) -> list[MeasuredRung]:

@@ -122,7 +122,7 @@ class MeasuredProcess:
         self._write_and_wait("")
 
     def finish(self, baseline: Path | None = None, baseline_key: str | None = None) -> Row:
-        """The row, its frames compared with those of an .npz, which are another row's where a key is given."""
+        """The row, its frames compared with those in the .npz `baseline`, of the row `baseline_key` (default: this)."""
         self._write_and_wait(None)
         exit_code = self._process.wait()
         measurement, facts = read_events(self.scratch / EVENTS_FILE)

@@ -63,8 +63,9 @@ def profile(
         `plots.waterfall(rows)` a figure. `row.measurement` has `clip_seconds`, `peak_bytes` and more; its `fidelity`
         says how near the frames come: `psnr_db` (dB, 100 if equal), `ssim` (1 if equal), `max_abs_levels` (of 255),
         and `latents_relative` (0 if equal: the size of the difference over that of the latents). They are None where
-        this rung or the first failed, or asks for another clip. `baseline_key` is the key of the row they compare with:
-        a rung that the folder had already may know another first rung, or none; a folder of its own mends that.
+        this rung or the first failed, or asks for another clip. `baseline_key` is the key of the row they compare with.
+        A rung that was in the folder before may have been compared with another one, or with none: use a new folder to
+        compare all rungs with the first of this ladder.
 
     Raises:
         ValueError: If a picture cannot be read.

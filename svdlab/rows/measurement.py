@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
-from typing import Any
 
 from svdlab.rows.typed_json import fields_of
 
@@ -149,8 +148,8 @@ class Measurement:
         return None if self.peak_process_bytes is None else self.peak_process_bytes - self.bytes_before_loading
 
     @cached_property
-    def figures(self) -> dict[str, Any]:
-        """A line of a table: the other properties, more peaks, and the fidelity, by name.
+    def figures(self) -> dict[str, float | None]:
+        """A line of a table: the other properties, more peaks, and the fidelity, numbers by name.
 
         `peak_device_bytes` is the most that everybody had in use on the card.
         The peaks of encode, denoise and decode are allocated bytes on a card, and those of the process elsewhere.
@@ -163,7 +162,7 @@ class Measurement:
             "peak_device_bytes": self._peak("device_bytes"),
             "peak_process_bytes": self.peak_process_bytes,
             **{f"{stage}_peak_bytes": self._peak(kind, stage) for stage in ("encode", "denoise", "decode")},
-            **fields_of(self.fidelity),
+            **{name: value for name, value in fields_of(self.fidelity).items() if name != "baseline_key"},
         }
 
     @cached_property

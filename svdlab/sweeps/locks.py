@@ -1,7 +1,8 @@
 """Claims: who is making which clip in a results folder, so that two processes do not make the same one.
 
 A claim is a scratch folder beside the rows whose name begins with the row's key and tells its owner (`atomic_files`).
-The owner touches its claim every few seconds. A writer on another machine is taken to live while its claim is fresh.
+The owner touches its claim every few seconds. A writer on another machine is taken to live while its claim is fresh;
+of one on this machine the process is known to live, and its claim holds for ten minutes after the last touch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from svdlab.atomic_files import is_of_this_machine, may_live, scratch_folder
 
 BEAT_SECONDS = 15  # how often an owner touches its claim
 SILENT_SECONDS = 120  # then nobody waits for another machine's claim; NFS shows a touch a minute late
-PAUSED_SECONDS = 600  # the same here, where the owner is known to live: a paused one, or of a folder that was copied
+PAUSED_SECONDS = 600  # the same for a living process here: it may be paused (Ctrl-Z), or the folder may be a copy
 
 
 @contextmanager
