@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from diffusers import EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from torch import Tensor
 
@@ -62,7 +63,7 @@ def draw_sigmas(blind: Tensor, dice: torch.Generator) -> Tensor:
     return torch.where(kind < share, 4 * (700 / 4) ** high, low).clamp(0.002, 700)
 
 
-def motion_weight(clean: Tensor, strength: float = 8.0, first: float = 4.0) -> Tensor:
+def motion_weight(clean: Tensor, strength: float = 8.0, first: float = 6.0) -> Tensor:
     """1 where a frame equals the first, up to 1 + strength where it differs, and `first` on that: (B, F, 1, h, w).
 
     A rocket is a tenth of the picture; without this the loss hardly notices where it went. The first frame is one of
@@ -97,6 +98,12 @@ def sampler_levels(steps: int) -> list[float]:
     return scheduler.sigmas[:-1].tolist()
 
 
+def guided(blind: Tensor, reply: Tensor, guidance: Tensor) -> Tensor:
+    """Answers (n, F, c, h, w) as the pipeline guides them: by 1 at the first frame, by `guidance` (n,) at the last."""
+    ramp = torch.linspace(0, 1, reply.shape[1], device=reply.device)[:, None, None, None]
+    return blind + (1 + (guidance - 1)[:, None, None, None, None] * ramp) * (reply - blind)
+
+
 @torch.no_grad()
 def own_work(
     unet: UNetSpatioTemporalConditionModel,
@@ -108,10 +115,8 @@ def own_work(
     """What the network itself makes of pure `noise` (n, F, c, h, w) on the way down to the last of `levels`.
 
     What it got wrong at the levels above is in its input then, as it is at sampling: a blurred rocket, or colours that
-    guidance overdid. It is guided as the pipeline guides, from 1 at the first frame to `guidance` (n,) at the last.
+    guidance overdid.
     """
-    ramp = torch.linspace(0, 1, noise.shape[1], device=noise.device)[:, None, None, None]
-    strength = 1 + (guidance - 1)[:, None, None, None, None] * ramp
     work = noise * (levels[0] ** 2 + 1) ** 0.5
     for before, level in pairwise(levels):
         norm = (before**2 + 1) ** 0.5
@@ -119,8 +124,7 @@ def own_work(
         given, ones = work / norm, torch.ones_like(guidance)
         reply = answer(unet, clips, given, timestep, ones, ones)
         if bool((guidance > 1).any()):
-            blind = answer(unet, clips, given, timestep, 0 * ones, 0 * ones)
-            reply = blind + strength * (reply - blind)
+            reply = guided(answer(unet, clips, given, timestep, 0 * ones, 0 * ones), reply, guidance)
         clean = work / norm**2 - reply * before / norm
         work = clean + (work - clean) * (level / before)
     return work
@@ -133,13 +137,14 @@ def unet_loss(
     dice: torch.Generator,
     course: random.Random,
     steadiness: float = 2.0,
+    calm: float = 0.2,
 ) -> Tensor:
     """The weighted squared error of one step, with noise and dropout drawn from `dice`, on the clips' own device.
 
-    Half of the clips are the network's own work, in 3 to 6 steps of the sampler, half of these guided: it learns to
-    trust the picture and the knobs more than what it did before. How many steps is drawn from `course`, the same in
-    every process, so that none waits for another. `steadiness` weighs how much errors change from frame to frame: what
-    changes is seen as flicker.
+    Half of the clips are the network's own work, in 3 to 6 steps of the sampler: it learns to trust the picture and the
+    knobs more than what it did before. In two of three steps these are guided, and so is the answer that is judged. How
+    many steps is drawn from `course`, the same in every process, so that none waits for another. `steadiness` weighs
+    how much errors change from frame to frame: what changes is seen as flicker. `calm` weighs how much regions drift.
     """
     count, own = len(clips.latents), len(clips.latents) // 2
     fate, free = torch.rand(2, count, generator=dice, device=dice.device)
@@ -148,21 +153,29 @@ def unet_loss(
     levels = sampler_levels(course.choice((3, 4, 4, 4, 4, 5, 6)))
     ends = range(2, len(levels) + 1)
     levels = levels[: course.choices(ends, [3.0**end for end in ends])[0]]  # the lowest level in two of three steps
+    is_guided = own > 0 and course.random() < 0.65
     # Both conditions go together in one of five (what guidance subtracts), either alone in one of a hundred.
     blind = fate < 0.20
-    if levels[-1] < 3:
+    if is_guided:
+        blind[:own] = False
+    elif levels[-1] < 3:
         blind[:own] = fate[:own] < 0.35
     picture, token = (~blind & (fate < 0.99)).float(), (~blind & ((fate < 0.98) | (fate > 0.99))).float()
-    sigma = draw_sigmas(blind, dice)
+    sigma, guidance = draw_sigmas(blind, dice), 1 + 2 * free[:own] * is_guided
+    few = Clips(*(getattr(clips, each.name)[:own] for each in fields(Clips)))
     if own:
-        few = Clips(*(getattr(clips, each.name)[:own] for each in fields(Clips)))
-        guidance = 1 + 2 * free[:own] * (course.random() < 0.65)
         sigma[:own] = levels[-1]
         noise[:own] = (own_work(unet, few, noise[:own], levels, guidance) - clean[:own]) / levels[-1]
     given, timestep, target = preconditioned(clean, noise, sigma)
-    weight, errors = motion_weight(clean), answer(unet, clips, given, timestep, picture, token) - target
-    loss = (weight * errors.square()).mean() / weight.mean()
-    return loss + steadiness * (errors[:, 1:] - errors[:, :-1]).square().mean()
+    reply = answer(unet, clips, given, timestep, picture, token)
+    if is_guided:
+        dropped = torch.zeros_like(guidance)
+        blind_reply = answer(unet, few, given[:own], timestep[:own], dropped, dropped)
+        reply = torch.cat([guided(blind_reply, reply[:own], guidance), reply[own:]])
+    weight, errors = motion_weight(clean), reply - target
+    change = errors[:, 1:] - errors[:, :-1]
+    drift = F.avg_pool2d(change.flatten(0, 1), 4).abs().mean()
+    return (weight * errors.square()).mean() / weight.mean() + steadiness * change.square().mean() + calm * drift
 
 
 class PlainAttention:

@@ -1,6 +1,7 @@
 """Training at a size of seconds: the parametrisation, a few steps, a restart, a folder that loads."""
 
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -81,11 +82,35 @@ def test_the_networks_own_work_is_the_pipelines():
     assert float((work - entering[:, :, :LATENTS]).square().mean().sqrt()) < 0.02  # of 1; the network answers in bf16
 
 
+@pytest.mark.parametrize("is_guided", [False, True])
+def test_the_guided_answer_is_judged(is_guided):
+    """A network that is right where it sees the picture: the rest of what it says counts where guidance uses it."""
+    clean, ones = torch.randn(2, 5, LATENTS, 4, 8), torch.ones(2)
+    clips = objective.Clips(clean, clean[:, 0], ones, torch.ones(2, 1, 8), ones, ones)
+
+    def network(inputs, timestep, tokens, *_):
+        level = torch.exp(4 * timestep)[:, None, None, None, None]
+        norm, error = (level**2 + 1).sqrt(), 0.5 * (1 - tokens[:, :1, :1, None, None])
+        return SimpleNamespace(sample=(inputs[:, :, :LATENTS] - norm * (clean[: len(inputs)] + error)) / level)
+
+    course = random.Random(0)
+    course.random = lambda: 0.0 if is_guided else 1.0
+    dice = torch.Generator().manual_seed(next(seed for seed in range(100) if sees_all(seed)))
+    loss = objective.unet_loss(network, clips, 1.0, dice, course)  # type: ignore[arg-type]
+    assert (loss > 1e-3) == is_guided
+
+
+def sees_all(seed: int) -> bool:
+    """Whether no condition of two clips is dropped."""
+    fate = torch.rand(2, 2, generator=torch.Generator().manual_seed(seed))[0]
+    return bool(((fate > 0.35) & (fate < 0.98)).all())
+
+
 def test_what_moves_and_the_first_frame_weigh_more():
     clean = torch.zeros(1, 3, 4, 2, 2)
     clean[:, 2, :, 0, 0] = 1
     weight = objective.motion_weight(clean)[0, :, 0]
-    assert weight[0].eq(4).all()
+    assert weight[0].eq(6).all()
     assert weight[1].eq(1).all()
     assert weight[2].tolist() == [[9, 1], [1, 1]]
 
