@@ -178,7 +178,7 @@ def test_a_picture_that_the_bundled_model_cannot_animate_is_told_of(tiny_panel):
     set_controls(tiny_panel, variant="svd")
     assert sentence not in tiny_panel.form.concerns.value
     set_controls(tiny_panel, variant="tiny", guidance=(1.0, 2.0))
-    assert "to tiny guidance is of no use" in tiny_panel.form.concerns.value
+    assert "it gains tiny little" in tiny_panel.form.concerns.value
 
 
 def test_a_download_and_hours_are_asked_about_first(tiny_panel, monkeypatch):
