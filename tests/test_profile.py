@@ -176,6 +176,7 @@ def test_a_measurement_is_another_question_than_a_clip_and_one_of_its_machine(me
 def test_a_row_names_the_device_that_the_setup_runs_on(monkeypatch):
     cards = [SimpleNamespace(name=name, total_memory=2**30) for name in ("first", "second")]
     monkeypatch.setattr("svdlab.machine.best_device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
     here = Machine.here.__func__.__wrapped__  # without its cache

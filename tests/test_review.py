@@ -412,4 +412,4 @@ def test_the_notebook_runs_without_a_browser(motion, clips, tmp_path, monkeypatc
     assert [len(Page(text).all("img")) for text in pages] == ([6, 3, 6] if clips > 1 else [1, 1])
     assert all(film["src"] for text in pages for film in Page(text).all("img"))
     assert {file.name for file in (tmp_path / "kept").iterdir()} == {"chosen", "chosen.zip", "report.html"}
-    assert ("svdlab clip --again" in captured.stdout) == (clips > 1)
+    assert "svdlab clip --again" in captured.stdout
