@@ -237,6 +237,7 @@ def test_an_interrupt_during_the_first_clip_leaves_no_process(setup, micro_reque
     assert set(psutil.Process().children()) == before
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_had_are_failed_rows_and_the_hub_is_tried_again(micro_request, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
