@@ -66,9 +66,8 @@ class Machine:
         import psutil
         import torch
 
-        cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = (device and torch.device(device).index) or 0
-        if device is None or (device.startswith("cuda") and index >= cards) or device == "mps":
+        if device is None or (device.startswith("cuda") and index >= card_count()) or device == "mps":
             device, index = best_device(), 0
         name, memory_bytes = _processor(), psutil.virtual_memory().total
         if device.startswith("cuda"):  # (Apple's GPU shares the memory of the processor)
@@ -102,6 +101,13 @@ def free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(torch.device(device))[0]
     return psutil.virtual_memory().available
+
+
+def card_count() -> int:
+    """How many CUDA cards can be used: none where the driver is too old for torch, whatever NVIDIA's tools count."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def free_memory() -> None:

@@ -269,7 +269,8 @@ class Request:
         Args:
             text: the JSON, or the object in it; fields that it lacks keep today's defaults.
         """
-        request, sigmas = cls(**(fields := fields_of_json(cls, text, "image"))), fields.get("sigmas")
+        fields = fields_of_json(cls, text, "image")
+        request, sigmas = cls(**fields), fields.get("sigmas")
         if sigmas and sigmas[-1] != 0:
             remains = f"An older svdlab left noise of {sigmas[-1]} in the clip of this request"
             warnings.warn(f"{remains}: made again, it is another one, without.", UserWarning, stacklevel=2)

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svdlab.dtypes import torch_dtype
-from svdlab.machine import bytes_of_others, free_bytes, free_memory, is_out_of_memory, is_unreachable, release_frames
+from svdlab.machine import (
+    bytes_of_others,
+    card_count,
+    free_bytes,
+    free_memory,
+    is_out_of_memory,
+    is_unreachable,
+    release_frames,
+)
 from svdlab.messages import first_line, shorten
 from svdlab.optimizations.registry import Optimization
 from svdlab.pipelines import hub
@@ -159,8 +167,7 @@ def _check_device(device: str, parsed: dict[str, tuple[Optimization, str | None]
     import torch
 
     kind, _, index = device.partition(":")
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    count = {"cuda": cards, "mps": int(torch.backends.mps.is_available()), "cpu": 1}[kind]
+    count = {"cuda": card_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[kind]
     if int(index or 0) >= count:
         names = f"{count or 'no'} {'CUDA card' if kind == 'cuda' else 'Apple GPU'}{'s' * (count > 1)}"
         raise RuntimeError(f"device={device!r} is asked for, but torch sees {names}: leave it out, or use 'cpu'.")

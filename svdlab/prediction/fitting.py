@@ -46,14 +46,15 @@ def fitting_setup(
     """
     on_card = memory is not None or best_device() == "cuda"
     name = variant or ("svd-xt" if on_card else "tiny")
+    default_dtype = "fp16" if on_card and name != "tiny" else None
+    wanted = Setup(name, dtype=dtype or default_dtype, optimizations=cast(Any, optimizations))
     if name == "tiny":
         say("tiny: the bundled model, small enough for any machine." + (" No card was found." * (not on_card)))
-        return Setup(name, dtype=dtype, optimizations=cast(Any, optimizations))
+        return wanted
     if memory is None:
         card = this_device()
     else:
         card = Card("a card", parse_memory(memory)) if isinstance(memory, int) else find_card(memory)
-    wanted = Setup(name, dtype=dtype or ("fp16" if on_card else None), optimizations=cast(Any, optimizations))
     estimates = candidates(wanted, request, card, on_card=on_card)
     best = recommended(estimates, card)
     if (fit := best.fits_on(card)) == "no":

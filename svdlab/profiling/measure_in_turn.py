@@ -22,7 +22,7 @@ from svdlab.profiling.measured_process import FIRST_FRAMES_FILE, FRAMES_FILE
 from svdlab.progress_bar import Progress
 from svdlab.request import conditioning
 from svdlab.rows.row import Row
-from svdlab.rows.row_files import find_row, remove_failure, write_row
+from svdlab.rows.row_files import find_row, find_rows, remove_failure, write_row
 from svdlab.sweeps.grid import Trial
 from svdlab.sweeps.locks import claim, is_contested
 
@@ -79,7 +79,7 @@ def profile(
         return []
     limit_bytes = None if memory_limit_bytes is None else int(memory_limit_bytes)  # which may be 6e9
     rungs = _Rungs(trials, Path(folder).expanduser(), limit_bytes, timeout_seconds)
-    rungs.find_rows(retry_failed)
+    rungs.collect(retry_failed)
     with Progress(total=len(rungs.missing), unit="setup", disable=not (progress and rungs.missing)) as bar:
         rungs.restore_first_frames()
         together = _fit_side_by_side([rungs.trials[key] for key in rungs.missing])
@@ -111,10 +111,10 @@ class _Rungs:
     def missing(self) -> list[str]:
         return [key for key in self.trials if key not in self.rows]
 
-    def find_rows(self, retry_failed: bool) -> None:
+    def collect(self, retry_failed: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.folder)
-        rows = {key: row for key in self.trials if (row := find_row(self.folder, key))}
+        rows = find_rows(self.folder, self.trials)
         self.failed = {key: row.created for key, row in rows.items() if not row.is_final(retry_failed)}
         self.rows = {key: row for key, row in rows.items() if key not in self.failed}
 
